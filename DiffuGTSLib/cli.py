@@ -1,0 +1,276 @@
+"""The command line: diffugts segment, demo, phantom, doctor, worker.
+
+Exit codes: 0 done, 1 failed (one plain sentence on stderr), 2 wrong usage, 130 cancelled.
+Heavy packages are imported inside the commands, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO
+
+import typer
+
+from DiffuGTSLib import __version__
+from DiffuGTSLib.errors import Cancelled, DiffuGTSError
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.run import Run
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    help="Text-prompted tumor segmentation in CT and MR. Research use, not for clinical decisions.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class ModalityChoice(enum.StrEnum):
+    """What --modality takes."""
+
+    CT = "CT"
+    MR = "MR"
+
+
+class PhantomKind(enum.StrEnum):
+    """What --kind takes."""
+
+    chest = "chest"
+    liver = "liver"
+    brain = "brain"
+
+
+ModelOption = Annotated[str, typer.Option(help="Catalogue name or folder of a model package.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, only that.")]
+
+
+def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """A command whose failures end in one plain sentence on stderr and the right exit code."""
+
+    @functools.wraps(command)
+    def careful(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except (KeyboardInterrupt, Cancelled):
+            _fail("Cancelled.", code=130)
+        except DiffuGTSError as error:
+            near = getattr(error, "suggestions", ())
+            hints = [error.hint, f"Nearest: {', '.join(near)}." if near else ""]
+            _fail(error.message, " ".join(hint for hint in hints if hint))
+        except MemoryError:
+            _fail("There is not enough memory for this scan.", "Crop the scan to the region.")
+        except ImportError as error:
+            name = (error.name or "needed").partition(".")[0]
+            _fail(f"The Python package {name} is missing or damaged.", "Run: diffugts doctor")
+        except BrokenPipeError:
+            # Whoever read the output has gone; nobody is there to be told.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(1) from None
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            _fail("Something went wrong inside the program.",
+                  f"Report this: {type(error).__name__} in {Path(place.filename).name}, "
+                  f"line {place.lineno}.")
+
+    return careful
+
+
+def _fail(message: str, hint: str = "", code: int = 1) -> None:
+    print(message, file=sys.stderr)
+    if hint:
+        print(f"Hint: {hint}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def own_stdout(protect: bool) -> Iterator[TextIO]:
+    """The true stdout; while `protect`ed, all else that prints (in C too) goes to stderr."""
+    if not protect:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    before, kept = sys.stdout, os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as out:
+            yield out
+    finally:
+        sys.stdout = before
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"diffugts {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What comes before a command."""
+
+
+@app.command()
+@plain_errors
+def segment(
+    image: Annotated[Path, typer.Argument(help="Scan: an image file or a DICOM folder.")],
+    prompt: Annotated[list[str], typer.Option(
+        "--prompt", "-p", help='What to look for, as "liver tumor"; may be repeated.')],
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", help="Segmentation: .nii.gz, .nrrd or .seg.nrrd.")],
+    maps: Annotated[Path | None, typer.Option(
+        help="Folder for attention, pseudo-healthy scan, residual and more.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Overview picture, PNG.")] = None,
+    model: ModelOption = "embedded",
+    device: DeviceOption = "auto",
+    threshold: Annotated[float | None, typer.Option(
+        min=0, max=1, help="Of the score; the model's own if not given.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same mask.")] = 0,
+    samples: Annotated[int | None, typer.Option(
+        min=1, max=100, help="Pseudo-healthy scans to draw.")] = None,
+    modality: Annotated[ModalityChoice | None, typer.Option(
+        help="Guessed if not given.", case_sensitive=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Segment what a text names in a scan, lesion by lesion."""
+    from DiffuGTSLib.prompt import several
+
+    with own_stdout(as_json) as out:
+        from DiffuGTSLib.progress_bar import bar
+        from DiffuGTSLib.run import Options, Outputs, run
+
+        options = Options(model, device, threshold, seed, samples,
+                          modality.value if modality else None)
+        # A text without any prompt in it goes on as it is and is refused in words.
+        prompts = [part for text in prompt for part in several(text) or [text]]
+        finished = run(image, prompts, Outputs(output, maps, figure), options, bar)
+        _tell(finished, as_json, out)
+
+
+@app.command()
+@plain_errors
+def demo(
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", help="Folder for the picture and the segmentation.")
+    ] = Path("diffugts-demo"),
+    phantom_only: Annotated[bool, typer.Option(
+        "--phantom", help="Use the digital phantom; no network.")] = False,
+    kind: Annotated[PhantomKind, typer.Option(help="Of the phantom.")] = PhantomKind.chest,
+    model: ModelOption = "embedded",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Show the method on a public scan or, without network, on a digital phantom."""
+    with own_stdout(as_json) as out:
+        from DiffuGTSLib.demo import run_demo
+        from DiffuGTSLib.progress_bar import bar
+        from DiffuGTSLib.run import Options
+
+        notes = sys.stderr if as_json else out
+        finished = run_demo(
+            output, phantom_only, kind.value, Options(model, device), bar,
+            lambda text: print(text, file=notes, flush=True),
+        )
+        _tell(finished, as_json, out)
+        if not as_json:
+            if "dsc" in finished.document:
+                print(f"DSC against the phantom's true tumor: {finished.document['dsc']:.2f}",
+                      file=out)
+            print(f"Picture: {finished.document['prompts'][0]['figure']}", file=out)
+
+
+@app.command()
+@plain_errors
+def phantom(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; made if need be.")],
+    kind: Annotated[PhantomKind, typer.Option(help="Which body.")] = PhantomKind.chest,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another body.")] = 0,
+) -> None:
+    """Write a digital phantom: scan, true tumor mask and organ mask."""
+    from DiffuGTSLib.errors import OutputNotWritten
+    from DiffuGTSLib.phantom import make_phantom
+
+    made = make_phantom(kind.value, seed)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        raise OutputNotWritten(f"The folder {output.name} cannot be made.",
+                               "Choose another place.") from None
+    for path in made.write(output):
+        print(path)
+    print(f'Prompt: "{made.prompt}"')
+
+
+@app.command()
+@plain_errors
+def doctor(model: ModelOption = "embedded", as_json: JsonOption = False) -> None:
+    """Tell what is installed, what is missing and what to do about it."""
+    from DiffuGTSLib.doctor import as_text, examine, healthy
+
+    with own_stdout(as_json) as out:
+        findings = examine(model)
+        if as_json:
+            entries = [finding.as_dict() for finding in findings]
+            _print_json({"healthy": healthy(findings), "findings": entries}, out)
+        else:
+            print(as_text(findings), file=out)
+    if not healthy(findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def worker(model: ModelOption = "embedded", device: DeviceOption = "auto") -> None:
+    """Run as the background process of 3D Slicer: JSON lines on stdin and stdout."""
+    from DiffuGTSLib.worker import run
+
+    raise typer.Exit(run(model, device))
+
+
+def _tell(finished: Run, as_json: bool, out: TextIO) -> None:
+    """The result, as one JSON document or as tables."""
+    if as_json:
+        _print_json(finished.document, out)
+        return
+    from rich.console import Console
+
+    from DiffuGTSLib.report import lesion_table, sentence
+
+    console = Console(file=out, highlight=False, markup=False)
+    for result in finished.results:
+        console.print(sentence(result))
+        if result.lesions:
+            console.print(lesion_table(result))
+
+
+def _print_json(document: dict[str, Any], out: TextIO) -> None:
+    print(json.dumps(document, indent=1, allow_nan=False), file=out, flush=True)
+
+
+def main() -> None:
+    """The command `diffugts`."""
+    # A cluster or a shell that ends the command is a cancel too: nothing half-written stays.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""What is installed, what is missing, and what to do about it.
+
+Needs nothing but Python's own library: it has to work where torch and all others are missing.
+`python -m DiffuGTSLib.doctor` works where even the command line's packages are.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from DiffuGTSLib import __version__
+from DiffuGTSLib.errors import DiffuGTSError
+
+State = Literal["ok", "note", "missing"]
+
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(>=|==)?\s*([0-9.]*)")
+_PROBE_SECONDS = 180
+_LITTLE_MEMORY_GB = 4.0
+# Run in another process: a torch that does not fit this processor ends its process.
+_TORCH_PROBE = """
+import json, torch
+devices = []
+for i in range(torch.cuda.device_count()):
+    entry = {"name": torch.cuda.get_device_name(i)}
+    try:
+        torch.ones(8, device=i).sum().item()
+        free, total = torch.cuda.mem_get_info(i)
+        entry.update(free=free, total=total)
+    except Exception as error:
+        entry["error"] = str(error).splitlines()[0]
+    devices.append(entry)
+print(json.dumps({"version": torch.__version__, "two": float(torch.ones(2).sum()),
+                  "threads": torch.get_num_threads(), "devices": devices}))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination.
+
+    Attributes:
+        name: what was looked at.
+        state: "ok"; "note", worth knowing; "missing", needed and not there.
+        found: what is there.
+        advice: what to do; empty when nothing is to be done.
+    """
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """The fields, ready for JSON."""
+        return asdict(self)
+
+
+def examine(model: str = "embedded") -> list[Finding]:
+    """All findings: Python, packages, torch and devices, memory, text encoder, model, cache."""
+    findings = [_python(), *_packages()]
+    probe, torch = _torch()
+    findings += torch
+    findings.append(_memory())
+    if probe:
+        findings += [_text_encoder(), _model(model)]
+    else:
+        findings.append(Finding("model", "note", "not looked at", "Repair torch first."))
+    findings.append(_cache())
+    return findings
+
+
+def healthy(findings: Sequence[Finding]) -> bool:
+    """Whether nothing that is needed is missing."""
+    return all(finding.state != "missing" for finding in findings)
+
+
+def as_text(findings: Sequence[Finding]) -> str:
+    """The examination as a table of plain text, with a verdict at its end."""
+    wide = max(len(finding.name) for finding in findings)
+    lines = [f"DiffuGTS {__version__}"]
+    for finding in findings:
+        lines.append(f"{finding.state:<8} {finding.name:<{wide}}  {finding.found}")
+        if finding.advice:
+            lines.append(f"{'':<8} {'':<{wide}}  -> {finding.advice}")
+    lines.append("All that is needed is there." if healthy(findings)
+                 else "Something that is needed is missing; see the lines marked missing.")
+    return "\n".join(lines)
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Finding("python", "ok", found)
+
+
+def requirements() -> list[tuple[str, str, str]]:
+    """What the library needs: name, ">=" or "==" or "", version.
+
+    From the installed package, else from the checkout's pyproject.toml.
+    """
+    try:
+        lines = importlib.metadata.requires("diffugts") or []
+    except importlib.metadata.PackageNotFoundError:
+        project = Path(__file__).parents[1] / "pyproject.toml"
+        lines = []
+        if project.is_file():
+            lines = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    found = (_REQUIREMENT.match(line) for line in lines if "extra ==" not in line)
+    return [(m[1], m[2] or "", m[3]) for m in found if m]
+
+
+def _packages() -> Iterator[Finding]:
+    """A finding a required package; torch is looked at more closely elsewhere."""
+    for name, relation, version in requirements():
+        if name == "torch":
+            continue
+        wanted = f'pip install "{name}{relation}{version}"'
+        try:
+            there = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, "missing", "not installed", wanted)
+            continue
+        if there is None:  # a folder of metadata that an interrupted installation left
+            yield Finding(name, "missing", "half installed", f"{wanted} --force-reinstall")
+        elif _suits(there, relation, version):
+            yield Finding(name, "ok", there)
+        else:
+            yield Finding(name, "missing", f"{there}; {relation}{version} is needed", wanted)
+
+
+def _suits(there: str, relation: str, version: str) -> bool:
+    if not relation:
+        return True
+    have, need = ([int(n) for n in re.findall(r"\d+", v.split("+")[0])[:3]]
+                  for v in (there, version))
+    length = max(len(have), len(need))
+    have, need = (part + [0] * (length - len(part)) for part in (have, need))
+    return have == need if relation == "==" else have >= need
+
+
+def _torch() -> tuple[bool, list[Finding]]:
+    """Whether torch works, and the findings on it and on its devices."""
+    relation, version = next(
+        ((r, v) for name, r, v in requirements() if name == "torch"), (">=", "0"))
+    wanted = f'pip install "torch{relation}{version}"'
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _TORCH_PROBE], capture_output=True, text=True, check=False,
+            timeout=_PROBE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return False, [Finding("torch", "missing", "did not answer in three minutes",
+                               f"pip uninstall -y torch, then {wanted}")]
+    try:
+        facts = json.loads(probe.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        if "No module named 'torch'" in probe.stderr:
+            return False, [Finding("torch", "missing", "not installed", wanted)]
+        reason = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
+        return False, [Finding("torch", "missing", f"half installed or damaged: {reason[:160]}",
+                               f"pip uninstall -y torch, then {wanted}")]
+    if not _suits(facts["version"], relation, version):
+        found = f"{facts['version']}; {relation}{version} is needed"
+        return False, [Finding("torch", "missing", found, wanted)]
+    findings = [Finding("torch", "ok", facts["version"])]
+    findings += [_device(i, entry) for i, entry in enumerate(facts["devices"])]
+    if not facts["devices"]:
+        findings.append(_cpu_only(facts["threads"]))
+    return True, findings
+
+
+def _device(index: int, entry: dict[str, object]) -> Finding:
+    name = f"cuda:{index}"
+    if "error" in entry:
+        return Finding(name, "note", f"{entry['name']}: cannot be used ({entry['error']})",
+                       "Install a torch that is made for this GPU and driver (pytorch.org).")
+    free, total = (float(str(entry[key])) / 2**30 for key in ("free", "total"))
+    return Finding(name, "ok", f"{entry['name']}, {free:.1f} of {total:.1f} GiB free")
+
+
+def _cpu_only(threads: int) -> Finding:
+    found = f"cpu, {threads} threads"
+    if shutil.which("nvidia-smi"):
+        return Finding("device", "note", f"{found}; there is an NVIDIA GPU that torch cannot use",
+                       "Install a torch with CUDA that fits the driver (pytorch.org).")
+    return Finding("device", "ok", f"{found}; no GPU")
+
+
+def _memory() -> Finding:
+    try:
+        import psutil
+    except ImportError:
+        return Finding("memory", "note", "cannot be told without psutil")
+    memory = psutil.virtual_memory()
+    free, total = memory.available / 2**30, memory.total / 2**30
+    found = f"{free:.1f} of {total:.1f} GiB free"
+    if free < _LITTLE_MEMORY_GB:
+        return Finding("memory", "note", found, "Close other programs before large scans.")
+    return Finding("memory", "ok", found)
+
+
+def _text_encoder() -> Finding:
+    name = "text encoder"
+    try:
+        from DiffuGTSLib.text import check_files, find_folder
+
+        check_files(find_folder())
+    except DiffuGTSError as error:
+        return Finding(name, "missing", error.message, error.hint)
+    except ImportError as error:
+        return Finding(name, "missing", f"the package {error.name} cannot be imported",
+                       f"pip install --force-reinstall {error.name}")
+    return Finding(name, "ok", "all-MiniLM-L6-v2, verified")
+
+
+def _model(model: str) -> Finding:
+    name = f"model {Path(model).name}"
+    try:
+        from DiffuGTSLib.models import Card, find, verify
+
+        folder = find(model)
+        verify(folder)
+        card = Card.read(folder)
+    except DiffuGTSError as error:
+        return Finding(name, "missing", error.message, error.hint)
+    except ImportError as error:
+        return Finding(name, "missing", f"the package {error.name} cannot be imported",
+                       f"pip install --force-reinstall {error.name}")
+    return Finding(name, "ok", f"{card.name} for {' and '.join(card.modalities)}, verified")
+
+
+def _cache() -> Finding:
+    from DiffuGTSLib.samples import cache_folder
+
+    folder = cache_folder()
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free / 2**30
+    found = f"{folder.name}, {free:.1f} GiB free on its disk"
+    if not os.access(there, os.W_OK):
+        return Finding("cache folder", "note", f"{folder.name} cannot be written",
+                       "Set DIFFUGTS_CACHE to a folder of yours.")
+    return Finding("cache folder", "ok", found)
+
+
+def main() -> int:
+    """`python -m DiffuGTSLib.doctor`; returns the exit code."""
+    findings = examine()
+    print(as_text(findings))
+    return 0 if healthy(findings) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The frozen medical diffusion model: autoencoder, denoiser, schedules."""

@@ -1,0 +1,89 @@
+"""What both reading and writing of image files need: headers, completeness, silence."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import SimpleITK as sitk
+
+_CHUNK_BYTES = 1 << 22
+_NIFTI_HEADER_BYTES = 348
+_NIFTI_SPACING_OFFSET = 80
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps ITK's own warnings, which carry full paths, off the console."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def read_header(path: Path) -> sitk.ImageFileReader:
+    """A reader that knows the header of `path` and has read no voxels.
+
+    Raises:
+        RuntimeError: SimpleITK cannot read the header.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def is_complete(path: Path, header: sitk.ImageFileReader) -> bool:
+    """Whether a NIfTI file holds all voxels that its header promises; True for other formats.
+
+    SimpleITK reads a truncated NIfTI file without a word and fills up with zeros; the other
+    formats it refuses itself.
+    """
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")) or not header.HasMetaDataKey("bitpix"):
+        return True
+    voxel_bytes = math.prod(header.GetSize()) * int(header.GetMetaData("bitpix")) // 8
+    expected = int(float(header.GetMetaData("vox_offset"))) + voxel_bytes
+    if not name.endswith(".gz"):
+        return path.stat().st_size >= expected
+    try:
+        return _unzipped_bytes(path) >= expected
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return False
+
+
+def stated_spacing(path: Path) -> tuple[float, ...] | None:
+    """The voxel spacing (X, Y, Z) that a NIfTI-1 file itself states; None for other formats.
+
+    SimpleITK turns an unusable one, such as 0 or NaN, into 1 mm without a word.
+    """
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")):
+        return None
+    try:
+        with gzip.open(path) if name.endswith(".gz") else path.open("rb") as stream:
+            start = stream.read(_NIFTI_HEADER_BYTES)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return None
+    for order in "<>":
+        if start[:4] == struct.pack(f"{order}i", _NIFTI_HEADER_BYTES):
+            spacing = struct.unpack_from(f"{order}3f", start, _NIFTI_SPACING_OFFSET)
+            # The sign of a NIfTI spacing says nothing; the axes' signs are stated elsewhere.
+            return tuple(abs(step) for step in spacing)
+    return None
+
+
+def _unzipped_bytes(path: Path) -> int:
+    """Bytes in a gzip file; reading to the end makes zlib verify the checksum."""
+    total = 0
+    with gzip.open(path) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            total += len(chunk)
+    return total

@@ -1,0 +1,190 @@
+"""Latent inpainting: the frozen denoiser paints healthy tissue over the candidates.
+
+Source: METHOD.md 3. Only crops around the candidates are denoised: the cost follows the lesion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from DiffuGTSLib.foundation.denoiser import Denoiser
+from DiffuGTSLib.foundation.schedules import Schedule
+from DiffuGTSLib.progress import Progress
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Where healthy tissue is to be painted.
+
+    Attributes:
+        mask: bool (X, Y, Z), M of METHOD.md 3: the candidates, dilated.
+        cores: bool (X, Y, Z), the candidates before dilation.
+        boxes: crops of the scan that hold them, each a multiple of the latent's voxel.
+    """
+
+    mask: np.ndarray
+    cores: np.ndarray
+    boxes: list[Box]
+
+    @property
+    def found(self) -> bool:
+        """Whether there is any candidate."""
+        return bool(self.boxes)
+
+
+@dataclass(frozen=True)
+class CandidateOptions:
+    """How candidates are drawn from an attention map; lengths in mm, volumes in ml.
+
+    Attributes:
+        sensitive: share of the threshold above which a voxel is a candidate.
+        dilation_mm: how far M reaches beyond the candidates.
+        context_mm: how far a crop reaches beyond M at least.
+        least_crop_mm: no crop is smaller, where the scan is larger.
+        minimum_ml: smaller candidates are dropped.
+        most: only the strongest candidates are painted.
+    """
+
+    sensitive: float = 0.5
+    dilation_mm: float = 6.0
+    context_mm: float = 32.0
+    least_crop_mm: float = 128.0
+    minimum_ml: float = 0.1
+    most: int = 8
+
+
+def find_candidates(
+    probability: np.ndarray,
+    threshold: float,
+    spacing: Sequence[float],
+    options: CandidateOptions,
+    latent_voxel: int = 4,
+    multiple: int = 16,
+) -> Candidates:
+    """Candidates of an AOVA map (X, Y, Z) at a sensitive threshold, with the crops around them.
+
+    Crops start at a latent voxel (`latent_voxel` voxels of the map) and are multiples of
+    `multiple`, which the denoiser's levels need.
+
+    A component counts by its summed probability; it must reach `threshold` somewhere, or it would
+    be noise that the sensitive threshold let in.
+    """
+    labels, count = ndimage.label(probability > options.sensitive * threshold)
+    voxel_ml = float(np.prod(spacing)) / 1000
+    kept: list[tuple[float, int]] = []
+    if count:
+        index = np.arange(1, count + 1)
+        sizes = ndimage.sum_labels(np.ones_like(probability), labels, index) * voxel_ml
+        peaks = ndimage.maximum(probability, labels, index)
+        masses = ndimage.sum_labels(probability, labels, index)
+        good = (sizes >= options.minimum_ml) & (peaks >= threshold)
+        kept = sorted(zip(masses[good], index[good], strict=True), reverse=True)[: options.most]
+    cores = np.isin(labels, [label for _, label in kept])
+    if not kept:
+        return Candidates(cores, cores, [])
+    reach = [max(1, round(options.dilation_mm / s)) for s in spacing]
+    ball = np.ones([2 * r + 1 for r in reach], dtype=bool)
+    mask = ndimage.binary_dilation(cores, ball)
+    boxes = _boxes(ndimage.label(mask)[0], mask.shape, spacing, options, latent_voxel, multiple)
+    return Candidates(mask, cores, boxes)
+
+
+def _boxes(
+    labels: np.ndarray, shape: tuple[int, ...], spacing: Sequence[float],
+    options: CandidateOptions, latent_voxel: int, multiple: int,
+) -> list[Box]:
+    """A crop around each component of M; crops whose components share one are joined."""
+    crops = []
+    for found in ndimage.find_objects(labels):
+        axes = []
+        for axis, extent in enumerate(found):
+            context = options.context_mm / spacing[axis]
+            least = options.least_crop_mm / spacing[axis]
+            length = max(extent.stop - extent.start + 2 * context, least)
+            length = min(shape[axis], int(np.ceil(length / multiple)) * multiple)
+            middle = (extent.start + extent.stop) / 2
+            start = int(np.clip(middle - length / 2, 0, shape[axis] - length))
+            axes.append((start // latent_voxel * latent_voxel, length))
+        crops.append(tuple(slice(start, start + length) for start, length in axes))
+    return _joined(crops, ndimage.find_objects(labels))
+
+
+def _joined(crops: list[Box], extents: list[Box]) -> list[Box]:
+    """Crops without those whose component already lies inside an earlier, larger one."""
+    order = sorted(range(len(crops)), key=lambda i: -_volume(crops[i]))
+    chosen: list[Box] = []
+    for i in order:
+        if not any(_inside(extents[i], crop) for crop in chosen):
+            chosen.append(crops[i])
+    return chosen
+
+
+def _volume(box: Box) -> int:
+    return int(np.prod([s.stop - s.start for s in box]))
+
+
+def _inside(inner: Box, outer: Box) -> bool:
+    return all(o.start <= i.start and i.stop <= o.stop for i, o in zip(inner, outer, strict=True))
+
+
+def latent_mask(mask: torch.Tensor, factor: int) -> torch.Tensor:
+    """(X, Y, Z) bool -> (1, 1, X/f, Y/f, Z/f) float: a latent voxel touched is one replaced."""
+    return F.max_pool3d(mask.float()[None, None], factor)
+
+
+def inpaint(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    latent: torch.Tensor,
+    mask: torch.Tensor,
+    class_label: int,
+    generator: torch.Generator,
+    progress: Progress,
+    done: int,
+    total: int,
+    resamplings: int = 1,
+) -> torch.Tensor:
+    """Paints the masked part of a latent from pure noise (METHOD.md 3, step 2).
+
+    Args:
+        latent: z = mu(E(I)) x scale, (1, L, x, y, z).
+        mask: (1, 1, x, y, z), 1 where tissue is replaced.
+        class_label: the modality's class.
+        progress: told `done` + steps of `total`, stage "inpaint"; a cancel stops the next step.
+        resamplings: how often each level is walked (RePaint); 1 for plain denoising.
+
+    Returns:
+        z0, (1, L, x, y, z): equal to `latent` outside the mask, to the bit.
+
+    Raises:
+        Cancelled: through `progress`.
+    """
+    noise = torch.randn(latent.shape, generator=generator)
+    noise = noise.to(latent)
+    labels = torch.tensor([class_label], device=latent.device)
+    z = noise
+    for index in range(len(schedule)):
+        for turn in range(resamplings):
+            timestep = schedule.timesteps[index].reshape(1).to(latent.device)
+            output = denoiser(z, timestep, class_labels=labels).to(latent.dtype)
+            unknown = schedule.step(output, index, z)
+            known = schedule.noised(latent, noise, index + 1)
+            after = mask * unknown + (1 - mask) * known
+            if turn + 1 < resamplings:
+                # Back up one level with fresh noise around the current estimate of the clean latent.
+                level = schedule.levels[index]
+                estimate = mask * (z + level * output) + (1 - mask) * latent
+                noise = torch.randn(latent.shape, generator=generator).to(latent)
+                z = schedule.noised(estimate, noise, index)
+                continue
+            z = after
+        progress.step("inpaint", done + index + 1, total)
+    return torch.where(mask > 0, z, latent)

@@ -1,0 +1,55 @@
+"""A result in words and numbers: for JSON, for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from DiffuGTSLib.segmenter import Result
+
+
+def describe(result: Result) -> dict[str, Any]:
+    """A result in plain values for JSON; the volumes are left out."""
+    prompt = result.prompt
+    return {
+        "prompt": prompt.text,
+        "title": prompt.title,
+        "known": prompt.known,
+        "terminology": prompt.terminology,
+        "found": bool(result.found),
+        "highest_score": float(result.highest_score),
+        "threshold": float(result.threshold),
+        "lesions": [lesion.as_dict() for lesion in result.lesions],
+    }
+
+
+def sentence(result: Result) -> str:
+    """What was found, in one line."""
+    title = result.prompt.title
+    if not result.lesions:
+        return (f'No tumor found for "{title}" (highest score {result.highest_score:.2f}, '
+                f"threshold {result.threshold:.2f}).")
+    count = len(result.lesions)
+    total = sum(lesion.volume_ml for lesion in result.lesions)
+    return f"{title}: {count} lesion{'s' if count > 1 else ''}, {total:.2f} ml in all."
+
+
+def lesion_table(result: Result) -> Table:
+    """A row a lesion: number, volume, diameters, score, slices (counted from 1)."""
+    from rich.table import Table
+
+    table = Table(title=None)
+    for heading in ("lesion", "volume (ml)", "diameters (mm)", "score", "slices"):
+        table.add_column(heading, justify="left" if heading == "lesion" else "right")
+    for lesion in result.lesions:
+        first, last = (index + 1 for index in lesion.slice_range)
+        table.add_row(
+            lesion.name(result.prompt.title),
+            f"{lesion.volume_ml:.2f}",
+            f"{lesion.longest_diameter_mm:.0f} x {lesion.perpendicular_mm:.0f}",
+            f"{lesion.mean_score:.2f}",
+            f"{first}-{last}",
+        )
+    return table

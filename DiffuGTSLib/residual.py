@@ -1,0 +1,88 @@
+"""Residuals between a scan and its pseudo-healthy twin, and the refined score.
+
+Source: METHOD.md 4. Both sides are decoded latents, so that the autoencoder's own error cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+
+FUSIONS = ("attention", "pixel", "feature", "both")
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Weights of the learned fusion, for one modality.
+
+    The refined score is sigmoid(bias + attention * logit(p) + pixel * log(1 + P / floor_P) +
+    feature * log(1 + F / floor_F)). The floors are the residuals' medians where healthy tissue was
+    painted over healthy tissue: outside M the latents are equal, so nothing can be measured there.
+
+    Attributes:
+        weights: by the name of the fusion (`FUSIONS`): bias, attention, pixel, feature.
+        pixel_floor, feature_floor: on the normalised scale; unitless.
+    """
+
+    weights: dict[str, tuple[float, float, float, float]]
+    pixel_floor: float
+    feature_floor: float
+
+    def evidence(self, pixel: np.ndarray, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both residuals in units of their noise floors, compressed: log(1 + residual / floor)."""
+        return np.log1p(pixel / self.pixel_floor), np.log1p(feature / self.feature_floor)
+
+    def score(
+        self, probability: np.ndarray, pixel: np.ndarray, feature: np.ndarray, kind: str = "both"
+    ) -> np.ndarray:
+        """The refined score in [0, 1] from the AOVA map and the residuals, any equal shape."""
+        bias, attention, of_pixel, of_feature = self.weights[kind]
+        p, f = self.evidence(pixel, feature)
+        logit = logits(probability)
+        return 1 / (1 + np.exp(-(bias + attention * logit + of_pixel * p + of_feature * f)))
+
+
+def logits(probability: np.ndarray) -> np.ndarray:
+    """log(p / (1 - p)), with p kept between 1e-4 and 1 - 1e-4."""
+    p = np.clip(probability, 1e-4, 1 - 1e-4)
+    return np.log(p / (1 - p))
+
+
+def pixel_residual(scan: torch.Tensor, healthy: torch.Tensor) -> torch.Tensor:
+    """P = |D(z) - D(z0)|, any shape, on the normalised intensity scale."""
+    return (scan - healthy).abs()
+
+
+def feature_residual(
+    scan: Sequence[torch.Tensor], healthy: Sequence[torch.Tensor], size: Sequence[int]
+) -> torch.Tensor:
+    """F = sum over stages of 1 - cos(F_l(D(z)), F_l(D(z0))), upsampled to `size` (X, Y, Z).
+
+    Args:
+        scan, healthy: the stage ends of both decodings, (1, C_l, X/2^l, Y/2^l, Z/2^l).
+    """
+    total = torch.zeros(1, 1, *size, device=scan[0].device)
+    for ours, theirs in zip(scan, healthy, strict=True):
+        apart = 1 - F.cosine_similarity(ours.float(), theirs.float(), dim=1, eps=1e-6)[:, None]
+        total += F.interpolate(apart, size=tuple(size), mode="trilinear")
+    return total[0, 0].clamp_min(0)
+
+
+def otsu_inside(score: np.ndarray, mask: np.ndarray) -> float:
+    """Otsu's threshold of the scores inside `mask` alone: never over the whole scan, air included.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    inside = score[mask]
+    if inside.size == 0:
+        raise ValueError("Otsu's threshold needs at least one voxel in the mask")
+    image = sitk.GetImageFromArray(inside.astype(np.float32)[None])
+    otsu = sitk.OtsuThresholdImageFilter()
+    otsu.Execute(image)
+    return float(otsu.GetThreshold())

@@ -1,0 +1,218 @@
+"""One scan and its prompts from the shell: segment, combine, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from DiffuGTSLib.errors import OutputNotWritten
+from DiffuGTSLib.figure import overview
+from DiffuGTSLib.lesions import labelled
+from DiffuGTSLib.meter import Meter
+from DiffuGTSLib.progress import Callback
+from DiffuGTSLib.report import describe
+from DiffuGTSLib.segmentation_file import check_output, write_image, write_segmentation
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.segmenter import EncodedScan, Result, Segmenter
+
+MAPS = ("attention", "pseudo_healthy", "residual", "uncertainty", "probability")
+# Told apart on grey, also by colour-blind eyes; the first is 3D Slicer's colour of a mass.
+COLOURS = (
+    (144, 238, 144), (230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (213, 94, 0),
+)
+
+Bar = Callable[[Meter, Sequence[str]], AbstractContextManager[Callback]]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What to write; each but the segmentation may be None.
+
+    Attributes:
+        segmentation: .nii.gz, .nrrd or .seg.nrrd.
+        maps: folder for the maps as .nii.gz; made if need be.
+        figure: PNG.
+    """
+
+    segmentation: Path | None = None
+    maps: Path | None = None
+    figure: Path | None = None
+
+    def check(self) -> None:
+        """To be asked before a long run.
+
+        Raises:
+            OutputNotWritten: one of them cannot be written.
+        """
+        if self.segmentation is not None:
+            check_output(self.segmentation)
+        if self.figure is not None:
+            if self.figure.suffix.lower() != ".png":
+                raise OutputNotWritten(f"The figure {self.figure.name} has to end in .png.")
+            if not self.figure.absolute().parent.is_dir():
+                raise OutputNotWritten(f"The folder for {self.figure.name} does not exist.",
+                                       "Create the folder first.")
+        if self.maps is not None and self.maps.exists() and not self.maps.is_dir():
+            raise OutputNotWritten(f"{self.maps.name} is a file, not a folder.",
+                                   "Choose another name for the maps.")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run may be told; None leaves it to the model."""
+
+    model: str = "embedded"
+    device: str = "auto"
+    threshold: float | None = None
+    seed: int = 0
+    samples: int | None = None
+    modality: str | None = None
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Attributes:
+        results: one a prompt.
+        document: the same in plain values, for JSON.
+    """
+
+    results: list[Result]
+    document: dict[str, Any] = field(default_factory=dict)
+
+
+def run(
+    image: Path | sitk.Image, prompts: Sequence[str], outputs: Outputs, options: Options, bar: Bar,
+    reference: sitk.Image | None = None,
+) -> Run:
+    """Segments `image` by each prompt and writes the outputs.
+
+    Args:
+        image: a path or an image.
+        prompts: at least one.
+        outputs: checked before the run starts.
+        options: of the run.
+        bar: makes the progress callback, given the meter and the prompts.
+        reference: a mask on the same grid, for the figure.
+
+    Raises:
+        DiffuGTSError: whatever kind fits.
+    """
+    from DiffuGTSLib.prompt import understand
+    from DiffuGTSLib.segmenter import Segmenter
+
+    outputs.check()
+    segmenter = Segmenter.from_pretrained(options.model, options.device)
+    for prompt in prompts:
+        understand(prompt, segmenter.text_encoder)  # before minutes are spent on the first of them
+    meter = Meter(len(prompts))
+    with bar(meter, prompts) as progress:
+        scan = segmenter.encode(image, options.modality, progress)
+        results = []
+        for index, prompt in enumerate(prompts):
+            meter.start_prompt(index)
+            results.append(segmenter.segment(
+                scan, prompt, progress=progress, seed=options.seed, threshold=options.threshold,
+                samples=options.samples,
+            ))
+    finished = Run(results, _document(segmenter, scan, results, options))
+    _write(finished, scan, outputs, reference)
+    return finished
+
+
+def _document(
+    segmenter: Segmenter, scan: EncodedScan, results: Sequence[Result], options: Options
+) -> dict[str, Any]:
+    """The JSON document, without the paths; `labels` are the values in the segmentation."""
+    from DiffuGTSLib import __version__
+
+    entries = []
+    label = 0
+    for result in results:
+        count = len(result.lesions)
+        names = [lesion.name(result.prompt.title) for lesion in result.lesions]
+        entries.append(describe(result) | {
+            "labels": list(range(label + 1, label + 1 + count)), "names": names,
+        })
+        label += count
+    return {
+        "version": __version__,
+        "model": segmenter.package.card.name,
+        "device": segmenter.device,
+        "modality": scan.canonical.modality,
+        "seed": options.seed,
+        "prompts": entries,
+    }
+
+
+def _write(run: Run, scan: EncodedScan, outputs: Outputs, reference: sitk.Image | None) -> None:
+    """Writes the outputs and notes their absolute paths in the document."""
+    several = len(run.results) > 1
+    if outputs.segmentation is not None:
+        names = [name for entry in run.document["prompts"] for name in entry["names"]]
+        terminology = [r.prompt.terminology for r in run.results for _ in r.lesions]
+        colours = [_colour(i) for i in range(len(names))]
+        write_segmentation(combine(run.results), outputs.segmentation, names, colours, terminology)
+        run.document["segmentation"] = str(outputs.segmentation.absolute())
+    for number, (result, entry) in enumerate(
+        zip(run.results, run.document["prompts"], strict=True), start=1
+    ):
+        if outputs.maps is not None:
+            entry["maps"] = _write_maps(result, outputs.maps, f"{number}_" if several else "")
+        if outputs.figure is not None:
+            path = outputs.figure
+            if several:
+                path = path.with_name(f"{path.stem}_{number}{path.suffix}")
+            overview(
+                scan.image, result.attention, result.pseudo_healthy, result.residual, result.mask,
+                title=result.prompt.title, lesions=result.lesions, path=path,
+                modality=scan.canonical.modality, highest_score=result.highest_score,
+                reference=reference,
+            )
+            entry["figure"] = str(path.absolute())
+
+
+def combine(results: Sequence[Result]) -> sitk.Image:
+    """All lesions as one uint16 labelmap; the values go on from prompt to prompt.
+
+    Where lesions of two prompts overlap, the prompt with the higher probability has the voxel.
+    """
+    labels = np.zeros(results[0].mask.GetSize()[::-1], np.uint16)
+    best = np.zeros(labels.shape, np.float32)
+    taken = 0
+    for result in results:
+        own = sitk.GetArrayFromImage(labelled(result.mask))
+        probability = sitk.GetArrayViewFromImage(result.probability)
+        wins = (own > 0) & ((labels == 0) | (probability > best))
+        labels[wins] = own[wins] + taken
+        best[wins] = probability[wins]
+        taken += len(result.lesions)
+    image = sitk.GetImageFromArray(labels)
+    image.CopyInformation(results[0].mask)
+    return image
+
+
+def _write_maps(result: Result, folder: Path, start: str) -> dict[str, str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        raise OutputNotWritten(
+            f"The folder {folder.name} cannot be made.", "Choose another place for the maps."
+        ) from None
+    paths = {name: folder / f"{start}{name}.nii.gz" for name in MAPS}
+    for name, path in paths.items():
+        write_image(getattr(result, name), path)
+    return {name: str(path.absolute()) for name, path in paths.items()}
+
+
+def _colour(index: int) -> tuple[float, float, float]:
+    red, green, blue = COLOURS[index % len(COLOURS)]
+    return red / 255, green / 255, blue / 255

@@ -1,0 +1,277 @@
+"""The whole method: a scan and a text in, lesions and the evidence for them out.
+
+Reads like METHOD.md: encode, attend, inpaint, compare, refine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from DiffuGTSLib import volume
+from DiffuGTSLib.attention import MODALITIES, Texts
+from DiffuGTSLib.device import choose_device, precision
+from DiffuGTSLib.errors import ModalityMismatch
+from DiffuGTSLib.grid import Canonical, to_canonical, to_input_grid
+from DiffuGTSLib.inpainting import (
+    Box,
+    CandidateOptions,
+    Candidates,
+    find_candidates,
+    inpaint,
+    latent_mask,
+)
+from DiffuGTSLib.models import EMBEDDED, Package, load
+from DiffuGTSLib.progress import Callback, Progress
+from DiffuGTSLib.prompt import Prompt, understand
+from DiffuGTSLib.residual import feature_residual, pixel_residual
+from DiffuGTSLib.result import Evidence, Result
+from DiffuGTSLib.text import TextEncoder
+
+MULTIPLE = 16  # voxels: the coarsest level of the attention's context
+SMALLEST = 48
+
+
+@dataclass(frozen=True)
+class EncodedScan:
+    """A scan that prompts can be asked of, without encoding it again.
+
+    Attributes:
+        canonical: the scan on the model's grid.
+        latent: mu(E(I)) x scale, (1, L, X/4, Y/4, Z/4).
+        joined: adapted features with their context, a tensor a level.
+        gate_queries: (1, G, X/2, Y/2, Z/2).
+        image: the scan as it was given.
+        name: for tables; no path.
+    """
+
+    canonical: Canonical
+    latent: torch.Tensor
+    joined: list[torch.Tensor]
+    gate_queries: torch.Tensor
+    image: sitk.Image
+    name: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What can be shown before the long part begins, on the input's grid.
+
+    Attributes:
+        attention: float32, the AOVA map.
+        candidates: uint8, where healthy tissue will be painted.
+    """
+
+    attention: sitk.Image
+    candidates: sitk.Image
+
+
+class Segmenter:
+    """Segments what a text names, in CT and MR.
+
+    Example:
+        >>> segmenter = Segmenter.from_pretrained("embedded")        # doctest: +SKIP
+        >>> scan = segmenter.encode("chest.nii.gz")                  # doctest: +SKIP
+        >>> result = segmenter.segment(scan, "lung tumor")           # doctest: +SKIP
+    """
+
+    def __init__(self, package: Package, device: str = "cpu") -> None:
+        self.package = package
+        self.device = device
+        self.text_encoder = TextEncoder.from_package()
+        self.options = CandidateOptions()
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | Path = EMBEDDED, device: str = "auto"
+    ) -> Segmenter:
+        """A segmenter with a model of the catalogue, or from a model package's folder.
+
+        Args:
+            device: "auto", "cpu", "cuda" or "cuda:N".
+
+        Raises:
+            ModelMissing, ModelDamaged: the package, or the text encoder.
+        """
+        chosen = choose_device(device)
+        return cls(load(name_or_folder, chosen), chosen)
+
+    def encode(
+        self,
+        image: sitk.Image | Path | str,
+        modality: str | None = None,
+        progress: Callback | Progress | None = None,
+    ) -> EncodedScan:
+        """Reads and checks a scan, brings it to the model's grid and encodes it, once for all
+        prompts.
+
+        Args:
+            image: a 3D scalar image, or the path of a file or DICOM folder.
+            modality: "CT" or "MR"; guessed where it is not told.
+
+        Raises:
+            DiffuGTSError: the scan cannot be read or does not fit; see errors.py.
+            Cancelled: through `progress`.
+        """
+        steps = _progress(progress)
+        steps.step("read", 0, 1)
+        card = self.package.card
+        if isinstance(image, sitk.Image):
+            scan = volume.from_image(image, modality)
+        else:
+            scan = volume.read(image, modality)
+        if scan.modality not in card.modalities:
+            raise ModalityMismatch(
+                f"The model “{card.name}” was not made for {scan.modality}.",
+                f"It reads {' and '.join(card.modalities)}; choose another model.",
+            )
+        canonical = to_canonical(scan.image, scan.modality, card.spacing_mm, MULTIPLE, SMALLEST)
+        steps.step("read", 1, 1)
+        steps.step("encode", 0, 2)
+        with torch.inference_mode(), precision(self.device):
+            x = canonical.tensor.to(self.device)
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+            latent, features = self.package.autoencoder.encode_with_features(x)
+            steps.step("encode", 1, 2)
+            which = torch.tensor([MODALITIES.index(scan.modality)], device=self.device)
+            joined, gate_queries = self.package.attention.visual(features, which)
+        steps.step("encode", 2, 2)
+        scaled = latent.float() * card.scale_factor
+        return EncodedScan(canonical, scaled, joined, gate_queries, scan.image, scan.name)
+
+    def segment(
+        self,
+        scan: EncodedScan,
+        prompt: str,
+        *,
+        progress: Callback | Progress | None = None,
+        seed: int = 0,
+        threshold: float | None = None,
+        samples: int | None = None,
+        preview: Callable[[Preview], None] | None = None,
+    ) -> Result:
+        """Segments what `prompt` names in an encoded scan.
+
+        Args:
+            progress: callback(stage, done, total), or the object that a caller can cancel.
+            seed: of the inpainting; the same seed gives the same mask on one machine.
+            threshold: of the refined score, 0 to 1; the model's own where it is not told.
+            samples: pseudo-healthy scans to draw; their spread is the uncertainty.
+            preview: called once with the attention, well before the end.
+
+        Raises:
+            PromptNotUnderstood: with the nearest prompts that are.
+            Cancelled: through `progress`.
+        """
+        steps = _progress(progress)
+        card = self.package.card
+        asked = understand(prompt, self.text_encoder)
+        steps.step("attention", 0, 1)
+        attention = self.attend(scan, asked)
+        level = card.threshold if threshold is None else threshold
+        candidates = find_candidates(
+            attention, min(level, card.threshold), scan.canonical.spacing, self.options
+        )
+        steps.step("attention", 1, 1)
+        if preview is not None:
+            preview(_preview(attention, candidates, scan.canonical))
+        drawn = card.samples if samples is None else samples
+        evidence = self._compare(scan, attention, candidates, seed, drawn, steps)
+        steps.step("lesions", 0, 1)
+        result = Result(asked, evidence, scan.canonical, scan.image, level)
+        _ = result.lesions  # measured here, so that the caller's thread does not wait for it
+        steps.step("lesions", 1, 1)
+        return result
+
+    def attend(self, scan: EncodedScan, prompt: Prompt) -> np.ndarray:
+        """The AOVA map of a prompt, float32 (X, Y, Z) on the canonical grid (METHOD.md 2)."""
+        texts = self._texts(prompt)
+        with torch.inference_mode(), precision(self.device):
+            maps = self.package.attention.attend(scan.joined, scan.gate_queries, texts)
+            gated = maps.probability() if prompt.gate else torch.sigmoid(maps.anomaly)
+        return gated[0, 0].float().cpu().numpy()
+
+    def _texts(self, prompt: Prompt) -> Texts:
+        encode = self.text_encoder.encode_ensemble
+        gate = prompt.gate or prompt.normal
+        rows = (encode(texts)[None].to(self.device)
+                for texts in (prompt.normal, prompt.abnormal, gate))
+        return Texts(*rows)
+
+    def _compare(
+        self, scan: EncodedScan, attention: np.ndarray, candidates: Candidates, seed: int,
+        samples: int, steps: Progress,
+    ) -> Evidence:
+        """Pseudo-healthy scan, residuals and refined score, crop by crop (METHOD.md 3 and 4)."""
+        evidence = Evidence.nothing(attention, candidates)
+        total = len(candidates.boxes) * samples * self.package.card.steps
+        for number, box in enumerate(candidates.boxes):
+            scores = []
+            done = number * samples * self.package.card.steps
+            for sample in range(samples):
+                # A generator a crop and sample: no crop's outcome depends on the others.
+                generator = torch.Generator().manual_seed(seed * 7919 + number * 101 + sample)
+                start = done + sample * self.package.card.steps
+                scores.append(self._healthy(scan, candidates, box, generator, steps, start, total))
+            steps.step("residual", number, len(candidates.boxes))
+            self._fuse(scan, candidates, box, scores, evidence)
+        steps.step("residual", 1, 1)
+        return evidence
+
+    def _healthy(
+        self, scan: EncodedScan, candidates: Candidates, box: Box, generator: torch.Generator,
+        steps: Progress, done: int, total: int,
+    ) -> torch.Tensor:
+        """One pseudo-healthy latent of a crop, scaled."""
+        package, factor = self.package, self.package.autoencoder.downscale
+        latent = scan.latent[(slice(None), slice(None), *_coarser(box, factor))]
+        mask = torch.from_numpy(np.ascontiguousarray(candidates.mask[box]))
+        schedule = package.schedule(package.card.steps, latent[0, 0].numel())
+        label = package.card.class_labels[scan.canonical.modality]
+        with torch.inference_mode(), precision(self.device):
+            return inpaint(
+                package.denoiser, schedule, latent, latent_mask(mask, factor).to(latent),
+                label, generator, steps, done, total, package.card.resamplings,
+            )
+
+    def _fuse(
+        self, scan: EncodedScan, candidates: Candidates, box: Box, latents: list[torch.Tensor],
+        evidence: Evidence,
+    ) -> None:
+        """Residuals of a crop against its pseudo-healthy samples, written into `evidence`."""
+        vae, scale = self.package.autoencoder, self.package.card.scale_factor
+        crop = (slice(None), slice(None), *_coarser(box, vae.downscale))
+        with torch.inference_mode(), precision(self.device):
+            rebuilt = vae.decode(scan.latent[crop] / scale).float()
+            features = vae.encode_with_features(rebuilt)[1]
+            healthy = [vae.decode(z / scale).float() for z in latents]
+            mean = torch.stack(healthy).mean(0)
+            twin = vae.encode_with_features(mean)[1]
+            far = feature_residual(features, twin, rebuilt.shape[2:])
+            near = torch.stack([pixel_residual(rebuilt, h) for h in healthy]).mean(0)[0, 0]
+            spread = torch.stack(healthy).std(0, unbiased=False)[0, 0]
+        evidence.write(
+            box, candidates.mask[box], self.package.card.fusion[scan.canonical.modality],
+            healthy=mean[0, 0].cpu().numpy(), pixel=near.cpu().numpy(),
+            feature=far.float().cpu().numpy(), spread=spread.cpu().numpy(),
+        )
+
+
+def _progress(given: Callback | Progress | None) -> Progress:
+    return given if isinstance(given, Progress) else Progress(given)
+
+
+def _coarser(box: Box, factor: int) -> Box:
+    """A crop's box on the latent's grid."""
+    x, y, z = (slice(s.start // factor, s.stop // factor) for s in box)
+    return x, y, z
+
+
+def _preview(attention: np.ndarray, candidates: Candidates, canonical: Canonical) -> Preview:
+    inside = to_input_grid(candidates.cores.astype(np.float32), canonical)
+    return Preview(to_input_grid(attention, canonical), sitk.Cast(inside > 0.5, sitk.sitkUInt8))

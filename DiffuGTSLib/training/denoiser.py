@@ -1,0 +1,135 @@
+"""Training of the embedded denoiser: rectified flow on the latents of healthy tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from DiffuGTSLib.foundation.autoencoder import Autoencoder
+from DiffuGTSLib.foundation.denoiser import Denoiser
+from DiffuGTSLib.foundation.schedules import training_pair
+from DiffuGTSLib.training import augment
+from DiffuGTSLib.training.loop import Loop, LoopConfig
+from DiffuGTSLib.training.windows import SHARES, Source
+
+EMBEDDED_CONFIG = {
+    "in_channels": 12,
+    "out_channels": 12,
+    "num_channels": (48, 96, 128),
+    "attention_levels": (False, False, True),
+    "num_head_channels": 32,
+    "num_res_blocks": 1,
+    "norm_num_groups": 16,
+    "num_class_embeds": 12,
+    "include_fc": True,
+}
+CLASS_LABELS = {0: 1, 1: 8}  # modality (CT, MR) -> MAISI's class (ct 1, mri 8)
+WINDOW = 16  # latent voxels an axis: 128 mm
+BATCH = 4
+COPIES = 5
+
+
+@dataclass(frozen=True)
+class LatentScan:
+    """A training scan's latent, (L, x, y, z), scaled; and where it is healthy, (x, y, z)."""
+
+    latent: torch.Tensor
+    healthy: torch.Tensor
+    kind: str
+    label: int
+
+
+def centre_latents(autoencoder: Autoencoder, sources: Sequence[Source]) -> float:
+    """Moves the latents' mean to 0, channel by channel, inside the autoencoder's 1x1 convolutions.
+
+    Nothing else about the autoencoder changes: decode(encode(x)) stays what it was.
+
+    Returns:
+        The scale factor that brings the latents to unit deviation over all channels.
+    """
+    with torch.no_grad():
+        latents = [encode_scan(autoencoder, s.stack[0]) for s in sources]
+        flat = torch.cat([z.flatten(1) for z in latents], 1)
+        mean = flat.mean(1)
+        autoencoder.quant_conv_mu.conv.bias -= mean
+        weight = autoencoder.post_quant_conv.conv.weight.flatten(1)
+        autoencoder.post_quant_conv.conv.bias += weight @ mean
+        return float(1 / (flat - mean[:, None]).std())
+
+
+def encode_scan(autoencoder: Autoencoder, image: torch.Tensor) -> torch.Tensor:
+    """(X, Y, Z), normalised -> mean latent (L, X/4, Y/4, Z/4), axes cut to multiples of 4."""
+    cut = image[tuple(slice(0, n // 4 * 4) for n in image.shape)][None, None]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        mean, _ = autoencoder.encode(cut.contiguous(memory_format=torch.channels_last_3d))
+    return mean[0].float()
+
+
+def encode_copies(
+    autoencoder: Autoencoder, sources: Sequence[Source], scale: float, copies: int, seed: int
+) -> list[LatentScan]:
+    """Each scan several times, deformed and in another MR contrast, as latents."""
+    scans = []
+    for number, source in enumerate(sources):
+        for copy in range(copies):
+            generator = np.random.default_rng([seed, number, copy])
+            size = [n // 4 * 4 for n in source.stack.shape[1:]]
+            if min(size) < 16:
+                continue
+            stack = augment.deformed_window(source.stack, size, None, generator, mirror_x=True)
+            image = stack[0].numpy()
+            if source.modality == 1:
+                image = augment.random_contrast(image, generator)
+            latent = encode_scan(autoencoder, torch.from_numpy(np.ascontiguousarray(image)))
+            ill = F.max_pool3d((stack[2] + stack[3]).clamp(0, 1)[None, None], 4)[0, 0] > 0
+            ill = F.max_pool3d(ill.float()[None, None], 3, 1, 1)[0, 0]
+            scans.append(LatentScan((latent * scale).half(), 1 - ill, source.kind,
+                                    CLASS_LABELS[source.modality]))
+    return scans
+
+
+def _window(
+    scan: LatentScan, generator: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A random cube of WINDOW latent voxels; beyond the scan's edge it is zero and not counted."""
+    short = [max(0, WINDOW - n) for n in scan.healthy.shape]
+    pads = (0, short[2], 0, short[1], 0, short[0])
+    latent, healthy = F.pad(scan.latent.float(), pads), F.pad(scan.healthy, pads)
+    starts = [int(generator.integers(0, n - WINDOW + 1)) for n in healthy.shape]
+    cube = tuple(slice(s, s + WINDOW) for s in starts)
+    return latent[(slice(None), *cube)], healthy[cube]
+
+
+def train(scans: Sequence[LatentScan], config: LoopConfig) -> Denoiser:
+    """Trains the denoiser; the loss counts healthy voxels only, so that it never learns tumors."""
+    torch.manual_seed(config.seed)
+    model = Denoiser(**EMBEDDED_CONFIG)
+    model.to(memory_format=torch.channels_last_3d)
+    kinds = [k for k in SHARES if any(s.kind == k for s in scans)]
+    groups = {k: [s for s in scans if s.kind == k] for k in kinds}
+    shares = np.array([SHARES[k] for k in kinds])
+    shares /= shares.sum()
+
+    def loss(step: int, generator: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        drawn = []
+        for kind in generator.choice(kinds, size=BATCH, p=shares):
+            scan = groups[kind][generator.integers(len(groups[kind]))]
+            drawn.append((*_window(scan, generator), scan.label))
+        z0 = torch.stack([d[0] for d in drawn]).contiguous(memory_format=torch.channels_last_3d)
+        healthy = torch.stack([d[1] for d in drawn])[:, None]
+        labels = torch.tensor([d[2] for d in drawn])
+        # Logit-normal, leaning to noise: there the tissue is decided that replaces a lesion.
+        s = torch.sigmoid(0.4 + torch.randn(BATCH))
+        noisy, target, timesteps = training_pair(z0, torch.randn_like(z0), s)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = model(noisy, timesteps, class_labels=labels)
+        errors = (output.float() - target) ** 2 * healthy
+        value = errors.sum() / (healthy.sum().clamp_min(1) * z0.shape[1])
+        return value, {"healthy": float(healthy.mean())}
+
+    Loop(config, model, loss).run()
+    return model

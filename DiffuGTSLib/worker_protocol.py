@@ -1,0 +1,227 @@
+"""The worker's messages: requests as JSON lines in, events as JSON lines (ASCII) out.
+
+Requests, one JSON object a line:
+
+    {"type": "segment", "id": ID, "image": PATH, "prompt": TEXT or [TEXT, ...], "folder": PATH,
+     "seed": 0, "threshold": null, "modality": null, "samples": null}  (the last four optional)
+    {"type": "threshold", "id": ID, "result": ID of a segment job, "threshold": 0.4, "folder": PATH}
+    {"type": "cancel", "id": ID of the job}          a job that has ended already is no error
+    {"type": "quit"}
+
+Events, each with the `id` of its job (null where there is none):
+
+    ready      version, python, torch, device, model
+    progress   index, prompt, stage, done, total, fraction (0..1 of the job), seconds_left or null
+    preview    index, prompt, attention, candidates (paths)
+    result     one a prompt: index, count, prompt, title, terminology, found, highest_score,
+               threshold, lesions, and paths: mask (labels 1.. as the lesions' numbers),
+               attention, pseudo_healthy, residual, uncertainty, probability; after `threshold`
+               only mask. The job is done with the result whose index is count - 1.
+    error      code, message, hint, suggestions
+    cancelled
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from DiffuGTSLib.errors import DiffuGTSError
+
+_LONGEST_LINE = 1 << 20
+
+Id = str | int
+
+
+class BadRequest(DiffuGTSError):
+    """A line on stdin is no request that the worker knows."""
+
+    code = "bad-request"
+
+    def __init__(self, message: str, job: Id | None = None) -> None:
+        super().__init__(message, "Send one JSON object a line, as worker_protocol.py describes.")
+        self.job = job
+
+
+class ChannelClosed(Exception):  # noqa: N818 - not a failure: nobody listens any more
+    """The other side has closed the worker's stdout."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Run prompts on a scan; the files go to `folder`, which is made if need be."""
+
+    id: Id
+    image: Path
+    prompts: tuple[str, ...]
+    folder: Path
+    seed: int = 0
+    threshold: float | None = None
+    modality: str | None = None
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Another threshold on the result of the earlier job `result`."""
+
+    id: Id
+    result: Id
+    threshold: float
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop the job `id`, running or waiting."""
+
+    id: Id
+
+
+@dataclass(frozen=True)
+class Quit:
+    """End the worker, a run included."""
+
+
+Request = Segment | Threshold | Cancel | Quit
+
+
+def parse(line: bytes) -> Request:
+    """The request that a line of stdin holds.
+
+    Raises:
+        BadRequest: not JSON, not an object, an unknown type or field, a field of a wrong kind.
+    """
+    try:
+        message = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise BadRequest("A line is not JSON.") from None
+    if not isinstance(message, dict):
+        raise BadRequest("A line is JSON, but not an object.")
+    fields = _Fields(message)
+    kind = message.get("type")
+    if kind == "segment":
+        request: Request = Segment(
+            fields.identity("id"), fields.path("image"), fields.prompts(), fields.path("folder"),
+            fields.number("seed", int, 0, 0, 2**63 - 1),
+            fields.number("threshold", float, None, 0, 1),
+            fields.choice("modality", ("CT", "MR")),
+            fields.number("samples", int, None, 1, 100),
+        )
+    elif kind == "threshold":
+        threshold = fields.number("threshold", float, None, 0, 1)
+        if threshold is None:
+            raise fields.wrong("threshold", "a number from 0 to 1")
+        request = Threshold(fields.identity("id"), fields.identity("result"), threshold,
+                            fields.path("folder"))
+    elif kind == "cancel":
+        request = Cancel(fields.identity("id"))
+    elif kind == "quit":
+        request = Quit()
+    else:
+        raise BadRequest("The request's type is unknown.", fields.job)
+    fields.check_all_used()
+    return request
+
+
+class _Fields:
+    """Takes the fields out of a message and says plainly which one is wrong."""
+
+    def __init__(self, message: Mapping[str, Any]) -> None:
+        self._left = {key: value for key, value in message.items() if key != "type"}
+        job = message.get("id")
+        self.job = job if isinstance(job, str | int) else None
+
+    def wrong(self, name: str, expected: str) -> BadRequest:
+        return BadRequest(f'The field "{name}" has to be {expected}.', self.job)
+
+    def identity(self, name: str) -> Id:
+        value = self._left.pop(name, None)
+        if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+            raise self.wrong(name, "a text or a whole number")
+        return value
+
+    def path(self, name: str) -> Path:
+        value = self._left.pop(name, None)
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise self.wrong(name, "a path")
+        return Path(value)
+
+    def prompts(self) -> tuple[str, ...]:
+        value = self._left.pop("prompt", None)
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+            raise self.wrong("prompt", "a text or a list of texts")
+        return tuple(texts)
+
+    def number(self, name: str, kind: type, default: Any, low: float, high: float) -> Any:
+        value = self._left.pop(name, None)
+        if value is None:
+            return default
+        kinds = int if kind is int else int | float
+        if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high:
+            whole = "whole " if kind is int else ""
+            raise self.wrong(name, f"a {whole}number from {low:g} to {high:g}")
+        return kind(value)
+
+    def choice(self, name: str, values: tuple[str, ...]) -> str | None:
+        value = self._left.pop(name, None)
+        if value is not None and value not in values:
+            raise self.wrong(name, " or ".join(values))
+        return value
+
+    def check_all_used(self) -> None:
+        if self._left:
+            raise BadRequest(f'The field "{min(self._left)}" is unknown.', self.job)
+
+
+class Channel:
+    """The two ends of the protocol, out of reach of libraries that print or read.
+
+    Takes over file descriptors 0 and 1: from then on what anything prints, in C too, goes to
+    stderr, and whatever reads stdin (a child process, say) gets nothing.
+    """
+
+    def __init__(self) -> None:
+        self._requests: BinaryIO = os.fdopen(os.dup(0), "rb")
+        self._events: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        sys.stdout.flush()
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+        self._lock = threading.Lock()
+
+    def lines(self) -> Iterator[bytes]:
+        """Lines of stdin until it closes; a line too long comes in pieces, which are no JSON."""
+        while line := self._requests.readline(_LONGEST_LINE):
+            if line.strip():
+                yield line
+
+    def send(self, kind: str, job: Id | None = None, **fields: Any) -> None:
+        """Writes one event; may be called from any thread.
+
+        Raises:
+            ChannelClosed: nobody reads the events.
+        """
+        event = {"type": kind, "id": job, **fields}
+        line = json.dumps(event, ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
+        with self._lock:
+            try:
+                written = 0
+                while written < len(line):
+                    written += self._events.write(line[written:]) or 0
+            except OSError:
+                raise ChannelClosed from None
+
+    def send_error(self, error: DiffuGTSError, job: Id | None = None) -> None:
+        """Writes an error event."""
+        self.send("error", job, code=error.code, message=error.message, hint=error.hint,
+                  suggestions=list(getattr(error, "suggestions", ())))
