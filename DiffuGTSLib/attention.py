@@ -86,8 +86,8 @@ class ContextBlock(nn.Module):
         self.norm = ChannelNorm(channels)
         self.first = nn.Conv3d(channels, channels, 3, padding=1)
         self.second = nn.Conv3d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
@@ -214,6 +214,10 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
             nn.Conv3d(2 * c, c, 1, bias=False) for c in feature_channels
         )
         self.reducers = nn.ModuleList(TextReducer(text_rank, c) for c in feature_channels)
+        # What is abnormal whatever the organ (METHOD.md 8): added to every abnormal - normal key.
+        self.generic = nn.ParameterList(
+            nn.Parameter(torch.randn(c) / math.sqrt(c)) for c in feature_channels
+        )
         self.gate_query = nn.Conv3d(feature_channels[1], gate_channels, 1)
         self.gate_reducer = TextReducer(text_rank, gate_channels)
         self.anomaly_bias = nn.Parameter(torch.tensor(-2.0))
@@ -276,15 +280,16 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         """Cross-attention of `visual`'s output with the texts, upsampled and summed over levels.
 
         A_l = W_q F'_l . W_k t / sqrt(C_l); since only abnormal - normal is needed, W_q^T (k_a -
-        k_n) is folded into one vector a prompt before the voxels are touched.
+        k_n + generic) is folded into one vector a prompt before the voxels are touched.
         """
         size = joined[0].shape[2:]
         scale, shift = self.calibration
         total: torch.Tensor | None = None
         for level in reversed(range(len(joined))):
             normal, abnormal = self.keys_of_level(texts, level)
-            query = self.queries[level].weight.flatten(1)  # (C_l, 2 C_l)
-            folded = (abnormal - normal) @ query / math.sqrt(query.shape[0])
+            query = self.queries[level].get_parameter("weight").flatten(1)  # (C_l, 2 C_l)
+            apart = abnormal - normal + self.generic[level]
+            folded = apart @ query / math.sqrt(query.shape[0])
             scores = F.conv3d(joined[level], folded[:, :, None, None, None])
             total = scores if total is None else scores + _grow(total, scores)
         assert total is not None

@@ -102,7 +102,7 @@ def _boxes(
     options: CandidateOptions, latent_voxel: int, multiple: int,
 ) -> list[Box]:
     """A crop around each component of M; crops whose components share one are joined."""
-    crops = []
+    crops: list[Box] = []
     for found in ndimage.find_objects(labels):
         axes = []
         for axis, extent in enumerate(found):
@@ -113,7 +113,8 @@ def _boxes(
             middle = (extent.start + extent.stop) / 2
             start = int(np.clip(middle - length / 2, 0, shape[axis] - length))
             axes.append((start // latent_voxel * latent_voxel, length))
-        crops.append(tuple(slice(start, start + length) for start, length in axes))
+        x, y, z = (slice(start, start + length) for start, length in axes)
+        crops.append((x, y, z))
     return _joined(crops, ndimage.find_objects(labels))
 
 
@@ -154,6 +155,10 @@ def inpaint(
 ) -> torch.Tensor:
     """Paints the masked part of a latent from pure noise (METHOD.md 3, step 2).
 
+    A plain denoiser (MAISI's) sees the known part at the noise level of the step. One that was
+    trained to paint holes has an input channel more, the mask, and sees the known part clean, as
+    in its training.
+
     Args:
         latent: z = mu(E(I)) x scale, (1, L, x, y, z).
         mask: (1, 1, x, y, z), 1 where tissue is replaced.
@@ -167,24 +172,37 @@ def inpaint(
     Raises:
         Cancelled: through `progress`.
     """
-    noise = torch.randn(latent.shape, generator=generator)
-    noise = noise.to(latent)
+    paints_holes = denoiser.config.in_channels == latent.shape[1] + 1
     labels = torch.tensor([class_label], device=latent.device)
-    z = noise
+
+    def known(noise: torch.Tensor, index: int) -> torch.Tensor:
+        return latent if paints_holes else schedule.noised(latent, noise, index)
+
+    noise = torch.randn(latent.shape, generator=generator).to(latent)
+    z = torch.where(mask > 0, noise, known(noise, 0))
     for index in range(len(schedule)):
         for turn in range(resamplings):
+            shown = torch.cat([z, mask], 1) if paints_holes else z
             timestep = schedule.timesteps[index].reshape(1).to(latent.device)
-            output = denoiser(z, timestep, class_labels=labels).to(latent.dtype)
-            unknown = schedule.step(output, index, z)
-            known = schedule.noised(latent, noise, index + 1)
-            after = mask * unknown + (1 - mask) * known
+            output = denoiser(shown, timestep, class_labels=labels).to(latent.dtype)
+            z = torch.where(mask > 0, schedule.step(output, index, z), known(noise, index + 1))
             if turn + 1 < resamplings:
-                # Back up one level with fresh noise around the current estimate of the clean latent.
-                level = schedule.levels[index]
-                estimate = mask * (z + level * output) + (1 - mask) * latent
                 noise = torch.randn(latent.shape, generator=generator).to(latent)
-                z = schedule.noised(estimate, noise, index)
-                continue
-            z = after
+                z = torch.where(mask > 0, _back(schedule, z, noise, index), known(noise, index))
         progress.step("inpaint", done + index + 1, total)
     return torch.where(mask > 0, z, latent)
+
+
+def _back(
+    schedule: Schedule, z: torch.Tensor, noise: torch.Tensor, index: int
+) -> torch.Tensor:
+    """From level `index` + 1 back up to level `index`, with fresh noise (RePaint).
+
+    At level s a latent is a_s x0 + s eps. Scaled to the higher level's share of x0, it lacks just
+    the noise that makes its deviation up to that level.
+    """
+    one, nothing = torch.ones_like(z), torch.zeros_like(z)
+    here, there = schedule.noised(one, nothing, index + 1), schedule.noised(one, nothing, index)
+    share = there / here.clamp_min(1e-6)
+    lacking = schedule.levels[index] ** 2 - (share * schedule.levels[index + 1]) ** 2
+    return share * z + lacking.clamp_min(0).sqrt() * noise

@@ -16,8 +16,8 @@ from DiffuGTSLib.errors import ModelDamaged, ModelMissing
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.foundation.denoiser import Denoiser
 from DiffuGTSLib.foundation.schedules import Schedule, load_schedule
-from DiffuGTSLib.resources import resource
 from DiffuGTSLib.residual import Fusion
+from DiffuGTSLib.resources import resource
 
 EMBEDDED = "embedded"
 PARTS = {"vae": Autoencoder, "unet": Denoiser, "aova": AnomalyAttention}
@@ -69,7 +69,7 @@ class Card:
             entries = json.loads((folder / CARD).read_text(encoding="utf-8"))
             fusion = {
                 modality: Fusion(
-                    {k: tuple(w) for k, w in f["weights"].items()},  # type: ignore[misc]
+                    {k: tuple(w) for k, w in f["weights"].items()},
                     f["pixel_floor"], f["feature_floor"],
                 )
                 for modality, f in entries.pop("fusion").items()
@@ -176,7 +176,7 @@ def save(
 
     The text encoder is not copied: `text_encoder/config.json` says which one it is.
     """
-    models = {"vae": autoencoder, "unet": denoiser, "aova": attention}
+    models: dict[str, Any] = {"vae": autoencoder, "unet": denoiser, "aova": attention}
     for part, model in models.items():
         half = type(model).from_config(model.config)
         half.load_state_dict(model.state_dict())

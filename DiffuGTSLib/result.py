@@ -52,7 +52,8 @@ class Evidence:
         """Fills in one crop; where crops overlap, the first one stays."""
         new = mask & (self.score[box] == 0)
         score = fusion.score(self.attention[box], pixel, feature)
-        evidence = sum(fusion.evidence(pixel, feature)) / 2
+        of_pixel, of_feature = fusion.evidence(pixel, feature)
+        evidence = (of_pixel + of_feature) / 2
         for target, values in (
             (self.healthy, healthy), (self.pixel, pixel), (self.feature, feature),
             (self.residual, evidence), (self.uncertainty, spread), (self.score, score),

@@ -85,7 +85,8 @@ class _Job:
     def _report(self, stage: str, done: int, total: int) -> None:
         fraction = self.meter.step(stage, done, total)
         now = time.monotonic()
-        if stage == self._last[0] and now - self._last[1] < _SECONDS_BETWEEN_EVENTS:
+        recent = stage == self._last[0] and now - self._last[1] < _SECONDS_BETWEEN_EVENTS
+        if recent and done < total:
             return
         self._last = stage, now
         left = self.meter.seconds_left
@@ -194,18 +195,23 @@ class Worker:
             else:
                 self._threshold(job, request)
         except Cancelled:
+            self._release(request.id)
             self._channel.send("cancelled", request.id)
         except DiffuGTSError as error:
+            self._release(request.id)
             self._channel.send_error(error, request.id)
         except ChannelClosed:
             raise
         except Exception as error:
             _print_trace(error)
+            self._release(request.id)
             self._channel.send_error(_Internal(), request.id)
-        finally:
-            with self._lock:
-                self._jobs.pop(request.id, None)
-                self._running = None
+
+    def _release(self, job: Id) -> None:
+        """Ends a job before its last event is sent: the answer to that may use the id again."""
+        with self._lock:
+            self._jobs.pop(job, None)
+            self._running = None
 
     def _segment(self, job: _Job, request: Segment) -> None:
         from DiffuGTSLib.prompt import understand
@@ -268,6 +274,8 @@ class Worker:
         from DiffuGTSLib.lesions import labelled
 
         paths = self._write(job, {"mask": labelled(result.mask), **images}, f"-{job.index + 1}")
+        if job.index == count - 1:
+            self._release(job.request.id)
         self._channel.send(
             "result", job.request.id, index=job.index, count=count, **describe(result), **paths
         )

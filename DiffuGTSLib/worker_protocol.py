@@ -49,8 +49,8 @@ class BadRequest(DiffuGTSError):
         self.job = job
 
 
-class ChannelClosed(Exception):  # noqa: N818 - not a failure: nobody listens any more
-    """The other side has closed the worker's stdout."""
+class ChannelClosed(Exception):
+    """The other side has closed the worker's stdout: no failure, nobody listens any more."""
 
 
 @dataclass(frozen=True)

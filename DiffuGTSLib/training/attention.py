@@ -20,7 +20,7 @@ FINDINGS = ("tumor", "cancer", "metastasis", "mass", "lesion")
 SIMILARITY_WEIGHT = 0.1
 IMAGE_WEIGHT = 0.1
 GATE_WEIGHT = 0.5
-WINDOWS = 2  # a step
+WINDOWS = 1  # a step
 
 
 class PromptTexts:
@@ -58,16 +58,22 @@ def pick(texts: Texts, index: int) -> Texts:
 
 
 def map_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Dice and focal loss over the map itself (L_dice); all (X, Y, Z).
+    """Balanced cross-entropy and Dice over the map itself (L_dice); all (X, Y, Z).
 
-    Where there is no lesion the Dice term punishes every voxel that is called one.
+    Dice alone settles at "nothing anywhere", where its gradient is gone. So lesions weigh as much
+    as all the rest (up to 40 voxels for one), and Dice counts only where there is a lesion.
     """
-    p = torch.sigmoid(logits) * weight
-    overlap, total = (p * target).sum(), p.sum() + (target * weight).sum()
-    dice = 1 - (2 * overlap + 20.0) / (total + 20.0)
+    positive = float((target * weight).sum())
+    negative = float(weight.sum()) - positive
+    share = float(np.clip(negative / max(positive, 1.0), 1.0, 40.0))
+    balanced = weight * (1 + (share - 1) * target)
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    focal = (1 - torch.exp(-entropy)) * entropy
-    return dice + (focal * weight).sum() / weight.sum().clamp_min(1)
+    loss = (entropy * balanced).sum() / balanced.sum().clamp_min(1)
+    if positive < 8:
+        return loss
+    p = torch.sigmoid(logits) * weight
+    dice = 1 - 2 * (p * target).sum() / (p.sum() + positive)
+    return loss + 0.5 * dice
 
 
 def gate_loss(gates: torch.Tensor, window: Window) -> torch.Tensor:
@@ -111,7 +117,7 @@ def similarity_loss(
             if region.sum() < 10:
                 continue
             pooled = features[0, :, region].float().mean(1)
-            query = model.queries[level].weight.flatten(1) @ pooled
+            query = model.queries[level].get_parameter("weight").flatten(1) @ pooled
             scores = keys @ F.normalize(query, dim=0) / 0.1
             losses.append(F.cross_entropy(scores[None], torch.tensor([answer])))
     return torch.stack(losses).mean() if losses else torch.zeros(())

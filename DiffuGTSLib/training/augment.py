@@ -94,8 +94,8 @@ def degrade(
     """Noise, blur and thick slices, each now and then; clipped at `floor` and 1 for CT."""
     if generator.random() < 0.35:  # slices of 4 to 7 mm, in the plane that most scans have
         thickness = generator.uniform(2.0, 3.5)
-        image = ndimage.uniform_filter1d(image, int(round(thickness)), axis=2)
-        coarse = image[:, :, :: int(round(thickness))]
+        image = ndimage.uniform_filter1d(image, round(thickness), axis=2)
+        coarse = image[:, :, :: round(thickness)]
         if coarse.shape[2] > 1:
             places = np.linspace(0, coarse.shape[2] - 1, image.shape[2])
             image = ndimage.map_coordinates(

@@ -42,36 +42,41 @@ def initialise(model: Autoencoder, patches: torch.Tensor) -> None:
     """
     for module in model.modules():
         if isinstance(module, ResBlock):
-            nn.init.zeros_(module.conv2.conv.conv.weight)
-            nn.init.zeros_(module.conv2.conv.conv.bias)
+            for parameter in module.conv2.parameters():
+                nn.init.zeros_(parameter)
             if not isinstance(module.nin_shortcut, nn.Identity):
-                _pass_through(module.nin_shortcut.conv.conv)
+                _pass_through(module.nin_shortcut.get_submodule("conv.conv"))
     variances, components = principal_components(patches)
     latent = model.config.latent_channels
     down, up = (
-        [m.conv.conv.conv for m in part.modules() if isinstance(m, kind)]
+        [m.get_submodule("conv.conv.conv") for m in part.modules() if isinstance(m, kind)]
         for part, kind in ((model.encoder, Downsample), (model.decoder, Upsample))
     )
     with torch.no_grad():
         for convolution in (model.encoder.blocks[0], model.encoder.blocks[-1],
                             model.decoder.blocks[0], model.decoder.blocks[-1]):
-            _pass_through(convolution.conv.conv)
-        _block_to_channels(down[0].weight, torch.eye(8).reshape(8, 1, 2, 2, 2))
+            _pass_through(convolution.get_submodule("conv.conv"))
+        down_weights, up_weights = (
+            [m.get_parameter("weight") for m in part] for part in (down, up)
+        )
+        _block_to_channels(down_weights[0], torch.eye(8).reshape(8, 1, 2, 2, 2))
         rotation = components.reshape(64, 2, 2, 2, 2, 2, 2)  # component, then coarse and fine
         rotation = rotation.permute(0, 2, 4, 6, 1, 3, 5).reshape(64, 8, 2, 2, 2)
-        _block_to_channels(down[1].weight, rotation[: down[1].weight.shape[0]])
-        _block_to_channels(up[0].weight, rotation[:latent], offset=1)
-        _block_to_channels(up[1].weight, torch.eye(8).reshape(8, 1, 2, 2, 2), offset=1)
-        for bias in (down[0].bias, down[1].bias, up[0].bias, up[1].bias):
-            bias.zero_()
+        _block_to_channels(down_weights[1], rotation[: down_weights[1].shape[0]])
+        _block_to_channels(up_weights[0], rotation[:latent], offset=1)
+        _block_to_channels(up_weights[1], torch.eye(8).reshape(8, 1, 2, 2, 2), offset=1)
+        for convolution in (*down, *up):
+            convolution.get_parameter("bias").zero_()
         # Half way to unit variance: details neither drown in the posterior's noise nor rule.
         scale = variances[:latent].clamp_min(1e-12) ** -0.25
-        model.quant_conv_mu.conv.weight.copy_(torch.diag(scale)[:, :, None, None, None])
-        model.post_quant_conv.conv.weight.copy_(torch.diag(1 / scale)[:, :, None, None, None])
-        for convolution in (model.quant_conv_mu, model.post_quant_conv):
-            convolution.conv.bias.zero_()
-    nn.init.zeros_(model.quant_conv_log_sigma.conv.weight)
-    nn.init.constant_(model.quant_conv_log_sigma.conv.bias, -6.0)
+        for pointwise, factor in (
+            (model.quant_conv_mu, scale), (model.post_quant_conv, 1 / scale),
+        ):
+            weight = torch.diag(factor)[:, :, None, None, None]
+            pointwise.get_parameter("conv.weight").copy_(weight)
+            pointwise.get_parameter("conv.bias").zero_()
+    nn.init.zeros_(model.quant_conv_log_sigma.get_parameter("conv.weight"))
+    nn.init.constant_(model.quant_conv_log_sigma.get_parameter("conv.bias"), -6.0)
 
 
 def principal_components(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,16 +89,17 @@ def principal_components(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return values.flip(0).float(), vectors.flip(1).T.float()
 
 
-def _pass_through(convolution: nn.Conv3d) -> None:
+def _pass_through(convolution: nn.Module) -> None:
     """The first channels go through unchanged; channels beyond them keep their random weights."""
-    out_channels, in_channels, *kernel = convolution.weight.shape
+    weight = convolution.get_parameter("weight")
+    out_channels, in_channels, *kernel = weight.shape
     same = min(out_channels, in_channels)
     centre = kernel[0] // 2
     with torch.no_grad():
-        convolution.weight[:same] = 0
+        weight[:same] = 0
         for channel in range(same):
-            convolution.weight[channel, channel, centre, centre, centre] = 1
-        convolution.bias.zero_()
+            weight[channel, channel, centre, centre, centre] = 1
+        convolution.get_parameter("bias").zero_()
 
 
 def _block_to_channels(weight: torch.Tensor, blocks: torch.Tensor, offset: int = 0) -> None:
@@ -149,7 +155,7 @@ def validation_patches(samples: Sequence[Sample], modality: str, count: int = 12
     """Fixed centre patches (N, 1, 48, 48, 48) of unseen scans, no augmentation."""
     generator = np.random.default_rng(1)
     chosen = [s for s in samples if s.case.modality == modality]
-    patches = []
+    patches: list[torch.Tensor] = []
     while len(patches) < count:
         patch = random_patch(chosen[len(patches) % len(chosen)].image, PATCH, generator)
         if (patch > 0.1).mean() > 0.1:
@@ -177,7 +183,8 @@ def train(samples: Sequence[Sample], unseen: Sequence[Sample], config: LoopConfi
         # Charbonnier: quadratic below 0.02, linear above, so that bone edges do not rule.
         rebuilt = (torch.sqrt(difference**2 + 4e-4) - 0.02).mean()
         divergence = 0.5 * (mean**2 + sigma**2 - 1 - 2 * torch.log(sigma)).mean()
-        figures = {"mse": float((difference.detach() ** 2).mean()), "kl": float(divergence.detach())}
+        squared = difference.detach() ** 2
+        figures = {"mse": float(squared.mean()), "kl": float(divergence.detach())}
         return rebuilt + KL_WEIGHT * divergence, figures
 
     def validate() -> dict[str, float]:

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -81,7 +82,7 @@ def load_sample(
     sample = _resampled(case, spacing)
     if stored is not None:
         stored.parent.mkdir(parents=True, exist_ok=True)
-        packed = {k: np.packbits(v) for k, v in sample.masks.items()}
+        packed: dict[str, Any] = {k: np.packbits(v) for k, v in sample.masks.items()}
         np.savez(stored, image=sample.image, **packed)
     return sample
 

@@ -1,4 +1,4 @@
-"""Training of the embedded denoiser: rectified flow on the latents of healthy tissue."""
+"""Training of the embedded denoiser: rectified flow, painting holes in healthy tissue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from DiffuGTSLib.training.loop import Loop, LoopConfig
 from DiffuGTSLib.training.windows import SHARES, Source
 
 EMBEDDED_CONFIG = {
-    "in_channels": 12,
+    "in_channels": 13,  # the latent, and the mask of what is to be painted
     "out_channels": 12,
     "num_channels": (48, 96, 128),
     "attention_levels": (False, False, True),
@@ -55,9 +55,10 @@ def centre_latents(autoencoder: Autoencoder, sources: Sequence[Source]) -> float
         latents = [encode_scan(autoencoder, s.stack[0]) for s in sources]
         flat = torch.cat([z.flatten(1) for z in latents], 1)
         mean = flat.mean(1)
-        autoencoder.quant_conv_mu.conv.bias -= mean
-        weight = autoencoder.post_quant_conv.conv.weight.flatten(1)
-        autoencoder.post_quant_conv.conv.bias += weight @ mean
+        autoencoder.quant_conv_mu.get_parameter("conv.bias").sub_(mean)
+        after = autoencoder.post_quant_conv
+        weight = after.get_parameter("conv.weight").flatten(1)
+        after.get_parameter("conv.bias").add_(weight @ mean)
         return float(1 / (flat - mean[:, None]).std())
 
 
@@ -104,8 +105,26 @@ def _window(
     return latent[(slice(None), *cube)], healthy[cube]
 
 
+def hole(generator: np.random.Generator) -> torch.Tensor:
+    """A mask to paint, (x, y, z) float: up to three ellipsoids; one time in ten, everything."""
+    if generator.random() < 0.1:
+        return torch.ones(WINDOW, WINDOW, WINDOW)
+    mask = np.zeros((WINDOW,) * 3, bool)
+    grid = np.stack(np.meshgrid(*[np.arange(WINDOW)] * 3, indexing="ij"), -1)
+    for _ in range(int(generator.integers(1, 4))):
+        radii = np.exp(generator.uniform(np.log(1.0), np.log(6.0))) * generator.uniform(0.7, 1.3, 3)
+        centre = generator.uniform(0, WINDOW - 1, 3)
+        mask |= (((grid - centre) / radii) ** 2).sum(-1) <= 1
+    return torch.from_numpy(mask).float()
+
+
 def train(scans: Sequence[LatentScan], config: LoopConfig) -> Denoiser:
-    """Trains the denoiser; the loss counts healthy voxels only, so that it never learns tumors."""
+    """Trains the denoiser to paint holes, with the clean latent around them.
+
+    A plain denoiser of this size and training filled holes near black (METHOD.md 8): at high noise
+    it saw nothing of the tissue around. Shown the clean surroundings and the mask, it fills with
+    what is there. The loss counts healthy voxels only, so that it never learns tumors.
+    """
     torch.manual_seed(config.seed)
     model = Denoiser(**EMBEDDED_CONFIG)
     model.to(memory_format=torch.channels_last_3d)
@@ -125,11 +144,15 @@ def train(scans: Sequence[LatentScan], config: LoopConfig) -> Denoiser:
         # Logit-normal, leaning to noise: there the tissue is decided that replaces a lesion.
         s = torch.sigmoid(0.4 + torch.randn(BATCH))
         noisy, target, timesteps = training_pair(z0, torch.randn_like(z0), s)
+        mask = torch.stack([hole(generator) for _ in range(BATCH)])[:, None]
+        shown = torch.cat([torch.where(mask > 0, noisy, z0), mask], 1)
+        shown = shown.contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = model(noisy, timesteps, class_labels=labels)
-        errors = (output.float() - target) ** 2 * healthy
-        value = errors.sum() / (healthy.sum().clamp_min(1) * z0.shape[1])
-        return value, {"healthy": float(healthy.mean())}
+            output = model(shown, timesteps, class_labels=labels)
+        counted = healthy * mask
+        errors = (output.float() - target) ** 2 * counted
+        value = errors.sum() / (counted.sum().clamp_min(1) * z0.shape[1])
+        return value, {"counted": float(counted.mean())}
 
     Loop(config, model, loss).run()
     return model

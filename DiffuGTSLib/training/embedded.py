@@ -3,8 +3,9 @@
     python -m DiffuGTSLib.training.embedded vae  --data ../shared/data --runs runs
     python -m DiffuGTSLib.training.embedded unet --data ../shared/data --runs runs
     python -m DiffuGTSLib.training.embedded aova --data ../shared/data --runs runs
-    python -m DiffuGTSLib.training.embedded fuse --data ../shared/data --runs runs
-    python -m DiffuGTSLib.training.embedded package --data ../shared/data --runs runs --output DIR
+    python -m DiffuGTSLib.training.embedded package --runs runs --output DIR
+    python -m DiffuGTSLib.training.embedded fuse --data ../shared/data --runs runs --model DIR
+    python -m DiffuGTSLib.training.embedded validate --data ../shared/data --model DIR --output OUT
 
 `unet` and `aova` need `vae`; they do not need each other and can run side by side.
 """
@@ -22,7 +23,7 @@ import typer
 
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.text import TextEncoder
-from DiffuGTSLib.training import attention, autoencoder, denoiser
+from DiffuGTSLib.training import attention, autoencoder, denoiser, fusion, packaging, validation
 from DiffuGTSLib.training.data import Sample, load_sample, read_cases
 from DiffuGTSLib.training.loop import LoopConfig
 from DiffuGTSLib.training.windows import Source, Window, WindowSampler, make_source
@@ -85,14 +86,14 @@ def unet(data: Data, runs: Runs, steps: Steps = 6000, threads: Threads = 1) -> N
 
 
 @app.command()
-def aova(data: Data, runs: Runs, steps: Steps = 5500, threads: Threads = 1) -> None:
+def aova(data: Data, runs: Runs, steps: Steps = 7000, threads: Threads = 1) -> None:
     """Trains the attention over the frozen autoencoder."""
     torch.set_num_threads(threads)
     shop = Workshop(data, runs)
     sources = shop.sources("training")
     held_out = tuning_windows(shop, sources)
-    config = LoopConfig(steps, 5e-4, runs / "aova", warmup=300, clip=1.0, save_every=400)
-    model = attention.train(shop.autoencoder(), WindowSampler(sources, largest=88), held_out,
+    config = LoopConfig(steps, 1.5e-4, runs / "aova", warmup=100, clip=1.0, save_every=500)
+    model = attention.train(shop.autoencoder(), WindowSampler(sources, largest=72), held_out,
                             config, TextEncoder.from_package())
     model.save_pretrained(runs / "aova" / "model")
 
@@ -108,6 +109,35 @@ def tuning_windows(shop: Workshop, sources: list[Source]) -> list[Window]:
         if window.lesion.sum() > 30:
             windows.append(window)
     return windows
+
+
+@app.command()
+def package(runs: Runs, output: Annotated[Path, typer.Option(help="Folder to write.")]) -> None:
+    """Writes the model package from the trained parts, as they are now."""
+    packaging.write_package(runs, output)
+
+
+@app.command()
+def fuse(data: Data, runs: Runs, model: Annotated[Path, typer.Option(help="The package.")],
+         threads: Threads = 2) -> None:
+    """Fits calibration and fusion on the tuning patients and grown lesions; updates the package."""
+    torch.set_num_threads(threads)
+    shop = Workshop(data, runs)
+    cases = [c for c in read_cases(data) if c.split == "tuning"]
+    examples = fusion.real_examples(cases) + fusion.grown_examples(
+        shop.samples("training"), shop.sources("training"), seed=77
+    )
+    packaging.calibrate(model, examples, runs / "fusion.json")
+
+
+@app.command()
+def validate(data: Data, output: Annotated[Path, typer.Option(help="Folder to write.")],
+             model: Annotated[str, typer.Option(help="Name or folder.")] = "embedded",
+             only: Annotated[list[str] | None, typer.Option(help="Cases to run.")] = None,
+             threads: Threads = 2) -> None:
+    """Scores the model on the validation patients: table, figures, baselines."""
+    chosen = [t for t in validation.tasks() if not only or t.case in only]
+    validation.run(data, output, model, chosen, threads)
 
 
 if __name__ == "__main__":

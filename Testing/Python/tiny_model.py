@@ -51,7 +51,7 @@ def write_tiny_model(folder: Path, steps: int = 3) -> Path:
         feature_channels=(8, 16, 16), context_channels=(16, 16, 16), gate_channels=8
     )
     aova.gate_bias.data.fill_(20.0)  # open everywhere
-    fusion = Fusion({kind: (0.0, 1.0, 0.0, 0.0) for kind in ("attention", "both")}, 1.0, 1.0)
+    fusion = Fusion(dict.fromkeys(("attention", "both"), (0.0, 1.0, 0.0, 0.0)), 1.0, 1.0)
     card = Card(
         "tiny", "Apache-2.0", ("CT", "MR"), (2.0, 2.0, 2.0), 1.0, {"CT": 1, "MR": 8}, 0.5,
         steps, 1, 1, {"CT": fusion, "MR": fusion},

@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 40.0
 
 
 class WorkerProcess:
-    """Starts the worker on a model package; `arguments` replace its command line."""
+    """Starts the worker on a model package; `arguments` replace its command line.
 
-    def __init__(self, model: Path | str, arguments: list[str] | None = None) -> None:
+    A `deaf` one hears "ready" and closes its ear.
+    """
+
+    def __init__(
+        self, model: Path | str, arguments: list[str] | None = None, deaf: bool = False
+    ) -> None:
         command = arguments or ["-m", "DiffuGTSLib.worker", "--model", str(model),
                                 "--device", "cpu"]
         # It must find the library from anywhere, and not because of where it was started.
@@ -30,8 +35,15 @@ class WorkerProcess:
         self.lines: list[bytes] = []
         self.stderr: list[bytes] = []
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-        threading.Thread(target=lambda: self.stderr.extend(self.process.stderr), daemon=True).start()
+        if deaf:
+            assert json.loads(self.process.stdout.readline())["type"] == "ready"
+            self.process.stdout.close()
+        else:
+            threading.Thread(target=self._read, daemon=True).start()
+        listen = threading.Thread(
+            target=lambda: self.stderr.extend(self.process.stderr), daemon=True
+        )
+        listen.start()
 
     def _read(self) -> None:
         for line in self.process.stdout:

@@ -1,0 +1,195 @@
+"""Calibration and fusion, fitted on the tuning patients and on lesions grown in training scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.optimize import minimize
+
+from DiffuGTSLib.grid import resample
+from DiffuGTSLib.prompt import understand
+from DiffuGTSLib.residual import Fusion, logits
+from DiffuGTSLib.scores import THRESHOLDS, dice_by_threshold
+from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.training.data import Case, Sample
+from DiffuGTSLib.training.lesions import add_lesion
+from DiffuGTSLib.training.windows import GROWN_IN, ORGANS, Source
+
+PROMPTS = {"sarcoma": "soft tissue sarcoma", "chest": "lung tumor", "brain": "brain tumor"}
+MOST_VOXELS = 20_000  # a scan, so that no large tumor rules the fit
+
+
+@dataclass(frozen=True)
+class Example:
+    """A scan with a known lesion, and what to ask for.
+
+    Attributes:
+        image: a scan that the segmenter can encode.
+        truth: uint8 image of the lesion, on any grid that covers it.
+    """
+
+    image: sitk.Image
+    truth: sitk.Image
+    prompt: str
+    modality: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Attention, residuals and truth of an example, on the canonical grid.
+
+    Attributes:
+        attention: float32 (X, Y, Z), over the whole scan.
+        truth: bool (X, Y, Z).
+        inside: bool (X, Y, Z), M.
+        pixel, feature: float32 (X, Y, Z).
+    """
+
+    modality: str
+    attention: np.ndarray
+    truth: np.ndarray
+    inside: np.ndarray
+    pixel: np.ndarray
+    feature: np.ndarray
+
+
+def real_examples(cases: Sequence[Case]) -> list[Example]:
+    """The tuning patients' scans with their outlines."""
+    return [
+        Example(
+            sitk.ReadImage(str(c.folder / "image.nii.gz")),
+            sitk.ReadImage(str(c.folder / "tumor.nii.gz"), sitk.sitkUInt8),
+            PROMPTS[c.group], c.modality,
+        )
+        for c in cases
+    ]
+
+
+def grown_examples(
+    samples: Sequence[Sample], sources: Sequence[Source], seed: int
+) -> list[Example]:
+    """Whole training scans with one or two new lesions in an organ that lesions are grown in."""
+    examples = []
+    for number, (sample, source) in enumerate(zip(samples, sources, strict=True)):
+        if source.kind not in GROWN_IN:
+            continue
+        generator = np.random.default_rng([seed, number])
+        index = source.stack[1].numpy()
+        image, lesion = source.stack[0].numpy(), np.zeros(index.shape, bool)
+        organ = next(iter(GROWN_IN[source.kind]))
+        inside = index == ORGANS.index(organ) + 1
+        for _ in range(int(generator.integers(1, 3))):
+            grown = add_lesion(image, inside, organ, sample.case.modality, generator)
+            if grown is not None:
+                image, lesion = grown.image, lesion | grown.mask
+        if lesion.any():
+            values = image * 2000 - 1000 if sample.case.modality == "CT" else image
+            examples.append(Example(_as_image(values), _as_image(lesion.astype(np.uint8)),
+                                    f"{organ} tumor", sample.case.modality))
+    return examples
+
+
+def _as_image(array: np.ndarray) -> sitk.Image:
+    """(X, Y, Z) along right, anterior, superior, 2 mm -> an image."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    image.SetSpacing((2.0, 2.0, 2.0))
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    return image
+
+
+def measure(segmenter: Segmenter, example: Example, inpaint: bool = True) -> Measured:
+    """Runs the segmenter on an example; without `inpaint` the residuals are zero."""
+    scan = segmenter.encode(example.image, example.modality)
+    truth_share = resample(sitk.Cast(example.truth, sitk.sitkFloat32), scan.canonical.geometry)
+    truth = sitk.GetArrayFromImage(truth_share).transpose(2, 1, 0) > 0.5
+    if inpaint:
+        evidence = segmenter.segment(scan, example.prompt).evidence
+        maps = (evidence.attention, evidence.mask, evidence.pixel, evidence.feature)
+    else:
+        attention = segmenter.attend(scan, understand(example.prompt))
+        blank = np.zeros_like(attention)
+        maps = (attention, blank > 0, blank, blank)
+    x, y, z = truth.shape
+    attention, inside, pixel, feature = (m[:x, :y, :z] for m in maps)
+    return Measured(example.modality, attention, truth, inside, pixel, feature)
+
+
+def best_shift(measured: Sequence[Measured]) -> tuple[float, float]:
+    """What to add to the anomaly's logit so that 0.5 is the threshold of the best mean Dice.
+
+    Returns:
+        The shift, and that Dice.
+    """
+    curve = np.mean([dice_by_threshold(m.attention, m.truth) for m in measured], axis=0)
+    best = int(np.argmax(curve))
+    threshold = float(np.clip(THRESHOLDS[best], 0.02, 0.98))
+    return float(-np.log(threshold / (1 - threshold))), float(curve[best])
+
+
+def fit(measured: Sequence[Measured]) -> Fusion:
+    """Logistic fusion inside M for each kind of `residual.FUSIONS`, one modality's examples.
+
+    The bias is then moved to where the mean Dice of the tuning examples is highest at 0.5.
+    """
+    usable = [m for m in measured if m.inside.any()]
+    healthy = [m.inside & ~m.truth for m in usable]
+    floors = [
+        float(np.median(np.concatenate([getattr(m, name)[h] for m, h in
+                                        zip(usable, healthy, strict=True)])))
+        for name in ("pixel", "feature")
+    ]
+    blank = Fusion({}, max(floors[0], 1e-4), max(floors[1], 1e-4))
+    weights: dict[str, tuple[float, float, float, float]] = {}
+    for kind, used in (("attention", (1, 0, 0)), ("pixel", (1, 1, 0)), ("feature", (1, 0, 1)),
+                       ("both", (1, 1, 1))):
+        coefficients = _regress(usable, blank, np.array(used, dtype=float))
+        weights[kind] = _with_best_bias(usable, blank, coefficients)
+    return replace(blank, weights=weights)
+
+
+def _columns(m: Measured, blank: Fusion) -> np.ndarray:
+    """(V, 4): 1, logit of the attention, both residuals, for the voxels of M."""
+    p, f = blank.evidence(m.pixel[m.inside], m.feature[m.inside])
+    return np.stack([np.ones_like(p), logits(m.attention[m.inside]), p, f], 1)
+
+
+def _regress(usable: Sequence[Measured], blank: Fusion, used: np.ndarray) -> np.ndarray:
+    """Coefficients (4,), none negative but the bias; every example weighs the same."""
+    generator = np.random.default_rng(0)
+    rows, truths = [], []
+    for m in usable:
+        columns, truth = _columns(m, blank), m.truth[m.inside]
+        picked = generator.choice(len(truth), min(MOST_VOXELS, len(truth)), replace=False)
+        rows.append(columns[picked])
+        truths.append(truth[picked])
+    weight = np.concatenate([np.full(len(t), 1 / len(t)) for t in truths])
+    x, y = np.concatenate(rows), np.concatenate(truths).astype(float)
+    x = x * np.array([1.0, *used])
+
+    def loss(c: np.ndarray) -> tuple[float, np.ndarray]:
+        z = x @ c
+        p = 1 / (1 + np.exp(-z))
+        value = float((weight * (np.logaddexp(0, z) - y * z)).sum()) + 1e-3 * float(c @ c)
+        return value, x.T @ (weight * (p - y)) + 2e-3 * c
+
+    bounds = [(None, None)] + [(0.0, None)] * 3
+    found: Any = minimize(loss, np.array([0.0, 1.0, 0.0, 0.0]), jac=True, bounds=bounds)
+    return np.asarray(found.x) * np.array([1.0, *used])
+
+
+def _with_best_bias(
+    usable: Sequence[Measured], blank: Fusion, coefficients: np.ndarray
+) -> tuple[float, float, float, float]:
+    curves = []
+    for m in usable:
+        score = np.zeros(m.truth.shape)
+        score[m.inside] = 1 / (1 + np.exp(-(_columns(m, blank) @ coefficients)))
+        curves.append(dice_by_threshold(score, m.truth))
+    threshold = float(np.clip(THRESHOLDS[int(np.argmax(np.mean(curves, axis=0)))], 0.02, 0.98))
+    bias, attention, pixel, feature = coefficients
+    moved = float(bias - np.log(threshold / (1 - threshold)))
+    return moved, float(attention), float(pixel), float(feature)

@@ -1,0 +1,85 @@
+"""From trained parts to the embedded model package, and its calibration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.models.modeling_utils import ModelMixin
+
+from DiffuGTSLib import models
+from DiffuGTSLib.attention import AnomalyAttention
+from DiffuGTSLib.foundation.autoencoder import Autoencoder
+from DiffuGTSLib.foundation.configurations import RECTIFIED_FLOW_SCHEDULER
+from DiffuGTSLib.foundation.denoiser import Denoiser
+from DiffuGTSLib.residual import FUSIONS, Fusion
+from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.training import denoiser, fusion
+from DiffuGTSLib.training.data import SPACING_MM
+
+STEPS = 12
+SAMPLES = 2
+TRAINED_ON = (
+    "Soft-tissue-Sarcoma (TCIA) patients 001-028, NSCLC Radiogenomics r01-001, TotalSegmentator "
+    "test data (abdomen, liver slab, two mediastinum crops), open_ms_data p07 and p19, FNNDSC "
+    "volunteers, Colin27 (MRIcron), pyradiomics breast1; synthetic lesions in them. Calibrated on "
+    "sarcoma patients 029-032. Not seen: lung1, lidc0314, brain1, fg-6692, sarcoma 033-040."
+)
+
+
+def _part(runs: Path, name: str, blank: ModelMixin) -> ModelMixin:
+    """A finished part, or the last checkpoint of one still in training."""
+    finished = runs / name / "model"
+    if finished.is_dir():
+        return type(blank).from_pretrained(finished, low_cpu_mem_usage=False)
+    state = torch.load(runs / name / "checkpoint.pt", weights_only=True)
+    blank.load_state_dict(state["network"])
+    return blank
+
+
+def write_package(runs: Path, output: Path) -> None:
+    """Writes the package into `output`, with the attention alone as its fusion until calibrated."""
+    scale = json.loads((runs / "vae" / "scale_factor.json").read_text())
+    neutral = Fusion(dict.fromkeys(FUSIONS, (0.0, 1.0, 0.0, 0.0)), 0.01, 0.01)
+    card = models.Card(
+        name=models.EMBEDDED, licence="Apache-2.0; training data: see NOTICE.txt",
+        modalities=("CT", "MR"), spacing_mm=SPACING_MM, scale_factor=scale,
+        class_labels={"CT": denoiser.CLASS_LABELS[0], "MR": denoiser.CLASS_LABELS[1]},
+        threshold=0.5, steps=STEPS, samples=SAMPLES, resamplings=1,
+        fusion={"CT": neutral, "MR": neutral}, trained_on=TRAINED_ON,
+    )
+    models.save(
+        output, card,
+        _part(runs, "vae", Autoencoder()),  # type: ignore[arg-type]
+        _part(runs, "unet", Denoiser(**denoiser.EMBEDDED_CONFIG)),  # type: ignore[arg-type]
+        _part(runs, "aova", AnomalyAttention()),  # type: ignore[arg-type]
+        FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER),
+    )
+
+
+def calibrate(folder: Path, examples: Sequence[fusion.Example], log: Path) -> None:
+    """Fits the attention's calibration, then the fusion, and writes both into the package."""
+    segmenter = Segmenter.from_pretrained(folder, "cpu")
+    attention = segmenter.package.attention
+    attention.calibration.copy_(torch.tensor([1.0, 0.0]))
+    quick = [fusion.measure(segmenter, e, inpaint=False) for e in examples]
+    shift, dice = fusion.best_shift(quick)
+    attention.calibration.copy_(torch.tensor([1.0, shift]))
+    full = [fusion.measure(segmenter, e) for e in examples]
+    fitted = {
+        m: fusion.fit([x for x in full if x.modality == m])
+        for m in segmenter.package.card.modalities
+    }
+    half = attention.half()
+    half.save_pretrained(folder / "aova")
+    card = replace(segmenter.package.card, fusion=fitted)
+    card.files[f"aova/{models.WEIGHTS}"] = models.sha256(folder / "aova" / models.WEIGHTS)
+    card.write(folder)
+    log.write_text(json.dumps({
+        "shift": shift, "dice_of_attention": dice, "examples": len(examples),
+        "fusion": {m: f.__dict__ for m, f in fitted.items()},
+    }, indent=1))

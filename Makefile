@@ -1,0 +1,52 @@
+# make demo | test | lint | bench | validate | clean: each installs into .venv what it needs.
+
+PYTHON3 = python3
+DATA = ../shared/data
+ARGS =
+
+PYTHON = .venv/bin/python
+INSTALLED = .venv/.installed
+# Warnings of the package index's mirrors are not for the reader; errors are still shown.
+PIP = $(PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input install \
+      --constraint constraints.txt
+
+.PHONY: help demo test lint bench validate clean
+
+help:
+	@echo "make demo      segment a public scan, or a phantom without network, into out/demo"
+	@echo "make test      run all tests; make test ARGS='-k lesions' runs some"
+	@echo "make lint      check style and types"
+	@echo "make bench     measure speed and memory"
+	@echo "make validate  score the embedded model on the scans in $(DATA), into docs/validation"
+	@echo "make clean     remove the environment and what was built"
+
+demo: $(INSTALLED)
+	@$(PYTHON) -m DiffuGTSLib.cli demo --output out/demo
+
+test: $(INSTALLED)
+	@$(PYTHON) -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m mypy
+
+bench: $(INSTALLED)
+	@$(PYTHON) Testing/Benchmarks/speed.py
+
+validate: $(INSTALLED)
+	@$(PYTHON) -m DiffuGTSLib.training.embedded validate --data "$(DATA)" --output docs/validation
+
+# torch goes first and alone, so that a CPU build is taken where the machine offers one.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON3) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
+	  echo "DiffuGTS needs Python 3.11 or newer, as $(PYTHON3). Another: make PYTHON3=python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c "" 2>/dev/null || $(PYTHON3) -m venv --clear .venv
+	@echo "Installing into .venv; the first time this takes some minutes."
+	@$(PIP) torch setuptools
+	@$(PIP) --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv build dist out/demo *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find DiffuGTSLib Testing -name __pycache__ -prune -exec rm -rf {} +

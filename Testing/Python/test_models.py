@@ -1,0 +1,80 @@
+"""Model packages: what is damaged is named, what is whole loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_model import write_tiny_model
+
+from DiffuGTSLib import models
+from DiffuGTSLib.errors import ModelDamaged, ModelMissing
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    return write_tiny_model(tmp_path / "tiny")
+
+
+def test_a_package_is_in_diffusers_layout(package: Path) -> None:
+    index = json.loads((package / "model_index.json").read_text())
+    for part in ("vae", "unet", "aova"):
+        assert part in index
+        assert (package / part / "config.json").is_file()
+        assert (package / part / models.WEIGHTS).is_file()
+    assert (package / "scheduler" / "scheduler_config.json").is_file()
+
+
+def test_a_loaded_package_is_frozen(package: Path) -> None:
+    loaded = models.load(package)
+    parts = (loaded.autoencoder, loaded.denoiser, loaded.attention)
+    assert not any(p.requires_grad for part in parts for p in part.parameters())
+    assert not any(part.training for part in parts)
+
+
+def test_weights_are_stored_as_float16_and_computed_in_float32(package: Path) -> None:
+    from safetensors.torch import load_file
+
+    stored = load_file(package / "vae" / models.WEIGHTS)
+    assert {t.dtype for t in stored.values()} == {torch.float16}
+    assert {p.dtype for p in models.load(package).autoencoder.parameters()} == {torch.float32}
+
+
+def test_the_card_survives_writing_and_reading(package: Path, tmp_path: Path) -> None:
+    card = models.Card.read(package)
+    card.write(tmp_path)
+    assert models.Card.read(tmp_path) == card
+
+
+@pytest.mark.parametrize("name", ["vae/" + models.WEIGHTS, "aova/config.json"])
+def test_a_changed_file_is_named(package: Path, name: str) -> None:
+    damaged = package / name
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with pytest.raises(ModelDamaged, match=name):
+        models.load(package)
+
+
+def test_a_missing_file_is_named(package: Path) -> None:
+    (package / "unet" / models.WEIGHTS).unlink()
+    with pytest.raises(ModelDamaged, match="unet"):
+        models.load(package)
+
+
+def test_a_broken_card_is_named(package: Path) -> None:
+    (package / models.CARD).write_text("{")
+    with pytest.raises(ModelDamaged, match=r"card\.json"):
+        models.load(package)
+
+
+def test_an_unknown_model_is_missing() -> None:
+    with pytest.raises(ModelMissing, match="no-such-model"):
+        models.load("no-such-model")
+
+
+def test_the_embedded_model_is_there_whole_and_small() -> None:
+    folder = models.find("embedded")
+    models.verify(folder)
+    assert sum(p.stat().st_size for p in folder.rglob("*.safetensors")) <= 20_000_000
+    assert models.Card.read(folder).modalities == ("CT", "MR")

@@ -1,0 +1,95 @@
+"""What holds for the repository as a whole: sizes, layers, what the wheel carries."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LIBRARY = REPOSITORY / "DiffuGTSLib"
+MEGABYTE = 1_000_000
+IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
+# The brackets keep this file from naming one itself.
+MACHINE_PATH = re.compile(r"(?<![\w.~$}/])/(?:w[o]rk|h[o]me|U[s]ers)/\w")
+
+
+def tracked_files() -> list[Path]:
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    files = [REPOSITORY / name for name in listed.stdout.split("\0") if name]
+    return [path for path in files if path.is_file()]
+
+
+def text_files() -> dict[Path, str]:
+    contents = {path: path.read_bytes() for path in tracked_files()}
+    return {p: c.decode("utf-8") for p, c in contents.items() if b"\0" not in c}
+
+
+def imported_by(path: Path) -> set[str]:
+    return set(IMPORT.findall(path.read_text(encoding="utf-8")))
+
+
+def test_no_file_has_more_than_400_lines() -> None:
+    lines = {path.name: text.count("\n") for path, text in text_files().items()}
+    assert {name: n for name, n in lines.items() if n > 400} == {}
+
+
+def test_no_file_is_larger_than_20_megabytes() -> None:
+    assert [p.name for p in tracked_files() if p.stat().st_size > 20 * MEGABYTE] == []
+
+
+def test_the_embedded_weights_stay_within_20_megabytes() -> None:
+    weights = (REPOSITORY / "Resources" / "Models").rglob("*.safetensors")
+    assert sum(path.stat().st_size for path in weights) <= 20 * MEGABYTE
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    assert [p.name for p, text in text_files().items() if MACHINE_PATH.search(text)] == []
+
+
+def test_a_path_of_one_machine_would_be_found() -> None:
+    assert MACHINE_PATH.search("open('{}me/me/scan.nii.gz')".format("/ho"))
+    assert not MACHINE_PATH.search("https://example.org{}me/page".format("/ho"))
+
+
+@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: path.stem)
+def test_the_library_does_not_import_slicer(path: Path) -> None:
+    assert imported_by(path).isdisjoint({"slicer", "qt", "ctk", "vtk", "PythonQt"})
+
+
+@pytest.mark.parametrize("module", ["cli", "prompt", "phantom", "doctor", "worker_protocol"])
+def test_light_modules_do_not_import_torch(module: str) -> None:
+    code = (
+        f"import sys, DiffuGTSLib.{module}; "
+        "print(*{'torch', 'transformers', 'diffusers', 'monai'} & set(sys.modules))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == ""
+
+
+def test_the_wheel_carries_every_package_of_the_library() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    found = {
+        ".".join(path.parent.relative_to(REPOSITORY).parts)
+        for path in LIBRARY.rglob("__init__.py")
+    }
+    assert set(project["tool"]["setuptools"]["packages"]) == found | {"DiffuGTSLib.Resources"}
+
+
+def test_every_required_package_has_an_exact_version() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.split(r"[<>=!]", line)[0].lower() for line in required}
+    constraints = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").lower()
+    assert names <= set(re.findall(r"^([\w.-]+)==\d", constraints, re.MULTILINE))

@@ -1,0 +1,67 @@
+"""Residuals, their fusion, Otsu inside the mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from DiffuGTSLib.residual import (
+    Fusion,
+    feature_residual,
+    logits,
+    otsu_inside,
+    pixel_residual,
+)
+
+
+def fusion(weights: tuple[float, float, float, float]) -> Fusion:
+    return Fusion({"both": weights}, pixel_floor=0.02, feature_floor=0.1)
+
+
+def test_pixel_residual_is_the_absolute_difference() -> None:
+    scan, healthy = torch.tensor([0.2, 0.9]), torch.tensor([0.5, 0.4])
+    assert torch.allclose(pixel_residual(scan, healthy), torch.tensor([0.3, 0.5]))
+
+
+def test_feature_residual_is_zero_for_equal_and_two_for_opposite_features() -> None:
+    features = [torch.randn(1, 4, 8, 8, 8), torch.randn(1, 6, 4, 4, 4)]
+    assert feature_residual(features, features, (8, 8, 8)).max() < 1e-5
+    opposite = [-f for f in features]
+    far = feature_residual(features, opposite, (8, 8, 8))
+    assert torch.allclose(far, torch.full((8, 8, 8), 4.0), atol=1e-4)  # 2 a stage
+
+
+def test_feature_residual_ignores_the_length_of_the_features() -> None:
+    features = [torch.randn(1, 4, 4, 4, 4)]
+    assert feature_residual(features, [3 * features[0]], (4, 4, 4)).max() < 1e-5
+
+
+def test_fusion_of_the_attention_alone_gives_the_attention() -> None:
+    p = np.array([0.1, 0.5, 0.9])
+    blank = np.zeros(3)
+    assert fusion((0, 1, 0, 0)).score(p, blank, blank) == pytest.approx(p)
+
+
+def test_larger_residuals_raise_the_score_in_units_of_their_floor() -> None:
+    made = fusion((0.0, 1.0, 1.0, 0.0))
+    p, pixel, blank = np.full(2, 0.5), np.array([0.02, 0.2]), np.zeros(2)
+    expected = 1 / (1 + np.exp(-np.log1p([1.0, 10.0])))
+    assert made.score(p, pixel, blank) == pytest.approx(expected)
+
+
+def test_certain_attention_stays_finite() -> None:
+    assert np.isfinite(logits(np.array([0.0, 1.0]))).all()
+
+
+def test_otsu_looks_inside_the_mask_only() -> None:
+    score = np.zeros((20, 20, 20))  # air everywhere
+    score[:10, :10, :10] = 0.5
+    score[:5, :10, :10] = 0.8
+    mask = score > 0
+    assert 0.5 <= otsu_inside(score, mask) < 0.8
+
+
+def test_otsu_without_a_mask_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one voxel"):
+        otsu_inside(np.zeros((2, 2, 2)), np.zeros((2, 2, 2), bool))

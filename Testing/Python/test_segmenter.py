@@ -1,0 +1,170 @@
+"""The pipeline on a tiny model: grids, seeds, cancel, thresholds, no second encoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from tiny_model import PROMPT, ball_scan, write_tiny_model
+
+from DiffuGTSLib.errors import Cancelled, ModalityMismatch, PromptNotUnderstood
+from DiffuGTSLib.inpainting import CandidateOptions
+from DiffuGTSLib.result import Result
+from DiffuGTSLib.scores import dice
+from DiffuGTSLib.segmenter import Preview, Segmenter
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    folder = write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    return Segmenter.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def result(segmenter: Segmenter) -> Result:
+    return segmenter.segment(segmenter.encode(ball_scan()[0], "MR"), PROMPT)
+
+
+def turned(image: sitk.Image) -> sitk.Image:
+    """The scan with a left-handed, oblique direction and another origin."""
+    copy = sitk.Image(image)
+    c, s = np.cos(0.3), np.sin(0.3)
+    copy.SetDirection((c, s, 0, -s, c, 0, 0, 0, -1))
+    copy.SetOrigin((12.0, -30.0, 77.0))
+    return copy
+
+
+def test_finds_the_ball(result: Result) -> None:
+    _, ball = ball_scan()
+    assert result.found
+    assert dice(sitk.GetArrayFromImage(result.mask) > 0, ball) > 0.6
+
+
+@pytest.mark.parametrize("make", [lambda i: i, turned])
+def test_every_image_lies_on_the_inputs_grid(segmenter: Segmenter, make) -> None:
+    image = make(ball_scan()[0])
+    found = segmenter.segment(segmenter.encode(image, "MR"), PROMPT)
+    for made in (found.mask, found.attention, found.pseudo_healthy, found.residual,
+                 found.uncertainty, found.probability):
+        assert made.GetSize() == image.GetSize()
+        assert made.GetSpacing() == image.GetSpacing()
+        assert made.GetOrigin() == image.GetOrigin()
+        assert made.GetDirection() == image.GetDirection()
+
+
+def test_the_same_seed_gives_the_same_mask(segmenter: Segmenter, result: Result) -> None:
+    again = segmenter.segment(segmenter.encode(ball_scan()[0], "MR"), PROMPT)
+    assert np.array_equal(again.evidence.score, result.evidence.score)
+    assert np.array_equal(again.evidence.healthy, result.evidence.healthy)
+    other = segmenter.segment(segmenter.encode(ball_scan()[0], "MR"), PROMPT, seed=5)
+    assert not np.array_equal(other.evidence.healthy, result.evidence.healthy)
+
+
+def test_outside_the_painted_region_the_pseudo_healthy_scan_is_the_scan(result: Result) -> None:
+    scan = sitk.GetArrayFromImage(result.image).astype(np.float32)
+    healthy = sitk.GetArrayFromImage(result.pseudo_healthy)
+    changed = scan != healthy
+    painted_mm3 = float(result.evidence.mask.sum()) * 8
+    assert 0 < changed.sum() * 12 < 1.3 * painted_mm3
+
+
+def test_a_new_threshold_runs_no_network(
+    result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a network ran")
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", forbidden)
+    looser, tighter = result.with_threshold(0.05), result.with_threshold(0.95)
+    volumes = [int(sitk.GetArrayFromImage(r.mask).sum()) for r in (looser, result, tighter)]
+    assert volumes[0] >= volumes[1] >= volumes[2]
+    assert volumes[0] > volumes[2]
+
+
+def test_thresholds_outside_zero_to_one_are_refused(result: Result) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        result.with_threshold(1.5)
+
+
+def test_a_second_prompt_does_not_encode_again(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = segmenter.encode(ball_scan()[0], "MR")
+    encoded: list[tuple[int, ...]] = []
+    vae = segmenter.package.autoencoder
+    real = vae.encode_with_features
+
+    def watched(x: torch.Tensor):
+        encoded.append(tuple(x.shape))
+        return real(x)
+
+    monkeypatch.setattr(vae, "encode_with_features", watched)
+    segmenter.segment(scan, "brain metastasis")
+    assert len(encoded) == 2  # the crop's two decodings, never the scan itself
+
+
+def test_progress_goes_through_the_stages_and_the_preview_comes_before_inpainting(
+    segmenter: Segmenter,
+) -> None:
+    seen: list[str] = []
+    scan = segmenter.encode(ball_scan()[0], "MR", progress=lambda s, *_: seen.append(s))
+
+    def preview(made: Preview) -> None:
+        assert made.attention.GetSize() == made.candidates.GetSize() == (48, 48, 32)
+        assert sitk.GetArrayFromImage(made.candidates).any()
+        seen.append("preview")
+
+    segmenter.segment(scan, PROMPT, progress=lambda s, *_: seen.append(s), preview=preview)
+    assert list(dict.fromkeys(seen)) == [
+        "read", "encode", "attention", "preview", "inpaint", "residual", "lesions"]
+
+
+def test_a_cancel_in_the_middle_of_inpainting_raises_and_the_next_run_works(
+    segmenter: Segmenter,
+) -> None:
+    scan = segmenter.encode(ball_scan()[0], "MR")
+
+    def stop(stage: str, done: int, _total: int) -> None:
+        if stage == "inpaint" and done == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        segmenter.segment(scan, PROMPT, progress=stop)
+    assert segmenter.segment(scan, PROMPT).found
+
+
+def test_a_scan_without_candidates_is_a_result(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmenter, "options", CandidateOptions(minimum_ml=1000.0))
+    image, _ = ball_scan()
+    found = segmenter.segment(segmenter.encode(image, "MR"), PROMPT)
+    assert not found.found
+    assert found.lesions == []
+    assert 0 <= found.highest_score <= 1
+    assert not sitk.GetArrayFromImage(found.mask).any()
+    healthy = sitk.GetArrayFromImage(found.pseudo_healthy)
+    assert np.array_equal(healthy, sitk.GetArrayFromImage(image))
+
+
+def test_nonsense_is_refused(segmenter: Segmenter) -> None:
+    scan = segmenter.encode(ball_scan()[0], "MR")
+    with pytest.raises(PromptNotUnderstood) as caught:
+        segmenter.segment(scan, "banana")
+    assert caught.value.suggestions
+
+
+def test_a_modality_that_cannot_be_is_refused(segmenter: Segmenter) -> None:
+    with pytest.raises(ModalityMismatch):
+        segmenter.encode(ball_scan()[0], "CT")
+
+
+def test_reads_files_with_other_letters_in_their_names(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
+    path = tmp_path / "Löwe 脳.nii.gz"
+    sitk.WriteImage(ball_scan()[0], str(path))
+    assert segmenter.segment(segmenter.encode(path, "MR"), PROMPT).found
