@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
+from DiffuGTSLib import volume
 from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.figure import overview
 from DiffuGTSLib.lesions import labelled
@@ -106,16 +107,21 @@ def run(
     Raises:
         DiffuGTSError: whatever kind fits.
     """
+    outputs.check()
+    modality = options.modality
+    if isinstance(image, Path):
+        # Before the networks' packages are imported, which takes seconds.
+        read = volume.read(image, modality)
+        image, modality = read.image, read.modality
     from DiffuGTSLib.prompt import understand
     from DiffuGTSLib.segmenter import Segmenter
 
-    outputs.check()
     segmenter = Segmenter.from_pretrained(options.model, options.device)
     for prompt in prompts:
         understand(prompt, segmenter.text_encoder)  # before minutes are spent on the first of them
     meter = Meter(len(prompts))
     with bar(meter, prompts) as progress:
-        scan = segmenter.encode(image, options.modality, progress)
+        scan = segmenter.encode(image, modality, progress)
         results = []
         for index, prompt in enumerate(prompts):
             meter.start_prompt(index)

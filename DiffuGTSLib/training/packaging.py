@@ -54,9 +54,9 @@ def write_package(runs: Path, output: Path) -> None:
     )
     models.save(
         output, card,
-        _part(runs, "vae", Autoencoder()),  # type: ignore[arg-type]
-        _part(runs, "unet", Denoiser(**denoiser.EMBEDDED_CONFIG)),  # type: ignore[arg-type]
-        _part(runs, "aova", AnomalyAttention()),  # type: ignore[arg-type]
+        _part(runs, "vae", Autoencoder()),
+        _part(runs, "unet", Denoiser(**denoiser.EMBEDDED_CONFIG)),
+        _part(runs, "aova", AnomalyAttention()),
         FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER),
     )
 
