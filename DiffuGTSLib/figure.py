@@ -21,8 +21,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from DiffuGTSLib.errors import OutputNotWritten
-from DiffuGTSLib.grid import Modality
 from DiffuGTSLib.lesions import Lesion, labelled
+from DiffuGTSLib.modality import Modality
 
 COLUMNS = ("Scan", "Attention", "Pseudo-healthy", "Residual", "Outline")
 FOOTER = "Research use only, not for clinical decisions"

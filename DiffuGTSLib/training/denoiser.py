@@ -19,11 +19,11 @@ from DiffuGTSLib.training.windows import SHARES, Source
 EMBEDDED_CONFIG = {
     "in_channels": 13,  # the latent, and the mask of what is to be painted
     "out_channels": 12,
-    "num_channels": (48, 96, 128),
+    "num_channels": (32, 64, 80),
     "attention_levels": (False, False, True),
-    "num_head_channels": 32,
+    "num_head_channels": 16,
     "num_res_blocks": 1,
-    "norm_num_groups": 16,
+    "norm_num_groups": 8,
     "num_class_embeds": 12,
     "include_fc": True,
 }

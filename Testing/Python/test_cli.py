@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextlib
 import json
 import os
 import signal
@@ -199,6 +198,7 @@ def test_ctrl_c_in_the_middle_ends_with_130_and_leaves_nothing(scan, model, out,
     )
     shown = b""
     while b"painting" not in shown:
+        print(shown[-300:])
         shown += os.read(ours, 4096)
     started = time.monotonic()
     process.send_signal(sent)
