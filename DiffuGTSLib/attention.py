@@ -222,8 +222,6 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         self.gate_reducer = TextReducer(text_rank, gate_channels)
         self.anomaly_bias = nn.Parameter(torch.tensor(-2.0))
         self.gate_bias = nn.Parameter(torch.tensor(-2.0))
-        # Platt scaling, fitted after training so that 0.5 is the best threshold.
-        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         self.register_buffer("text_mean", torch.zeros(text_dim))
         self.register_buffer("text_basis", torch.eye(text_dim, text_rank))
         for level, channels in enumerate(feature_channels):
@@ -283,7 +281,6 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         k_n + generic) is folded into one vector a prompt before the voxels are touched.
         """
         size = joined[0].shape[2:]
-        scale, shift = self.calibration
         total: torch.Tensor | None = None
         for level in reversed(range(len(joined))):
             normal, abnormal = self.keys_of_level(texts, level)
@@ -293,7 +290,7 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
             scores = F.conv3d(joined[level], folded[:, :, None, None, None])
             total = scores if total is None else scores + _grow(total, scores)
         assert total is not None
-        anomaly = (total.float() + self.anomaly_bias) * scale + shift
+        anomaly = total.float() + self.anomaly_bias
         gate = self.gates(gate_queries, texts)
         return Maps(anomaly, F.interpolate(gate, size=size, mode="trilinear"))
 

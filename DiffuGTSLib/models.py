@@ -38,6 +38,8 @@ class Card:
         class_labels: modality to the denoiser's class.
         threshold: of the refined score.
         steps, samples, resamplings: of the inpainting, unless told otherwise.
+        calibration: what is added to the logit of the gated AOVA map so that 0.5 is the best
+            threshold, by anatomy and modality ("lung/CT"); 0 where it is not listed.
         fusion: by modality.
         files: SHA-256 of every file but this one, by its path in the package.
         trained_on, scores: for people.
@@ -54,6 +56,7 @@ class Card:
     samples: int
     resamplings: int
     fusion: dict[str, Fusion]
+    calibration: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     trained_on: str = ""
     scores: dict[str, Any] = field(default_factory=dict)

@@ -189,12 +189,16 @@ class Segmenter:
         return result
 
     def attend(self, scan: EncodedScan, prompt: Prompt) -> np.ndarray:
-        """The AOVA map of a prompt, float32 (X, Y, Z) on the canonical grid (METHOD.md 2)."""
+        """The calibrated AOVA map of a prompt, float32 (X, Y, Z), canonical grid (METHOD.md 2)."""
         texts = self._texts(prompt)
         with torch.inference_mode(), precision(self.device):
             maps = self.package.attention.attend(scan.joined, scan.gate_queries, texts)
             gated = maps.probability() if prompt.gate else torch.sigmoid(maps.anomaly)
-        return gated[0, 0].float().cpu().numpy()
+            shift = self.package.card.calibration.get(
+                f"{prompt.anatomy}/{scan.canonical.modality}", 0.0
+            )
+            calibrated = torch.sigmoid(torch.logit(gated[0, 0].float(), eps=1e-7) + shift)
+        return calibrated.cpu().numpy()
 
     def _texts(self, prompt: Prompt) -> Texts:
         encode = self.text_encoder.encode_ensemble

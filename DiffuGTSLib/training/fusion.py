@@ -17,9 +17,14 @@ from DiffuGTSLib.scores import THRESHOLDS, dice_by_threshold
 from DiffuGTSLib.segmenter import Segmenter
 from DiffuGTSLib.training.data import Case, Sample
 from DiffuGTSLib.training.lesions import add_lesion
-from DiffuGTSLib.training.windows import GROWN_IN, ORGANS, Source
+from DiffuGTSLib.training.windows import ORGANS, Source
 
 PROMPTS = {"sarcoma": "soft tissue sarcoma", "chest": "lung tumor", "brain": "brain tumor"}
+# How many copies of a training scan get lesions in which organ, by kind of scan.
+GROWN = {
+    "chest": {"lung": 3}, "brain": {"brain": 1},
+    "abdomen": {"liver": 2, "kidney": 2, "pancreas": 2, "colon": 2},
+}
 MOST_VOXELS = 20_000  # a scan, so that no large tumor rules the fit
 
 
@@ -36,6 +41,11 @@ class Example:
     truth: sitk.Image
     prompt: str
     modality: str
+
+    @property
+    def key(self) -> str:
+        """Anatomy and modality, as the card's calibration names them."""
+        return f"{understand(self.prompt).anatomy}/{self.modality}"
 
 
 @dataclass(frozen=True)
@@ -72,25 +82,34 @@ def real_examples(cases: Sequence[Case]) -> list[Example]:
 def grown_examples(
     samples: Sequence[Sample], sources: Sequence[Source], seed: int
 ) -> list[Example]:
-    """Whole training scans with one or two new lesions in an organ that lesions are grown in."""
+    """Whole training scans with one or two new lesions, in each organ that can be asked for."""
     examples = []
     for number, (sample, source) in enumerate(zip(samples, sources, strict=True)):
-        if source.kind not in GROWN_IN:
-            continue
-        generator = np.random.default_rng([seed, number])
-        index = source.stack[1].numpy()
-        image, lesion = source.stack[0].numpy(), np.zeros(index.shape, bool)
-        organ = next(iter(GROWN_IN[source.kind]))
-        inside = index == ORGANS.index(organ) + 1
-        for _ in range(int(generator.integers(1, 3))):
-            grown = add_lesion(image, inside, organ, sample.case.modality, generator)
-            if grown is not None:
-                image, lesion = grown.image, lesion | grown.mask
-        if lesion.any():
-            values = image * 2000 - 1000 if sample.case.modality == "CT" else image
-            examples.append(Example(_as_image(values), _as_image(lesion.astype(np.uint8)),
-                                    f"{organ} tumor", sample.case.modality))
+        for organ, count in GROWN.get(source.kind, {}).items():
+            for copy in range(count):
+                generator = np.random.default_rng([seed, number, ORGANS.index(organ), copy])
+                grown = _grown(sample, source, organ, generator)
+                if grown is not None:
+                    examples.append(grown)
     return examples
+
+
+def _grown(
+    sample: Sample, source: Source, organ: str, generator: np.random.Generator
+) -> Example | None:
+    """One scan with lesions in `organ`; None where it does not hold that organ."""
+    image, index = source.stack[0].numpy(), source.stack[1].numpy()
+    lesion = np.zeros(index.shape, bool)
+    for _ in range(int(generator.integers(1, 3))):
+        inside = index == ORGANS.index(organ) + 1
+        grown = add_lesion(image, inside, organ, sample.case.modality, generator)
+        if grown is not None:
+            image, lesion = grown.image, lesion | grown.mask
+    if not lesion.any():
+        return None
+    values = image * 2000 - 1000 if sample.case.modality == "CT" else image
+    return Example(_as_image(values), _as_image(lesion.astype(np.uint8)),
+                   f"{organ.replace('_', ' ')} tumor", sample.case.modality)
 
 
 def _as_image(array: np.ndarray) -> sitk.Image:
@@ -119,14 +138,14 @@ def measure(segmenter: Segmenter, example: Example, inpaint: bool = True) -> Mea
 
 
 def best_shift(measured: Sequence[Measured]) -> tuple[float, float]:
-    """What to add to the anomaly's logit so that 0.5 is the threshold of the best mean Dice.
+    """What to add to the map's logit so that 0.5 is the threshold of the best mean Dice.
 
     Returns:
         The shift, and that Dice.
     """
     curve = np.mean([dice_by_threshold(m.attention, m.truth) for m in measured], axis=0)
     best = int(np.argmax(curve))
-    threshold = float(np.clip(THRESHOLDS[best], 0.02, 0.98))
+    threshold = float(np.clip(THRESHOLDS[best], 0.005, 0.98))
     return float(-np.log(threshold / (1 - threshold))), float(curve[best])
 
 

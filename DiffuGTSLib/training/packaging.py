@@ -35,9 +35,10 @@ def _part(runs: Path, name: str, blank: ModelMixin) -> ModelMixin:
     """A finished part, or the last checkpoint of one still in training."""
     finished = runs / name / "model"
     if finished.is_dir():
-        return type(blank).from_pretrained(finished, low_cpu_mem_usage=False)
+        return type(blank).from_pretrained(
+            finished, low_cpu_mem_usage=False)
     state = torch.load(runs / name / "checkpoint.pt", weights_only=True)
-    blank.load_state_dict(state["network"])
+    blank.load_state_dict({k: v for k, v in state["network"].items() if k != "calibration"})
     return blank
 
 
@@ -62,24 +63,20 @@ def write_package(runs: Path, output: Path) -> None:
 
 
 def calibrate(folder: Path, examples: Sequence[fusion.Example], log: Path) -> None:
-    """Fits the attention's calibration, then the fusion, and writes both into the package."""
-    segmenter = Segmenter.from_pretrained(folder, "cpu")
-    attention = segmenter.package.attention
-    attention.calibration.copy_(torch.tensor([1.0, 0.0]))
-    quick = [fusion.measure(segmenter, e, inpaint=False) for e in examples]
-    shift, dice = fusion.best_shift(quick)
-    attention.calibration.copy_(torch.tensor([1.0, shift]))
-    full = [fusion.measure(segmenter, e) for e in examples]
-    fitted = {
-        m: fusion.fit([x for x in full if x.modality == m])
-        for m in segmenter.package.card.modalities
-    }
-    half = attention.half()
-    half.save_pretrained(folder / "aova")
-    card = replace(segmenter.package.card, fusion=fitted)
-    card.files[f"aova/{models.WEIGHTS}"] = models.sha256(folder / "aova" / models.WEIGHTS)
+    """Fits the calibration by anatomy, then the fusion by modality; both go into the card."""
+    card = replace(models.Card.read(folder), calibration={})
     card.write(folder)
-    log.write_text(json.dumps({
-        "shift": shift, "dice_of_attention": dice, "examples": len(examples),
-        "fusion": {m: f.__dict__ for m, f in fitted.items()},
-    }, indent=1))
+    segmenter = Segmenter.from_pretrained(folder, "cpu")
+    shifts = {}
+    for key in dict.fromkeys(e.key for e in examples):
+        quick = [fusion.measure(segmenter, e, inpaint=False) for e in examples if e.key == key]
+        shifts[key], dice = fusion.best_shift(quick)
+        print(f"{key}: {len(quick)} examples, shift {shifts[key]:.2f}, Dice {dice:.3f}", flush=True)
+    card.calibration.update(shifts)
+    card.write(folder)
+    segmenter = Segmenter.from_pretrained(folder, "cpu")
+    full = [fusion.measure(segmenter, e) for e in examples]
+    fitted = {m: fusion.fit([x for x in full if x.modality == m]) for m in card.modalities}
+    replace(card, fusion=fitted).write(folder)
+    entries = {m: f.__dict__ for m, f in fitted.items()}
+    log.write_text(json.dumps({"calibration": shifts, "fusion": entries}, indent=1) + "\n")

@@ -96,14 +96,6 @@ def test_modality_changes_the_map(model: AnomalyAttention) -> None:
     assert not torch.allclose(ct, mr)
 
 
-def test_calibration_moves_the_logit(model: AnomalyAttention) -> None:
-    before = model(features(), CT, texts(1)).anomaly
-    model.calibration.copy_(torch.tensor([2.0, 0.5]))
-    after = model(features(), CT, texts(1)).anomaly
-    model.calibration.copy_(torch.tensor([1.0, 0.0]))
-    assert torch.allclose(after, 2 * before + 0.5, atol=1e-4)
-
-
 def test_a_closed_gate_leaves_nothing() -> None:
     maps = Maps(torch.full((1, 1, 4, 4, 4), 9.0), torch.full((1, 1, 4, 4, 4), -20.0))
     assert maps.probability().max() < 1e-6

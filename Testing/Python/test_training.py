@@ -69,7 +69,8 @@ def test_one_overflow_does_not_spoil_the_weights(tmp_path: Path) -> None:
 
 def test_validation_patients_are_never_trained_on(shared_data: Path) -> None:
     splits = {c.name: c.split for c in read_cases(shared_data)}
-    held_out = ["lung1", "lidc0314", "brain1", *(f"fg-6692_{s}" for s in ("t1", "t1c", "t2", "fla"))]
+    held_out = ["lung1", "lidc0314", "brain1"]
+    held_out += [f"fg-6692_{sequence}" for sequence in ("t1", "t1c", "t2", "fla")]
     held_out += [f"sts_{n:03d}_{k}" for n in range(33, 41) for k in ("ct", "t1")]
     assert all(splits[name] == "validation" for name in held_out)
     assert {splits[f"sts_{n:03d}_ct"] for n in range(29, 33)} == {"tuning"}
@@ -86,8 +87,7 @@ def test_samples_come_back_from_the_cache_as_they_were(shared_data: Path, tmp_pa
 
 def chest(size: int = 96) -> np.ndarray:
     """A cylinder of tissue with two air-filled lungs, normalised CT."""
-    x, y, z = np.indices((size, size, size // 2)) - np.array([size / 2, size / 2, 0]).reshape(
-        3, 1, 1, 1)
+    x, y, _ = np.indices((size, size, size // 2)) - size / 2
     image = np.where((x / 44) ** 2 + (y / 36) ** 2 < 1, 0.52, 0.0)
     for side in (-24, 24):
         image[((x - side) / 11) ** 2 + (y / 20) ** 2 < 1] = 0.1

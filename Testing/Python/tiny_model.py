@@ -77,4 +77,7 @@ def _calibrate(folder: Path, aova: AnomalyAttention) -> None:
     x, y, z = inside.shape
     middle = logit[:x, :y, :z][inside].mean(), np.median(logit[:x, :y, :z][~inside])
     scale = 6.0 / (middle[0] - middle[1])
-    aova.calibration.copy_(torch.tensor([scale, 3.0 - middle[0] * scale]))
+    with torch.no_grad():  # the map's logit is linear in the queries and the bias
+        for query in aova.queries:
+            query.weight.mul_(scale)
+        aova.anomaly_bias.mul_(scale).add_(3.0 - middle[0] * scale)
