@@ -156,8 +156,9 @@ def _torch() -> tuple[bool, list[Finding]]:
     wanted = f'pip install "torch{relation}{version}"'
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _TORCH_PROBE], capture_output=True, text=True, check=False,
-            timeout=_PROBE_SECONDS,
+            # -S and this path: the packages that this process sees, no others.
+            [sys.executable, "-S", "-c", _TORCH_PROBE], capture_output=True, text=True, check=False,
+            timeout=_PROBE_SECONDS, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
     except subprocess.TimeoutExpired:
         return False, [Finding("torch", "missing", "did not answer in three minutes",
@@ -218,9 +219,8 @@ def _text_encoder() -> Finding:
         check_files(find_folder())
     except DiffuGTSError as error:
         return Finding(name, "missing", error.message, error.hint)
-    except ImportError as error:
-        return Finding(name, "missing", f"the package {error.name} cannot be imported",
-                       f"pip install --force-reinstall {error.name}")
+    except Exception as error:
+        return _broken(name, error)
     return Finding(name, "ok", "all-MiniLM-L6-v2, verified")
 
 
@@ -234,10 +234,17 @@ def _model(model: str) -> Finding:
         card = Card.read(folder)
     except DiffuGTSError as error:
         return Finding(name, "missing", error.message, error.hint)
-    except ImportError as error:
-        return Finding(name, "missing", f"the package {error.name} cannot be imported",
-                       f"pip install --force-reinstall {error.name}")
+    except Exception as error:
+        return _broken(name, error)
     return Finding(name, "ok", f"{card.name} for {' and '.join(card.modalities)}, verified")
+
+
+def _broken(name: str, error: Exception) -> Finding:
+    """A package that is there and cannot be imported may raise anything."""
+    module = getattr(error, "name", None)
+    what = f"the package {module}" if module else "one of its packages"
+    return Finding(name, "missing", f"{what} cannot be imported ({type(error).__name__})",
+                   f"pip install --force-reinstall {module or 'diffugts'}")
 
 
 def _cache() -> Finding:

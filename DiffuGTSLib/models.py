@@ -157,14 +157,21 @@ def load(name_or_folder: str | Path = EMBEDDED, device: str = "cpu") -> Package:
     parts = {}
     for part, kind in PARTS.items():
         try:
-            model = kind.from_pretrained(
-                folder / part, torch_dtype=torch.float32, low_cpu_mem_usage=False
+            model, keys = kind.from_pretrained(
+                folder / part, torch_dtype=torch.float32, low_cpu_mem_usage=False,
+                output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelDamaged(
                 f"The model package is damaged: {part} cannot be loaded.",
                 "Install the model again.",
             ) from error
+        strange = [*keys["missing_keys"], *keys["unexpected_keys"], *keys["mismatched_keys"]]
+        if strange:
+            raise ModelDamaged(
+                f"The model package is damaged: {part} does not fit this version ({strange[0]}).",
+                "Install the model again, or the version of DiffuGTS that it was made with.",
+            )
         model.requires_grad_(False).eval()
         parts[part] = model.to(device=device, memory_format=torch.channels_last_3d)
     return Package(folder, Card.read(folder), parts["vae"], parts["unet"], parts["aova"],

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from DiffuGTSLib.segmenter import Result
+    from DiffuGTSLib.result import Result
+
+MOST_ROWS = 20
 
 
 def describe(result: Result) -> dict[str, Any]:
@@ -37,13 +39,16 @@ def sentence(result: Result) -> str:
 
 
 def lesion_table(result: Result) -> Table:
-    """A row a lesion: number, volume, diameters, score, slices (counted from 1)."""
+    """A row a lesion: name, volume, diameters, score, slices (counted from 1).
+
+    The 20 largest; the rest in one row.
+    """
     from rich.table import Table
 
-    table = Table(title=None)
+    table = Table()
     for heading in ("lesion", "volume (ml)", "diameters (mm)", "score", "slices"):
         table.add_column(heading, justify="left" if heading == "lesion" else "right")
-    for lesion in result.lesions:
+    for lesion in result.lesions[:MOST_ROWS]:
         first, last = (index + 1 for index in lesion.slice_range)
         table.add_row(
             lesion.name(result.prompt.title),
@@ -52,4 +57,8 @@ def lesion_table(result: Result) -> Table:
             f"{lesion.mean_score:.2f}",
             f"{first}-{last}",
         )
+    smaller = result.lesions[MOST_ROWS:]
+    if smaller:
+        volume = sum(lesion.volume_ml for lesion in smaller)
+        table.add_row(f"{len(smaller)} smaller ones", f"{volume:.2f}", "", "", "")
     return table

@@ -21,6 +21,9 @@ SIMILARITY_WEIGHT = 0.1
 IMAGE_WEIGHT = 0.1
 GATE_WEIGHT = 0.5
 WINDOWS = 1  # a step
+# Lesions first weigh up to 40 voxels for one, so that they are found at all; in the last quarter
+# of the training 4, so that what is not one is let go.
+BALANCE = (40.0, 4.0)
 
 
 class PromptTexts:
@@ -57,15 +60,17 @@ def pick(texts: Texts, index: int) -> Texts:
     return Texts(texts.normal[row], texts.abnormal[row], texts.gate[row])
 
 
-def map_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def map_loss(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, balance: float = 40.0
+) -> torch.Tensor:
     """Balanced cross-entropy and Dice over the map itself (L_dice); all (X, Y, Z).
 
     Dice alone settles at "nothing anywhere", where its gradient is gone. So lesions weigh as much
-    as all the rest (up to 40 voxels for one), and Dice counts only where there is a lesion.
+    as all the rest (up to `balance` voxels for one), and Dice counts only where there is a lesion.
     """
     positive = float((target * weight).sum())
     negative = float(weight.sum()) - positive
-    share = float(np.clip(negative / max(positive, 1.0), 1.0, 40.0))
+    share = float(np.clip(negative / max(positive, 1.0), 1.0, balance))
     balanced = weight * (1 + (share - 1) * target)
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     loss = (entropy * balanced).sum() / balanced.sum().clamp_min(1)
@@ -162,7 +167,7 @@ def train(
     model.set_statistics(prompts.all(), *statistics)
     model.to(memory_format=torch.channels_last_3d)
 
-    def one(window: Window, texts: Texts) -> dict[str, torch.Tensor]:
+    def one(window: Window, texts: Texts, balance: float) -> dict[str, torch.Tensor]:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             features = window_features(autoencoder, window.image)
             joined, gate_queries = model.visual(features, torch.tensor([window.modality]))
@@ -171,14 +176,16 @@ def train(
             gates = model.gates(gate_queries, texts)[0]
         logits = maps.anomaly[0, 0].float()
         return {
-            "map": map_loss(logits, window.lesion, window.weight),
+            "map": map_loss(logits, window.lesion, window.weight, balance),
             "gate": GATE_WEIGHT * gate_loss(gates.float(), window),
             "image": IMAGE_WEIGHT * image_loss(logits, window.lesion),
             "similarity": SIMILARITY_WEIGHT * similarity_loss(model, joined, window, texts),
         }
 
     def loss(step: int, generator: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        drawn = [one(sampler.draw(generator), prompts.draw(generator)) for _ in range(WINDOWS)]
+        balance = BALANCE[int(step >= 0.75 * config.steps)]
+        drawn = [one(sampler.draw(generator), prompts.draw(generator), balance)
+                 for _ in range(WINDOWS)]
         parts = {k: torch.stack([d[k] for d in drawn]).mean() for k in drawn[0]}
         return torch.stack(list(parts.values())).sum(), {
             k: float(v.detach()) for k, v in parts.items()

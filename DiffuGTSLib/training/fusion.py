@@ -22,8 +22,8 @@ from DiffuGTSLib.training.windows import ORGANS, Source
 PROMPTS = {"sarcoma": "soft tissue sarcoma", "chest": "lung tumor", "brain": "brain tumor"}
 # How many copies of a training scan get lesions in which organ, by kind of scan.
 GROWN = {
-    "chest": {"lung": 3}, "brain": {"brain": 1},
-    "abdomen": {"liver": 2, "kidney": 2, "pancreas": 2, "colon": 2},
+    "chest": {"lung": 2}, "brain": {"brain": 1},
+    "abdomen": {"liver": 1, "kidney": 1, "pancreas": 1, "colon": 1},
 }
 MOST_VOXELS = 20_000  # a scan, so that no large tumor rules the fit
 

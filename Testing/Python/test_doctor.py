@@ -106,7 +106,7 @@ def test_a_cache_that_is_elsewhere_is_told(model, tmp_path):
 
 
 def test_the_requirements_are_those_of_the_project():
-    named = dict((name, (relation, version)) for name, relation, version in requirements())
+    named = {name: (relation, version) for name, relation, version in requirements()}
     assert named["torch"][0] == ">="
     assert {"numpy", "SimpleITK", "diffusers"} <= set(named)
     assert "pytest" not in named

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_model import write_tiny_model
 
 from DiffuGTSLib import models
@@ -35,8 +36,6 @@ def test_a_loaded_package_is_frozen(package: Path) -> None:
 
 
 def test_weights_are_stored_as_float16_and_computed_in_float32(package: Path) -> None:
-    from safetensors.torch import load_file
-
     stored = load_file(package / "vae" / models.WEIGHTS)
     assert {t.dtype for t in stored.values()} == {torch.float16}
     assert {p.dtype for p in models.load(package).autoencoder.parameters()} == {torch.float32}
@@ -59,6 +58,18 @@ def test_a_changed_file_is_named(package: Path, name: str) -> None:
 def test_a_missing_file_is_named(package: Path) -> None:
     (package / "unet" / models.WEIGHTS).unlink()
     with pytest.raises(ModelDamaged, match="unet"):
+        models.load(package)
+
+
+def test_weights_of_another_version_are_refused(package: Path) -> None:
+    path = package / "unet" / models.WEIGHTS
+    weights = load_file(path)
+    weights["out.7.weight"] = weights.pop("out.0.weight")
+    save_file(weights, path)
+    card = models.Card.read(package)
+    card.files[f"unet/{models.WEIGHTS}"] = models.sha256(path)
+    card.write(package)
+    with pytest.raises(ModelDamaged, match=r"unet does not fit this version \(out"):
         models.load(package)
 
 
