@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +21,22 @@ _NIFTI_SPACING_OFFSET = 80
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps ITK's own warnings, which carry full paths, off the console."""
+    """Keeps what ITK and its NIfTI library print, full paths among it, off the console.
+
+    ITK's warnings are switched off; the NIfTI library writes to the descriptor of stderr itself,
+    which leads nowhere meanwhile.
+    """
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
     try:
         yield
     finally:
+        os.dup2(kept, 2)
+        os.close(kept)
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 

@@ -178,6 +178,13 @@ def load(name_or_folder: str | Path = EMBEDDED, device: str = "cpu") -> Package:
                    load_schedule(folder / "scheduler"))
 
 
+def _forget_origin(config: Path) -> None:
+    """Takes the path out of a configuration from which diffusers had loaded the model."""
+    entries = json.loads(config.read_text(encoding="utf-8"))
+    entries.pop("_name_or_path", None)
+    config.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+
 def save(
     folder: Path, card: Card, autoencoder: Autoencoder, denoiser: Denoiser,
     attention: AnomalyAttention, scheduler: Any,
@@ -191,6 +198,7 @@ def save(
         half = type(model).from_config(model.config)
         half.load_state_dict(model.state_dict())
         half.half().save_pretrained(folder / part)
+        _forget_origin(folder / part / "config.json")
     scheduler.save_pretrained(folder / "scheduler")
     reference = {"_name_or_path": "sentence-transformers/all-MiniLM-L6-v2", "dimensions": 384}
     for part in ("text_encoder", "tokenizer"):

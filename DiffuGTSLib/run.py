@@ -160,19 +160,40 @@ def _document(
 
 
 def _write(run: Run, scan: EncodedScan, outputs: Outputs, reference: sitk.Image | None) -> None:
-    """Writes the outputs and notes their absolute paths in the document."""
+    """Writes the outputs and notes their absolute paths in the document.
+
+    The segmentation comes last: where it is, everything is. If one cannot be written, those
+    written before it are removed.
+    """
+    written: list[Path] = []
+    try:
+        _write_evidence(run, scan, outputs, reference, written)
+        if outputs.segmentation is not None:
+            names = [name for entry in run.document["prompts"] for name in entry["names"]]
+            terminology = [r.prompt.terminology for r in run.results for _ in r.lesions]
+            colours = [_colour(i) for i in range(len(names))]
+            write_segmentation(
+                combine(run.results), outputs.segmentation, names, colours, terminology
+            )
+            run.document["segmentation"] = str(outputs.segmentation.absolute())
+    except OutputNotWritten:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _write_evidence(
+    run: Run, scan: EncodedScan, outputs: Outputs, reference: sitk.Image | None,
+    written: list[Path],
+) -> None:
+    """Maps and figures of each prompt; their paths are appended to `written`."""
     several = len(run.results) > 1
-    if outputs.segmentation is not None:
-        names = [name for entry in run.document["prompts"] for name in entry["names"]]
-        terminology = [r.prompt.terminology for r in run.results for _ in r.lesions]
-        colours = [_colour(i) for i in range(len(names))]
-        write_segmentation(combine(run.results), outputs.segmentation, names, colours, terminology)
-        run.document["segmentation"] = str(outputs.segmentation.absolute())
     for number, (result, entry) in enumerate(
         zip(run.results, run.document["prompts"], strict=True), start=1
     ):
         if outputs.maps is not None:
-            entry["maps"] = _write_maps(result, outputs.maps, f"{number}_" if several else "")
+            start = f"{number}_" if several else ""
+            entry["maps"] = _write_maps(result, outputs.maps, start, written)
         if outputs.figure is not None:
             path = outputs.figure
             if several:
@@ -183,6 +204,7 @@ def _write(run: Run, scan: EncodedScan, outputs: Outputs, reference: sitk.Image 
                 modality=scan.canonical.modality, highest_score=result.highest_score,
                 reference=reference,
             )
+            written.append(path)
             entry["figure"] = str(path.absolute())
 
 
@@ -206,7 +228,9 @@ def combine(results: Sequence[Result]) -> sitk.Image:
     return image
 
 
-def _write_maps(result: Result, folder: Path, start: str) -> dict[str, str]:
+def _write_maps(
+    result: Result, folder: Path, start: str, written: list[Path]
+) -> dict[str, str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -216,6 +240,7 @@ def _write_maps(result: Result, folder: Path, start: str) -> dict[str, str]:
     paths = {name: folder / f"{start}{name}.nii.gz" for name in MAPS}
     for name, path in paths.items():
         write_image(getattr(result, name), path)
+        written.append(path)
     return {name: str(path.absolute()) for name, path in paths.items()}
 
 

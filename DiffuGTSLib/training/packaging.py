@@ -23,6 +23,8 @@ from DiffuGTSLib.training.data import SPACING_MM
 
 STEPS = 12
 SAMPLES = 2
+# Below this no threshold finds the lesions, and the best one would call everything a lesion.
+MEANINGFUL_DICE = 0.05
 TRAINED_ON = (
     "Soft-tissue-Sarcoma (TCIA) patients 001-028, NSCLC Radiogenomics r01-001, TotalSegmentator "
     "test data (abdomen, liver slab, two mediastinum crops), open_ms_data p07 and p19, FNNDSC "
@@ -70,8 +72,10 @@ def calibrate(folder: Path, examples: Sequence[fusion.Example], log: Path) -> No
     shifts = {}
     for key in dict.fromkeys(e.key for e in examples):
         quick = [fusion.measure(segmenter, e, inpaint=False) for e in examples if e.key == key]
-        shifts[key], dice = fusion.best_shift(quick)
-        print(f"{key}: {len(quick)} examples, shift {shifts[key]:.2f}, Dice {dice:.3f}", flush=True)
+        shift, dice = fusion.best_shift(quick)
+        if dice >= MEANINGFUL_DICE:
+            shifts[key] = shift
+        print(f"{key}: {len(quick)} examples, shift {shift:.2f}, Dice {dice:.3f}", flush=True)
     card.calibration.update(shifts)
     card.write(folder)
     segmenter = Segmenter.from_pretrained(folder, "cpu")

@@ -17,7 +17,7 @@ from DiffuGTSLib.segmenter import Segmenter
 FILE = Path(__file__).with_name("golden.json")
 # Case: modality, prompt, first voxel and size of the crop (x, y, z).
 CROPS = {
-    "chest/lidc0314": ("CT", "lung tumor", (55, 85, 105), (80, 80, 110)),
+    "sarcoma/sts_033_ct": ("CT", "soft tissue sarcoma", (10, 10, 5), (75, 80, 50)),
     "brain/fg-6692_fla": ("MR", "brain tumor", (40, 40, 40), (120, 130, 90)),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from tiny_model import write_tiny_model
 
@@ -39,6 +40,14 @@ def test_weights_are_stored_as_float16_and_computed_in_float32(package: Path) ->
     stored = load_file(package / "vae" / models.WEIGHTS)
     assert {t.dtype for t in stored.values()} == {torch.float16}
     assert {p.dtype for p in models.load(package).autoencoder.parameters()} == {torch.float32}
+
+
+def test_a_saved_package_does_not_tell_where_it_came_from(package: Path, tmp_path: Path) -> None:
+    loaded = models.load(package)
+    models.save(tmp_path / "again", loaded.card, loaded.autoencoder, loaded.denoiser,
+                loaded.attention, FlowMatchEulerDiscreteScheduler())
+    for part in ("vae", "unet", "aova"):
+        assert str(tmp_path) not in (tmp_path / "again" / part / "config.json").read_text()
 
 
 def test_the_card_survives_writing_and_reading(package: Path, tmp_path: Path) -> None:

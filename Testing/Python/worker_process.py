@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 120.0
 
 
 class WorkerProcess:
@@ -69,7 +69,7 @@ class WorkerProcess:
     def close_stdin(self) -> int:
         """Closes stdin and returns the exit code."""
         self.process.stdin.close()
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
     def stop(self) -> None:
         if self.process.poll() is None:
