@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
+from DiffuGTSLib import grid
+from DiffuGTSLib.phantom import make_phantom
 from DiffuGTSLib.training import augment
-from DiffuGTSLib.training.data import Sample
+from DiffuGTSLib.training.data import SPACING_MM, Sample
 from DiffuGTSLib.training.lesions import add_lesion
 from DiffuGTSLib.training.organs import organ_masks
 
@@ -24,7 +27,15 @@ ORGANS = (
 SHARES = {
     "sarcoma_ct": 0.20, "sarcoma_mr": 0.18, "chest": 0.24, "abdomen": 0.12, "slab": 0.02,
     "brain": 0.22, "breast": 0.02,
+    "phantom_lung": 0.02, "phantom_liver": 0.02, "phantom_brain": 0.02,
 }
+# The organ that is asked for, where the kind of scan decides it.
+ASKED = {
+    "sarcoma_ct": "soft_tissue", "sarcoma_mr": "soft_tissue", "breast": "breast", "slab": "liver",
+    "phantom_lung": "lung", "phantom_liver": "liver", "phantom_brain": "brain",
+}
+PHANTOMS = {"phantom_lung": "chest", "phantom_liver": "liver", "phantom_brain": "brain"}
+PHANTOM_SEEDS = range(1000, 1004)  # of each kind; the demonstration's phantom is another
 # Organs in which lesions are grown, and how often, by kind of scan.
 GROWN_IN = {
     "chest": {"lung": 1.0},
@@ -107,6 +118,27 @@ def make_source(sample: Sample, cache: Path | None = None) -> Source:
     return Source(kind, torch.from_numpy(stack), _known(kind), modality)
 
 
+def phantom_sources() -> list[Source]:
+    """Digital phantoms with their tumors, every fourth without, on the canonical grid."""
+    sources = []
+    for kind, name in PHANTOMS.items():
+        modality: grid.Modality = "MR" if name == "brain" else "CT"
+        for number, seed in enumerate(PHANTOM_SEEDS):
+            phantom = make_phantom(name, seed, tumor=number % 4 != 3)  # type: ignore[arg-type]
+            canonical = grid.to_canonical(phantom.image, modality, SPACING_MM)
+            tumor, organ = (
+                sitk.GetArrayFromImage(grid.resample(sitk.Cast(m, sitk.sitkFloat32),
+                                                     canonical.geometry)).transpose(2, 1, 0) > 0.5
+                for m in (phantom.mask, phantom.organ)
+            )
+            index = organ * (ORGANS.index(ASKED[kind]) + 1)
+            stack = np.stack([canonical.tensor[0, 0].numpy(), index, tumor, np.zeros_like(tumor)])
+            known = np.array([o == ASKED[kind] for o in ORGANS])
+            sources.append(Source(kind, torch.from_numpy(stack.astype(np.float32)), known,
+                                  int(modality == "MR")))
+    return sources
+
+
 def _known(kind: str) -> np.ndarray:
     """Of which organs presence and absence are known in a kind of scan."""
     if kind == "chest":
@@ -143,8 +175,7 @@ class WindowSampler:
         image, index = stack[0], np.rint(stack[1]).astype(np.uint8)
         lesion, ignore = stack[2] > 0.5, stack[3] > 0.5
         modality = "CT" if source.modality == 0 else "MR"
-        organ = {"sarcoma_ct": "soft_tissue", "sarcoma_mr": "soft_tissue", "breast": "breast",
-                 "slab": "liver"}.get(kind)
+        organ = ASKED.get(kind)
         if kind == "brain" and generator.random() < 0.5:
             image = np.where(index == ORGANS.index("brain") + 1, image, 0.0)
         if modality == "MR":

@@ -1,0 +1,100 @@
+"""What every command of the command line shares: options, exit codes, a clean stdout.
+
+Exit codes: 0 done, 1 failed (one plain sentence on stderr), 2 wrong usage, 130 cancelled.
+Heavy packages are imported inside the commands, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TextIO
+
+import typer
+
+from DiffuGTSLib.errors import Cancelled, DiffuGTSError
+
+P = ParamSpec("P")
+
+
+class ModalityChoice(enum.StrEnum):
+    """What --modality takes."""
+
+    CT = "CT"
+    MR = "MR"
+
+
+ModelOption = Annotated[str, typer.Option(help="Catalogue name or folder of a model package.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, only that.")]
+
+
+def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """A command whose failures end in one plain sentence on stderr and the right exit code."""
+
+    @functools.wraps(command)
+    def careful(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except (KeyboardInterrupt, Cancelled):
+            _fail("Cancelled.", code=130)
+        except DiffuGTSError as error:
+            near = getattr(error, "suggestions", ())
+            hints = [error.hint, f"Nearest: {', '.join(near)}." if near else ""]
+            _fail(error.message, " ".join(hint for hint in hints if hint))
+        except MemoryError:
+            _fail("There is not enough memory for this scan.", "Crop the scan to the region.")
+        except ImportError as error:
+            name = (error.name or "needed").partition(".")[0]
+            _fail(f"The Python package {name} is missing or damaged.", "Run: diffugts doctor")
+        except BrokenPipeError:
+            # Whoever read the output has gone; nobody is there to be told.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(1) from None
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            _fail("Something went wrong inside the program.",
+                  f"Report this: {type(error).__name__} in {Path(place.filename).name}, "
+                  f"line {place.lineno}.")
+
+    return careful
+
+
+def _fail(message: str, hint: str = "", code: int = 1) -> None:
+    print(message, file=sys.stderr)
+    if hint:
+        print(f"Hint: {hint}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def own_stdout(protect: bool) -> Iterator[TextIO]:
+    """The true stdout; while `protect`ed, all else that prints (in C too) goes to stderr."""
+    if not protect:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    before, kept = sys.stdout, os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as out:
+            yield out
+    finally:
+        sys.stdout = before
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def print_json(document: dict[str, Any], out: TextIO) -> None:
+    """One JSON document, the only thing on stdout with --json."""
+    print(json.dumps(document, indent=1, allow_nan=False), file=out, flush=True)
