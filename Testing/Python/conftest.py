@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from host_fixtures import host, running_host
+
+__all__ = ["host", "running_host", "shared_data"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

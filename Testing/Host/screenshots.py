@@ -1,0 +1,169 @@
+"""Pictures of the panel and of the views, before, during and after a run, for README.
+
+    python Testing/Host/screenshots.py [--scan FILE --prompt TEXT] [--output FOLDER]
+
+Runs the module on the stand-in host with the real worker and the embedded model, by default on a
+scan of the data folder (DIFFUGTS_TEST_DATA or ../shared/data), or a phantom where it is absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TESTING = Path(__file__).resolve().parents[1]
+REPOSITORY = TESTING.parent
+# In the place of this folder, whose files are not to be taken for packages of their names.
+sys.path[:1] = [str(TESTING), str(REPOSITORY)]
+
+from Host.boot import Host, boot  # noqa: E402
+
+PANEL_WIDTH = 440
+VIEW = (430, 330)
+HEADERS = 48
+SECONDS = 600.0
+NAME = "T1 of a thigh"
+CASE = ("sarcoma/sts_033_t1/image.nii.gz", "soft tissue sarcoma")
+# 256 colours: a third of the size, and no difference that one sees.
+COLOURS = 256
+
+
+def scan_and_prompt(arguments: argparse.Namespace) -> tuple[Path, str]:
+    """What to run: as told, else from the data folder, else a phantom."""
+    if arguments.scan:
+        return arguments.scan, arguments.prompt
+    data = Path(os.environ.get("DIFFUGTS_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if (data / CASE[0]).exists():
+        return data / CASE[0], CASE[1]
+    from DiffuGTSLib.phantom import make_phantom
+
+    phantom = make_phantom("chest")
+    return phantom.write(Path(tempfile.mkdtemp()))[0], phantom.prompt
+
+
+class Studio:
+    """Takes the pictures.
+
+    Args:
+        host: the running host.
+        root: the panel.
+        folder: where the pictures go.
+    """
+
+    def __init__(self, host: Host, root: Any, folder: Path) -> None:
+        import slicer
+
+        self._host, self._root, self._folder = host, root, folder
+        self._window = slicer.util.mainWindow()
+        self._window.show()
+
+    def panel(self, name: str) -> Any:
+        """The module panel in its whole height."""
+        for _ in range(4):  # wrapped labels and tables settle in turns
+            whole = self._root.parent().sizeHint.height()
+            self._window.resize(PANEL_WIDTH, whole + 4)
+            self._host.process()
+        picture = self._window.grab().toImage()
+        self._save(picture, name)
+        return picture
+
+    def views(self, name: str, **options: Any) -> None:
+        """The three slices and the 3D view."""
+        from Host import views
+
+        self._save(views.render(size=VIEW, **options), name)
+
+    def overview(self, name: str, panel: Any, **options: Any) -> None:
+        """Panel and views side by side, as in the application."""
+        import qt
+        from Host import views
+
+        right = views.render(size=(VIEW[0], (panel.height() - HEADERS) // 2), **options)
+        picture = qt.QImage(panel.width() + right.width(), panel.height(),
+                            qt.QImage.Format_RGB888)
+        painter = qt.QPainter(picture)
+        painter.drawImage(0, 0, panel)
+        painter.drawImage(panel.width(), 0, right)
+        painter.end()
+        self._save(picture, name)
+
+    def _save(self, picture: Any, name: str) -> None:
+        from PIL import Image
+
+        path = self._folder / f"{name}.png"
+        if not picture.save(str(path)):
+            raise OSError(f"The picture could not be written to {path}")
+        with Image.open(path) as whole:
+            small = whole.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        small.save(path, optimize=True)
+        print(f"{path.name}: {path.stat().st_size // 1024} KB")
+
+
+def take(host: Host, scan: Path, prompt: str, folder: Path) -> None:
+    """Plays a run and takes a picture at each of its steps."""
+    import slicer
+
+    host.load_module()
+    panel = host.widget().panel
+    studio = Studio(host, panel.root, folder)
+    volume = slicer.util.loadVolume(str(scan))
+    volume.SetName(NAME)
+    panel.parameters.volume = volume
+    panel.prompt.setText(prompt)
+    studio.panel("panel-before")
+    _during(host, panel, studio)
+    studio.views("views-preview")
+    host.until(lambda: panel.run is None, SECONDS, "the end of the run")
+    lesions = panel.lesions.current[1].lesions
+    position = lesions[0].position if lesions else None
+    panel.lesions.ui.show3DCheckBox.checked = True
+    studio.overview("overview", studio.panel("panel-after"), position=position)
+    studio.views("views-after", position=position)
+    for kind in ("attention", "residual", "uncertainty"):
+        getattr(panel.evidence.ui, f"{kind}CheckBox").checked = True
+        result = panel.lesions.current[1]
+        host.until(lambda r=result, k=kind: k in r.evidence, 60, kind)
+        host.process()
+        if kind == "attention":
+            studio.panel("panel-evidence")
+        studio.views(f"views-{kind}", position=position)
+    panel.evidence.ui.uncertaintyCheckBox.checked = False
+    panel.evidence.ui.swapButton.click()
+    host.until(lambda: "pseudo_healthy" in result.evidence, 60, "the pseudo-healthy scan")
+    host.process()
+    studio.views("views-healthy", position=position)
+    panel.ui.advancedButton.collapsed = False
+    host.until(lambda: panel.advanced.ui.refreshDevicesButton.enabled, 120, "the devices")
+    studio.panel("panel-advanced")
+
+
+def _during(host: Host, panel: Any, studio: Studio) -> None:
+    """Starts the run and takes a picture while healthy tissue is painted."""
+    panel.start()
+    bar = panel.runSection.ui.progressBar
+    host.until(lambda: panel.run is None or (bar.maximum > 0 and bar.value > 450), SECONDS,
+               "the middle of the run")
+    studio.panel("panel-during")
+
+
+def main() -> None:
+    """Takes all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scan", type=Path)
+    parser.add_argument("--prompt", default=CASE[1])
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "Resources" / "Screenshots")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    host = boot()
+    try:
+        take(host, *scan_and_prompt(arguments), arguments.output)
+    finally:
+        host.close()
+
+
+if __name__ == "__main__":
+    main()
