@@ -2,148 +2,96 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from DiffuGTSLib.attention import AnomalyAttention
-from DiffuGTSLib.errors import ModelDamaged, ModelMissing
+from DiffuGTSLib.card import Card
+from DiffuGTSLib.catalogue import EMBEDDED
+from DiffuGTSLib.errors import AttentionMissing, ModelDamaged
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.foundation.denoiser import Denoiser
 from DiffuGTSLib.foundation.schedules import Schedule, load_schedule
-from DiffuGTSLib.residual import Fusion
-from DiffuGTSLib.resources import resource
+from DiffuGTSLib.package_files import (
+    CARD,
+    HEAD,
+    INDEX,
+    WEIGHTS,
+    has_attention,
+    sha256,
+    verify,
+)
+from DiffuGTSLib.residual import FUSIONS, Fusion
+from DiffuGTSLib.store import find
+from DiffuGTSLib.text import TextEncoder, encoder_of
+from DiffuGTSLib.whole_file import write_json
 
-EMBEDDED = "embedded"
-PARTS = {"vae": Autoencoder, "unet": Denoiser, "aova": AnomalyAttention}
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = "model_index.json"
-CARD = "card.json"
+__all__ = [
+    "CARD", "EMBEDDED", "INDEX", "WEIGHTS", "Card", "Foundation", "Package", "add_attention",
+    "find", "has_attention", "load", "load_foundation", "save", "save_part", "seal", "sha256",
+    "verify",
+]
+
+# Until a fusion is fitted: the refined score is the AOVA map.
+ATTENTION_ALONE = Fusion(dict.fromkeys(FUSIONS, (0.0, 1.0, 0.0, 0.0)), 0.01, 0.01)
 
 
 @dataclass(frozen=True)
-class Card:
-    """What a package states of itself (card.json).
+class Foundation:
+    """The frozen part of a model package: networks, schedule, card.
 
     Attributes:
-        name, licence: for people.
-        modalities: of "CT", "MR".
-        spacing_mm: of the canonical grid, (X, Y, Z).
-        scale_factor: the denoiser's latents are the autoencoder's times this.
-        class_labels: modality to the denoiser's class.
-        threshold: of the refined score.
-        steps, samples, resamplings: of the inpainting, unless told otherwise.
-        calibration: what is added to the logit of the gated AOVA map so that 0.5 is the best
-            threshold, by anatomy and modality ("lung/CT"); 0 where it is not listed.
-        fusion: by modality.
-        files: SHA-256 of every file but this one, by its path in the package.
-        trained_on, scores: for people.
+        text_encoder: the package's own; None where it takes the installed one.
     """
-
-    name: str
-    licence: str
-    modalities: tuple[str, ...]
-    spacing_mm: tuple[float, float, float]
-    scale_factor: float
-    class_labels: dict[str, int]
-    threshold: float
-    steps: int
-    samples: int
-    resamplings: int
-    fusion: dict[str, Fusion]
-    calibration: dict[str, float] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
-    trained_on: str = ""
-    scores: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> Card:
-        """The card of a package.
-
-        Raises:
-            ModelDamaged: it is no card.
-        """
-        try:
-            entries = json.loads((folder / CARD).read_text(encoding="utf-8"))
-            fusion = {
-                modality: Fusion(
-                    {k: tuple(w) for k, w in f["weights"].items()},
-                    f["pixel_floor"], f["feature_floor"],
-                )
-                for modality, f in entries.pop("fusion").items()
-            }
-            entries["spacing_mm"] = tuple(entries["spacing_mm"])
-            entries["modalities"] = tuple(entries["modalities"])
-            return cls(fusion=fusion, **entries)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelDamaged(
-                f"The model package is damaged: {CARD} cannot be read.", "Install the model again."
-            ) from error
-
-    def write(self, folder: Path) -> None:
-        """Writes the card into `folder`."""
-        entries = {k: v for k, v in self.__dict__.items() if k != "fusion"}
-        entries["fusion"] = {m: f.__dict__ for m, f in self.fusion.items()}
-        (folder / CARD).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class Package:
-    """A loaded model package: frozen networks, the schedule and the card."""
 
     folder: Path
     card: Card
     autoencoder: Autoencoder
     denoiser: Denoiser
-    attention: AnomalyAttention
     schedule: Callable[[int, int], Schedule]
+    text_encoder: TextEncoder | None
+
+    def texts(self) -> TextEncoder:
+        """The encoder whose vectors the attention takes; its `width` is the attention's text_dim.
+
+        Raises:
+            ModelMissing, ModelDamaged: of the installed text encoder.
+        """
+        return self.text_encoder or TextEncoder.from_package()
+
+    @property
+    def multiple(self) -> int:
+        """What each axis of a scan has to be a multiple of, in voxels."""
+        return self.autoencoder.downscale * self.denoiser.downscale
 
 
-def find(name_or_folder: str | Path) -> Path:
-    """The folder of a model: a catalogue name, or a folder that holds a package.
+@dataclass(frozen=True)
+class Package(Foundation):
+    """A loaded model package: the foundation and the trained attention."""
+
+    attention: AnomalyAttention
+
+
+def load_foundation(name_or_folder: str | Path, device: str = "cpu") -> Foundation:
+    """Loads what an attention is trained upon: verified, float32, no gradients.
 
     Raises:
-        ModelMissing: there is none.
+        ModelMissing, ModelDamaged: see `find` and `verify`.
     """
-    bundled = resource("Models") / str(name_or_folder)
-    folder = Path(name_or_folder)
-    for place in (folder, bundled):
-        if (place / INDEX).is_file():
-            return place
-    raise ModelMissing(
-        f"There is no model called “{folder.name}”.",
-        "Use “embedded”, or the folder of a model package (it holds model_index.json).",
+    folder = find(name_or_folder)
+    verify(folder)
+    return Foundation(
+        folder, Card.read(folder), _load_part(folder, "vae", Autoencoder, device),
+        _load_part(folder, "unet", Denoiser, device), load_schedule(folder / "scheduler"),
+        encoder_of(folder),
     )
-
-
-def verify(folder: Path) -> None:
-    """Checks every file of a package against the SHA-256 in its card.
-
-    Raises:
-        ModelDamaged: a file is absent or not what it was; the message names it.
-    """
-    for name, expected in Card.read(folder).files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ModelDamaged(
-                f"The model package is damaged: {name} is missing.", "Install the model again."
-            )
-        if sha256(path) != expected:
-            raise ModelDamaged(
-                f"The model package is damaged: {name} is not the file it should be.",
-                "Install the model again.",
-            )
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load(name_or_folder: str | Path = EMBEDDED, device: str = "cpu") -> Package:
@@ -151,31 +99,39 @@ def load(name_or_folder: str | Path = EMBEDDED, device: str = "cpu") -> Package:
 
     Raises:
         ModelMissing, ModelDamaged: see `find` and `verify`.
+        AttentionMissing: nobody has trained its attention yet.
     """
     folder = find(name_or_folder)
-    verify(folder)
-    parts = {}
-    for part, kind in PARTS.items():
-        try:
-            model, keys = kind.from_pretrained(
-                folder / part, torch_dtype=torch.float32, low_cpu_mem_usage=False,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelDamaged(
-                f"The model package is damaged: {part} cannot be loaded.",
-                "Install the model again.",
-            ) from error
-        strange = [*keys["missing_keys"], *keys["unexpected_keys"], *keys["mismatched_keys"]]
-        if strange:
-            raise ModelDamaged(
-                f"The model package is damaged: {part} does not fit this version ({strange[0]}).",
-                "Install the model again, or the version of DiffuGTS that it was made with.",
-            )
-        model.requires_grad_(False).eval()
-        parts[part] = model.to(device=device, memory_format=torch.channels_last_3d)
-    return Package(folder, Card.read(folder), parts["vae"], parts["unet"], parts["aova"],
-                   load_schedule(folder / "scheduler"))
+    if not has_attention(folder):
+        raise AttentionMissing(Card.read(folder).name)
+    foundation = load_foundation(folder, device)
+    attention = _load_part(folder, HEAD, AnomalyAttention, device)
+    return Package(**foundation.__dict__, attention=attention)
+
+
+def _load_part(folder: Path, part: str, kind: Any, device: str) -> Any:
+    """A network of a package, frozen.
+
+    Raises:
+        ModelDamaged: its files are absent or do not fit the network.
+    """
+    try:
+        model, keys = kind.from_pretrained(
+            folder / part, torch_dtype=torch.float32, low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelDamaged(
+            f"The model package is damaged: {part} cannot be loaded.", "Install the model again."
+        ) from error
+    strange = [*keys["missing_keys"], *keys["unexpected_keys"], *keys["mismatched_keys"]]
+    if strange:
+        raise ModelDamaged(
+            f"The model package is damaged: {part} does not fit this version ({strange[0]}).",
+            "Install the model again, or the version of DiffuGTS that it was made with.",
+        )
+    model.requires_grad_(False).eval()
+    return model.to(device=device, memory_format=torch.channels_last_3d)
 
 
 def _forget_origin(config: Path) -> None:
@@ -185,25 +141,50 @@ def _forget_origin(config: Path) -> None:
     config.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
+def save_part(
+    folder: Path, part: str, model: Any, dtype: torch.dtype = torch.float16
+) -> None:
+    """Writes one network of a package in `dtype`; `model` itself stays as it is."""
+    if model.dtype != dtype:
+        copy = type(model).from_config(model.config)
+        copy.load_state_dict(model.state_dict())
+        model = torch.nn.Module.to(copy, dtype)  # diffusers' own warns of what is not the case
+    model.save_pretrained(folder / part)
+    _forget_origin(folder / part / "config.json")
+
+
+def seal(folder: Path, card: Card) -> None:
+    """Writes the card, with the SHA-256 of every file that the package now holds."""
+    card.files.clear()
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder).as_posix()
+        if path.is_file() and relative != CARD and path.suffix in (".json", ".safetensors"):
+            card.files[relative] = sha256(path)
+    card.write(folder)
+
+
 def save(
     folder: Path, card: Card, autoencoder: Autoencoder, denoiser: Denoiser,
-    attention: AnomalyAttention, scheduler: Any,
+    attention: AnomalyAttention | None, scheduler: Any, dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Writes a package: float16 weights, the scheduler's configuration, index and card.
+    """Writes a package: weights, the scheduler's configuration, index and card.
 
-    The text encoder is not copied: `text_encoder/config.json` says which one it is.
+    A text encoder that lies in `folder` already is the package's own; else
+    `text_encoder/config.json` says that it is the installed one.
+
+    Args:
+        attention: None where it has not been trained.
     """
-    models: dict[str, Any] = {"vae": autoencoder, "unet": denoiser, "aova": attention}
-    for part, model in models.items():
-        half = type(model).from_config(model.config)
-        half.load_state_dict(model.state_dict())
-        half.half().save_pretrained(folder / part)
-        _forget_origin(folder / part / "config.json")
+    save_part(folder, "vae", autoencoder, dtype)
+    save_part(folder, "unet", denoiser, dtype)
+    if attention is not None:
+        save_part(folder, HEAD, attention, dtype)
     scheduler.save_pretrained(folder / "scheduler")
     reference = {"_name_or_path": "sentence-transformers/all-MiniLM-L6-v2", "dimensions": 384}
     for part in ("text_encoder", "tokenizer"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        (folder / part / "config.json").write_text(json.dumps(reference, indent=1) + "\n")
+        if not (folder / part / "config.json").is_file():
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            (folder / part / "config.json").write_text(json.dumps(reference, indent=1) + "\n")
     index = {
         "_class_name": "DiffuGTS",
         "vae": ["DiffuGTSLib.foundation.autoencoder", "Autoencoder"],
@@ -211,11 +192,41 @@ def save(
         "scheduler": ["diffusers", type(scheduler).__name__],
         "text_encoder": ["transformers", "BertModel"],
         "tokenizer": ["tokenizers", "Tokenizer"],
-        "aova": ["DiffuGTSLib.attention", "AnomalyAttention"],
     }
-    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder).as_posix()
-        if path.is_file() and relative != CARD and path.suffix in (".json", ".safetensors"):
-            card.files[relative] = sha256(path)
-    card.write(folder)
+    _write_index(folder, index, attention is not None)
+    seal(folder, card)
+
+
+def add_attention(folder: Path, attention: AnomalyAttention, **changes: Any) -> None:
+    """Puts a trained attention into a package, in place of the one that is there, if any.
+
+    Args:
+        folder: of the package.
+        attention: fits the package's features and text encoder.
+        changes: to the card: `fusion`, `calibration`, `threshold`, `scores`, ... Without a
+            `fusion` for one of the modalities, the attention alone counts there.
+
+    Raises:
+        ModelDamaged: the package's card or index cannot be read.
+        ValueError: the attention was made for other features.
+    """
+    card = replace(Card.read(folder), **changes)
+    widths = json.loads((folder / "vae" / "config.json").read_text())["num_channels"]
+    if list(attention.config.feature_channels) != list(widths):
+        raise ValueError(f"the attention takes features of {attention.config.feature_channels} "
+                         f"channels, the autoencoder gives {widths}")
+    for modality in card.modalities:
+        card.fusion.setdefault(modality, ATTENTION_ALONE)
+    building = folder / f".building-{uuid.uuid4().hex}"
+    save_part(building, HEAD, attention)
+    shutil.rmtree(folder / HEAD, ignore_errors=True)
+    (building / HEAD).replace(folder / HEAD)
+    building.rmdir()
+    _write_index(folder, json.loads((folder / INDEX).read_text(encoding="utf-8")), True)
+    seal(folder, card)
+
+
+def _write_index(folder: Path, index: dict[str, Any], with_attention: bool) -> None:
+    if with_attention:
+        index = index | {HEAD: ["DiffuGTSLib.attention", "AnomalyAttention"]}
+    write_json(folder / INDEX, index)

@@ -64,3 +64,15 @@ DDIM_SCHEDULER: Final[dict[str, Any]] = {
     "timestep_spacing": "trailing",
 }
 """Arguments of diffusers' DDIMScheduler; "trailing" starts at the noisiest level."""
+
+DDPM_SCHEDULER: Final[dict[str, Any]] = {
+    name: value for name, value in DDIM_SCHEDULER.items() if name != "set_alpha_to_one"
+} | {"variance_type": "fixed_small"}
+"""Arguments of diffusers' DDPMScheduler: the same noise levels."""
+
+NETWORKS: Final[dict[str, dict[str, Any]]] = {
+    "maisi": MAISI_AUTOENCODER,
+    "maisi-rflow": MAISI_RFLOW,
+    "maisi-ddpm": MAISI_DDPM,
+}
+"""By the names that the catalogue uses."""

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from DiffuGTSLib.errors import ModelDamaged
-from DiffuGTSLib.foundation.configurations import DDIM_SCHEDULER, RECTIFIED_FLOW_SCHEDULER
+from DiffuGTSLib.foundation.configurations import (
+    DDIM_SCHEDULER,
+    DDPM_SCHEDULER,
+    RECTIFIED_FLOW_SCHEDULER,
+)
 
 TRAINING_STEPS = 1000
 BASE_LATENT_VOXELS = 32**3
@@ -127,7 +131,7 @@ class Ddim:
         ValueError: the steps are no divisor of the training steps.
     """
 
-    def __init__(self, scheduler: DDIMScheduler, steps: int) -> None:
+    def __init__(self, scheduler: DDIMScheduler | DDPMScheduler, steps: int) -> None:
         _check_steps(steps)
         training_steps = scheduler.config.num_train_timesteps
         if training_steps % steps:
@@ -160,6 +164,14 @@ class Ddim:
         return self.scheduler.add_noise(z0, noise, self.scheduler.timesteps[index : index + 1])
 
 
+class Ddpm(Ddim):
+    """The same levels, by DDPM's own steps, which add noise: the reference that DDIM shortens.
+
+    diffusers' scheduler can be respaced, unlike MONAI's (METHOD.md 1); its levels are those of
+    `Ddim` for the same number of steps.
+    """
+
+
 def rectified_flow(steps: int, latent_voxels: int) -> RectifiedFlow:
     """The schedule of MAISI's rflow models (30 steps there) and of the embedded one."""
     scheduler = FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER)
@@ -169,6 +181,11 @@ def rectified_flow(steps: int, latent_voxels: int) -> RectifiedFlow:
 def ddim(steps: int) -> Ddim:
     """The schedule of MAISI's ddpm model, in a divisor of its 1000 steps."""
     return Ddim(DDIMScheduler(**DDIM_SCHEDULER), steps)
+
+
+def ddpm(steps: int = TRAINING_STEPS) -> Ddpm:
+    """The schedule that MAISI's ddpm model was published with: all of its 1000 steps."""
+    return Ddpm(DDPMScheduler(**DDPM_SCHEDULER), steps)
 
 
 def level_shift(latent_voxels: int) -> float:
@@ -227,9 +244,11 @@ def load_schedule(folder: Path) -> Callable[[int, int], Schedule]:
         )
     if name == "DDIMScheduler":
         return lambda steps, _latent_voxels: Ddim(DDIMScheduler.from_config(config), steps)
+    if name == "DDPMScheduler":
+        return lambda steps, _latent_voxels: Ddpm(DDPMScheduler.from_config(config), steps)
     raise ModelDamaged(
         f"The model's scheduler_config.json names the scheduler {name}, which is not known.",
-        "Known are FlowMatchEulerDiscreteScheduler and DDIMScheduler.",
+        "Known are FlowMatchEulerDiscreteScheduler, DDIMScheduler and DDPMScheduler.",
     )
 
 

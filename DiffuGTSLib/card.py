@@ -1,0 +1,124 @@
+"""What a model package states of itself: card.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.errors import ModelDamaged, SequenceUnknown
+from DiffuGTSLib.package_files import CARD
+from DiffuGTSLib.residual import Fusion
+from DiffuGTSLib.whole_file import write_json
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a package states of itself (card.json).
+
+    Attributes:
+        name, licence, licence_url: for people.
+        modalities: of "CT", "MR".
+        spacing_mm: of the canonical grid, (X, Y, Z).
+        scale_factor: the denoiser's latents are the autoencoder's times this.
+        class_labels: the denoiser's class of a modality ("CT", "MR"), of an MR sequence ("MR/t1")
+            or of one without skull ("MR/t1/skull-stripped").
+        threshold: of the refined score.
+        steps, samples, resamplings: of the inpainting, unless told otherwise.
+        calibration: what is added to the logit of the gated AOVA map so that 0.5 is the best
+            threshold, by anatomy and modality ("lung/CT"); 0 where it is not listed.
+        fusion: by modality.
+        files: SHA-256 of every file but this one, by its path in the package.
+        trained_on, scores: for people.
+        trained_classes: lesion classes seen in training, by "real" masks and "synthetic" lesions;
+            None where the package does not say (see lesion_classes.py).
+        left_out: lesion classes that were kept out of training.
+        sources: of a converted model: repository, file and SHA-256 of what it was made from.
+        guidance: of the classifier-free guidance by the class; 0 for none.
+        least_crop: voxels (X, Y, Z); no crop is painted that is smaller, where the scan is larger.
+    """
+
+    name: str
+    licence: str
+    modalities: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]
+    scale_factor: float
+    class_labels: dict[str, int]
+    threshold: float
+    steps: int
+    samples: int
+    resamplings: int
+    fusion: dict[str, Fusion]
+    calibration: dict[str, float] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    trained_on: str = ""
+    scores: dict[str, Any] = field(default_factory=dict)
+    trained_classes: dict[str, list[str]] | None = None
+    left_out: tuple[str, ...] = ()
+    licence_url: str = ""
+    sources: tuple[dict[str, str], ...] = ()
+    guidance: float = 0.0
+    least_crop: tuple[int, int, int] = (0, 0, 0)
+
+    @classmethod
+    def read(cls, folder: Path) -> Card:
+        """The card of a package.
+
+        Raises:
+            ModelDamaged: it is no card.
+        """
+        try:
+            entries = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            fusion = {
+                modality: Fusion(
+                    {k: tuple(w) for k, w in f["weights"].items()},
+                    f["pixel_floor"], f["feature_floor"],
+                )
+                for modality, f in entries.pop("fusion").items()
+            }
+            entries["spacing_mm"] = tuple(entries["spacing_mm"])
+            entries["modalities"] = tuple(entries["modalities"])
+            entries["left_out"] = tuple(entries.get("left_out", ()))
+            entries["sources"] = tuple(entries.get("sources", ()))
+            entries["least_crop"] = tuple(entries.get("least_crop", (0, 0, 0)))
+            return cls(fusion=fusion, **entries)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelDamaged(
+                f"The model package is damaged: {CARD} cannot be read.", "Install the model again."
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Writes the card into `folder`, whole or not at all.
+
+        Raises:
+            OutputNotWritten: there is no room, or no permission.
+        """
+        entries = {k: v for k, v in self.__dict__.items() if k != "fusion"}
+        entries["fusion"] = {m: f.__dict__ for m, f in self.fusion.items()}
+        write_json(folder / CARD, entries)
+
+    def class_label(
+        self, modality: str, sequence: str = "", skull_stripped: bool = False
+    ) -> int:
+        """The denoiser's class for a scan; 0 where the model takes none.
+
+        Args:
+            modality: "CT" or "MR".
+            sequence: "t1", "t1c", "t2", "flair", or "" where it is not known.
+            skull_stripped: nothing but the brain is left.
+
+        Raises:
+            SequenceUnknown: the model needs to know the MR sequence, or has no class for it.
+        """
+        wanted = "/".join(part for part in (modality, sequence) if part)
+        keys = [f"{wanted}/skull-stripped"] if skull_stripped else []
+        for key in (*keys, wanted, modality):
+            if key in self.class_labels:
+                return self.class_labels[key]
+        choices = tuple(dict.fromkeys(
+            key.split("/")[1] for key in self.class_labels if key.startswith(f"{modality}/")
+        ))
+        if choices:
+            raise SequenceUnknown(sequence, choices)
+        return 0

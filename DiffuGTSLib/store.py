@@ -1,0 +1,208 @@
+"""Where installed models are kept, and what is there; no torch needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.catalogue import Entry, catalogue
+from DiffuGTSLib.errors import ModelDamaged, ModelMissing, OutputNotWritten
+from DiffuGTSLib.expectations import expected
+from DiffuGTSLib.package_files import INDEX, has_attention, read_card, size
+from DiffuGTSLib.resources import resource
+
+VARIABLE = "DIFFUGTS_MODELS"
+
+
+def store_folder() -> Path:
+    """The folder of installed models: DIFFUGTS_MODELS, else this system's place for such data."""
+    told = os.environ.get(VARIABLE)
+    if told:
+        return Path(told)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "diffugts" / "models"
+
+
+def find(name_or_folder: str | Path) -> Path:
+    """The folder of a model: a package's own folder, an installed model, or a bundled one.
+
+    Raises:
+        ModelMissing: there is none; where the catalogue knows it, the hint says how to get it.
+    """
+    folder = Path(name_or_folder)
+    name = str(name_or_folder)
+    for place in (folder, store_folder() / name, resource("Models") / name):
+        if (place / INDEX).is_file():
+            return place
+    if name in catalogue():
+        raise ModelMissing(
+            f"The model “{name}” is not installed.",
+            f"Install it: diffugts models download {name}, or diffugts models convert for files "
+            "that were fetched by hand.",
+        )
+    raise ModelMissing(
+        f"There is no model called “{folder.name}”.",
+        "Use “embedded”, or the folder of a model package (it holds model_index.json).",
+    )
+
+
+def installed() -> list[str]:
+    """Names of the packages in the store, sorted."""
+    folder = store_folder()
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir()
+                  if not p.name.startswith(".") and (p / INDEX).is_file())
+
+
+def remove(name: str) -> None:
+    """Deletes an installed model.
+
+    Raises:
+        ModelMissing: it is not installed, or comes with the program.
+        OutputNotWritten: it cannot be deleted.
+    """
+    if name not in installed():
+        known = catalogue().get(name)
+        if known is not None and known.bundled:
+            raise ModelMissing(f"The model “{name}” comes with the program and stays.", "")
+        raise ModelMissing(f"The model “{name}” is not installed.", "See: diffugts models list")
+    folder = store_folder() / name
+    # Renamed first, so that nobody loads what is half gone.
+    leaving = folder.with_name(f".leaving-{uuid.uuid4().hex}")
+    try:
+        folder.replace(leaving)
+        shutil.rmtree(leaving)
+    except OSError:
+        raise OutputNotWritten(f"The model {name} cannot be removed.",
+                               "Close the programs that use it.") from None
+
+
+def check_free(folder: Path) -> None:
+    """Raises OutputNotWritten where there is something at a package's place already."""
+    if folder.exists():
+        raise OutputNotWritten(
+            f"There is a model at {folder.name} already.",
+            f"Remove it first: diffugts models remove {folder.name}",
+        )
+
+
+@contextmanager
+def under_construction(folder: Path) -> Iterator[Path]:
+    """A folder to build a package in; it becomes `folder` at the end, or vanishes on an error.
+
+    Raises:
+        OutputNotWritten: there is something at that place already, or it cannot be written.
+    """
+    check_free(folder)
+    building = folder.with_name(f".building-{uuid.uuid4().hex}")
+    try:
+        building.mkdir(parents=True)
+        yield building
+        building.replace(folder)
+    except OSError as error:
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+            raise OutputNotWritten(f"The folder {folder.parent.name} cannot be written.",
+                                   f"Set {VARIABLE} to a folder of yours.") from None
+        if error.errno == 28:
+            raise OutputNotWritten("The disk is full.", "Make room and try again.") from None
+        raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def describe_models() -> dict[str, Any]:
+    """The store and every model of the catalogue or the store, as plain values."""
+    known = catalogue()
+    others = [name for name in installed() if name not in known]
+    models = [_describe(name, entry) for name, entry in known.items()]
+    return {"folder": str(store_folder().absolute()),
+            "models": models + [_describe(name, None) for name in others]}
+
+
+def _describe(name: str, entry: Entry | None) -> dict[str, Any]:
+    bundled = entry is not None and entry.bundled
+    place = (resource("Models") if bundled else store_folder()) / name
+    folder = place if (place / INDEX).is_file() else None
+    card, damage = _card(folder)
+    trained = folder is not None and has_attention(folder)
+    state = _state(folder, damage, trained)
+    return _facts_of(name, entry, card) | {
+        "installed": folder is not None,
+        "bundled": bundled,
+        "folder": str(folder.absolute()) if folder else None,
+        "bytes": size(folder) if folder else None,
+        "attention": "trained" if trained else "none",
+        "ready": state == "ready",
+        "state": state,
+        "message": damage or _message(name, state),
+        "actions": _actions(folder, bundled),
+        "scores": card.get("scores", {}),
+        "catalogue": entry is not None,
+    }
+
+
+def _card(folder: Path | None) -> tuple[dict[str, Any], str]:
+    """The card's entries, and what is wrong with it."""
+    if folder is None:
+        return {}, ""
+    try:
+        return read_card(folder), ""
+    except ModelDamaged as error:
+        return {}, error.message
+
+
+def _facts_of(name: str, entry: Entry | None, card: dict[str, Any]) -> dict[str, Any]:
+    """What the catalogue says of a model; of one that it does not know, what the card says."""
+    if entry is None:
+        licence = {"name": str(card.get("licence", "")), "url": str(card.get("licence_url", "")),
+                   "commercial": None, "summary": ""}
+        return {"name": name, "title": str(card.get("name", name)), "purpose": "",
+                "modalities": list(card.get("modalities", [])),
+                "trained_on": str(card.get("trained_on", "")),
+                "spacing_mm": list(card.get("spacing_mm", [])), "licence": licence,
+                "expected_bytes": None, "text_encoder": None, "expected": None}
+    encoder = entry.text_encoder
+    return {
+        "name": name, "title": entry.title, "purpose": entry.purpose,
+        "modalities": list(entry.modalities), "trained_on": entry.trained_on,
+        "spacing_mm": list(entry.spacing_mm), "licence": asdict(entry.licence),
+        "expected_bytes": entry.expected_bytes,
+        "text_encoder": {"name": encoder.name, "title": encoder.title,
+                         "licence": asdict(encoder.licence)},
+        "expected": expected(entry),
+    }
+
+
+def _state(folder: Path | None, damage: str, trained: bool) -> str:
+    if folder is None:
+        return "not-installed"
+    if damage:
+        return "damaged"
+    return "ready" if trained else "needs-training"
+
+
+def _message(name: str, state: str) -> str:
+    return {
+        "ready": "Ready to segment.",
+        "needs-training": "Installed; its attention has to be trained before it can segment.",
+        "not-installed": f"Not installed: diffugts models download {name}",
+    }[state]
+
+
+def _actions(folder: Path | None, bundled: bool) -> list[str]:
+    if folder is None:
+        return [] if bundled else ["download"]
+    return ["verify"] if bundled else ["verify", "remove"]
