@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from DiffuGTSLib import ensembles
 from DiffuGTSLib.attention import AnomalyAttention, Maps, Texts
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.text import TextEncoder
-from DiffuGTSLib.training.loop import Loop, LoopConfig
-from DiffuGTSLib.training.windows import ORGANS, Window, WindowSampler
+from DiffuGTSLib.training.feed import Feed
+from DiffuGTSLib.training.loop import CHECKPOINT, Loop, LoopConfig
+from DiffuGTSLib.training.windows import ORGANS, Window
+from DiffuGTSLib.vocabulary import vocabulary
 
 # How each anatomy is asked for in training; the ensembles of templates come from the vocabulary.
 FINDINGS = ("tumor", "cancer", "metastasis", "mass", "lesion")
@@ -21,35 +24,39 @@ SIMILARITY_WEIGHT = 0.1
 IMAGE_WEIGHT = 0.1
 GATE_WEIGHT = 0.5
 WINDOWS = 1  # a step
-# Lesions first weigh up to 40 voxels for one, so that they are found at all; in the last quarter
-# of the training 4, so that what is not one is let go.
-BALANCE = (40.0, 4.0)
+# Lesions first weigh up to 20 voxels for one, so that they are found at all; in the last two fifths
+# of the training 5, so that what is not one is let go.
+BALANCE = (20.0, 5.0)
 
 
 class PromptTexts:
     """Embeddings of every organ's prompts, encoded once.
 
     Attributes:
-        normal, abnormal: (len(ORGANS), len(FINDINGS), E).
-        gate: (len(ORGANS), E).
+        organs: what windows' `organ` counts; ORGANS come first.
+        normal, abnormal: (len(organs), len(FINDINGS), E).
+        gate: (len(organs), E).
     """
 
-    def __init__(self, encoder: TextEncoder) -> None:
-        names = [organ.replace("_", " ") for organ in ORGANS]
+    def __init__(
+        self, encoder: TextEncoder, organs: Sequence[str] = ORGANS, device: str = "cpu"
+    ) -> None:
+        self.organs = tuple(organs)
+        names = [vocabulary().anatomies[organ].name for organ in organs]
         encode = encoder.encode_ensemble
-        normal = torch.stack([encode(ensembles.normal(n)) for n in names])
+        normal = torch.stack([encode(ensembles.normal(n)) for n in names]).to(device)
         self.normal = normal[:, None].expand(-1, len(FINDINGS), -1)
         self.abnormal = torch.stack([
             torch.stack([encode(ensembles.abnormal(n, f)) for f in FINDINGS]) for n in names
-        ])
-        self.gate = torch.stack([encode(ensembles.gate(n)) for n in names])
+        ]).to(device)
+        self.gate = torch.stack([encode(ensembles.gate(n)) for n in names]).to(device)
 
     def all(self) -> torch.Tensor:
         """(N, E): every text once, for centring and whitening."""
         return torch.cat([self.normal.flatten(0, 1), self.abnormal.flatten(0, 1), self.gate])
 
     def draw(self, generator: np.random.Generator) -> Texts:
-        """All organs, one finding for all of them: (len(ORGANS), E) each."""
+        """All organs, one finding for all of them: (len(organs), E) each."""
         finding = int(generator.integers(len(FINDINGS)))
         return Texts(self.normal[:, finding], self.abnormal[:, finding], self.gate)
 
@@ -92,14 +99,18 @@ def gate_loss(gates: torch.Tensor, window: Window) -> torch.Tensor:
         p = torch.sigmoid(logits)
         dice = 1 - (2 * (p * target).sum() + 20.0) / (p.sum() + present + 20.0)
         losses.append(entropy * 2 + dice * (1.0 if present > 20 else 0.3))
-    return torch.stack(losses).mean()
+    lesion = window.lesion[::2, ::2, ::2] > 0.5
+    if not window.known[window.organ] and lesion.any():
+        # Nobody outlined the organ, but where its lesion is, there it is.
+        losses.append(2 * F.softplus(-gates[window.organ][lesion]).mean())
+    return torch.stack(losses).mean() if losses else gates.sum() * 0.0
 
 
 def image_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L_ano: is there an anomaly at all; the mean of the highest 0.1 % of voxels decides."""
     count = max(20, logits.numel() // 1000)
     highest = logits.flatten().topk(count).values.mean()
-    present = torch.tensor(float(target.sum() > 30))
+    present = (target.sum() > 30).float()
     return F.binary_cross_entropy_with_logits(highest, present)
 
 
@@ -118,14 +129,15 @@ def similarity_loss(
         organ = (window.organs[::step, ::step, ::step] == window.organ + 1) & ~lesion
         normal, abnormal = model.keys_of_level(texts, level)
         keys = F.normalize(torch.cat([normal, abnormal]), dim=-1)
-        for region, answer in ((lesion, window.organ + len(ORGANS)), (organ, window.organ)):
+        for region, answer in ((lesion, window.organ + len(normal)), (organ, window.organ)):
             if region.sum() < 10:
                 continue
-            pooled = features[0, :, region].float().mean(1)
+            share = (region / region.sum()).flatten().to(features.dtype)
+            pooled = torch.mv(features[0].flatten(1), share).float()
             query = model.queries[level].get_parameter("weight").flatten(1) @ pooled
             scores = keys @ F.normalize(query, dim=0) / 0.1
-            losses.append(F.cross_entropy(scores[None], torch.tensor([answer])))
-    return torch.stack(losses).mean() if losses else torch.zeros(())
+            losses.append(F.cross_entropy(scores[None], scores.new_tensor([answer]).long()))
+    return torch.stack(losses).mean() if losses else window.lesion.new_zeros(())
 
 
 def window_features(
@@ -150,27 +162,42 @@ def feature_statistics(
     return means, deviations
 
 
+def _untrained(
+    autoencoder: Autoencoder, feed: Feed, config: LoopConfig, prompts: PromptTexts,
+    network: Mapping[str, Any],
+) -> AnomalyAttention:
+    """The attention at its start, with the statistics of texts and features; freezes the rest."""
+    torch.manual_seed(config.seed)
+    autoencoder.requires_grad_(False).eval().to(memory_format=torch.channels_last_3d)
+    autoencoder.to(config.device)
+    model = AnomalyAttention(
+        feature_channels=tuple(autoencoder.config.num_channels),
+        text_dim=prompts.gate.shape[1], **network,
+    ).to(config.device)
+    if config.ranks.first and not (config.folder / CHECKPOINT).exists():
+        first = np.random.default_rng([config.seed, 0xA0A])
+        some = [feed.sampler.draw(first).to(config.device) for _ in range(min(40, config.steps))]
+        model.set_statistics(prompts.all(), *feature_statistics(autoencoder, some))
+    return model.to(memory_format=torch.channels_last_3d)
+
+
 def train(
-    autoencoder: Autoencoder, sampler: WindowSampler, held_out: Sequence[Window],
-    config: LoopConfig, encoder: TextEncoder,
+    autoencoder: Autoencoder, feed: Feed, held_out: Sequence[Window],
+    config: LoopConfig, prompts: PromptTexts, network: Mapping[str, Any] | None = None,
 ) -> AnomalyAttention:
     """Trains the attention; the autoencoder stays frozen and outside the optimizer.
 
     Args:
         held_out: windows of patients that are not trained on; their Dice goes into the log.
+        network: arguments of AnomalyAttention beyond those that the frozen parts settle.
     """
-    torch.manual_seed(config.seed)
-    autoencoder.requires_grad_(False).eval().to(memory_format=torch.channels_last_3d)
-    model, prompts = AnomalyAttention(), PromptTexts(encoder)
-    first = np.random.default_rng([config.seed, 0xA0A])
-    statistics = feature_statistics(autoencoder, [sampler.draw(first) for _ in range(40)])
-    model.set_statistics(prompts.all(), *statistics)
-    model.to(memory_format=torch.channels_last_3d)
+    model = _untrained(autoencoder, feed, config, prompts, network or {})
 
     def one(window: Window, texts: Texts, balance: float) -> dict[str, torch.Tensor]:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with config.autocast():
             features = window_features(autoencoder, window.image)
-            joined, gate_queries = model.visual(features, torch.tensor([window.modality]))
+            which = torch.tensor([window.modality], device=config.device)
+            joined, gate_queries = model.visual(features, which)
             asked = pick(texts, window.organ)
             maps = model.attend(joined, gate_queries, asked)
             gates = model.gates(gate_queries, texts)[0]
@@ -183,16 +210,17 @@ def train(
         }
 
     def loss(step: int, generator: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        balance = BALANCE[int(step >= 0.75 * config.steps)]
-        drawn = [one(sampler.draw(generator), prompts.draw(generator), balance)
-                 for _ in range(WINDOWS)]
+        balance = BALANCE[int(step >= 0.6 * config.steps)]
+        drawn = [one(window.to(config.device), prompts.draw(generator), balance)
+                 for window in feed.windows(step, config)]
         parts = {k: torch.stack([d[k] for d in drawn]).mean() for k in drawn[0]}
         return torch.stack(list(parts.values())).sum(), {
             k: float(v.detach()) for k, v in parts.items()
         }
 
     def validate() -> dict[str, float]:
-        return held_out_dice(autoencoder, model, held_out, prompts)
+        with config.autocast():
+            return held_out_dice(autoencoder, model, held_out, prompts)
 
     Loop(config, model, loss, validate).run()
     return model
@@ -205,12 +233,12 @@ def held_out_dice(
     """Mean Dice at 0.5 of the gated map, by organ and modality, over windows with a lesion."""
     scores: dict[str, list[float]] = {}
     texts = prompts.draw(np.random.default_rng(0))
-    for window in windows:
+    for window in (w.to(str(model.device)) for w in windows):
         maps = window_maps(autoencoder, model, window, pick(texts, window.organ))
         p = maps.probability()[0, 0] > 0.5
         target = window.lesion > 0.5
         dice = 2 * (p & target).sum() / (p.sum() + target.sum()).clamp_min(1)
-        name = f"{ORGANS[window.organ]}_{'CT' if window.modality == 0 else 'MR'}"
+        name = f"{prompts.organs[window.organ]}_{'CT' if window.modality == 0 else 'MR'}"
         scores.setdefault(name, []).append(float(dice))
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
@@ -219,6 +247,7 @@ def window_maps(
     autoencoder: Autoencoder, model: AnomalyAttention, window: Window, texts: Texts
 ) -> Maps:
     """The maps of a window, without gradients."""
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.no_grad():
         features = window_features(autoencoder, window.image)
-        return model(features, torch.tensor([window.modality]), texts)
+        which = torch.tensor([window.modality], device=window.image.device)
+        return model(features, which, texts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,14 +117,15 @@ def _block_to_channels(weight: torch.Tensor, blocks: torch.Tensor, offset: int =
 class PatchSampler:
     """Draws training patches, groups by their shares, scans of a group alike."""
 
-    def __init__(self, samples: Sequence[Sample], patch: int = PATCH) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], patch: int = PATCH,
+        shares: Mapping[str, float] = GROUP_SHARES,
+    ) -> None:
         self.patch = patch
-        self.groups = {
-            g: [s for s in samples if s.case.group == g] for g in GROUP_SHARES
-        }
-        self.names = [g for g in GROUP_SHARES if self.groups[g]]
-        shares = np.array([GROUP_SHARES[g] for g in self.names])
-        self.shares = shares / shares.sum()
+        self.groups = {g: [s for s in samples if s.case.group == g] for g in shares}
+        self.names = [g for g in shares if self.groups[g]]
+        rates = np.array([shares[g] for g in self.names])
+        self.shares = rates / rates.sum()
 
     def draw(self, generator: np.random.Generator) -> torch.Tensor:
         """A patch (1, X, Y, Z) with something in it, mirrored and in a random MR contrast."""
@@ -143,40 +145,52 @@ class PatchSampler:
 
 def psnr(model: Autoencoder, patches: torch.Tensor) -> float:
     """Peak signal-to-noise ratio of decode(mean) in dB, over all voxels of `patches`."""
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    device = model.device
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
         errors = [
             float(((model.decode(model.encode(p[None])[0]).float() - p) ** 2).mean())
-            for p in patches
+            for p in patches.to(device)
         ]
     return float(-10 * np.log10(np.mean(errors)))
 
 
 def validation_patches(samples: Sequence[Sample], modality: str, count: int = 12) -> torch.Tensor:
-    """Fixed centre patches (N, 1, 48, 48, 48) of unseen scans, no augmentation."""
+    """Fixed patches (N, 1, 48, 48, 48) of unseen scans, no augmentation."""
     generator = np.random.default_rng(1)
     chosen = [s for s in samples if s.case.modality == modality]
     patches: list[torch.Tensor] = []
     while len(patches) < count:
-        patch = random_patch(chosen[len(patches) % len(chosen)].image, PATCH, generator)
-        if (patch > 0.1).mean() > 0.1:
-            patches.append(torch.from_numpy(patch.astype(np.float32))[None])
+        for _ in range(50):
+            patch = random_patch(chosen[len(patches) % len(chosen)].image, PATCH, generator)
+            if (patch > 0.1).mean() > 0.1:
+                break
+        patches.append(torch.from_numpy(patch.astype(np.float32))[None])
     return torch.stack(patches)
 
 
-def train(samples: Sequence[Sample], unseen: Sequence[Sample], config: LoopConfig) -> Autoencoder:
-    """Trains the embedded autoencoder on `samples`; the PSNR of `unseen` goes into the log."""
+def train(
+    samples: Sequence[Sample], unseen: Sequence[Sample], config: LoopConfig,
+    network: Mapping[str, Any] = EMBEDDED_CONFIG, shares: Mapping[str, float] = GROUP_SHARES,
+) -> Autoencoder:
+    """Trains an autoencoder on `samples`; the PSNR of `unseen` goes into the log.
+
+    Args:
+        network: arguments of Autoencoder, without normalisation and with transposed convolutions.
+        shares: how often each group of scans is drawn.
+    """
     torch.manual_seed(config.seed)
-    model = Autoencoder(**EMBEDDED_CONFIG)
-    sampler = PatchSampler(samples)
+    model = Autoencoder(**network)
+    sampler = PatchSampler(samples, shares=shares)
     first = np.random.default_rng([config.seed, 0xB10C])
     initialise(model, torch.stack([sampler.draw(first) for _ in range(200)]))
-    model.to(memory_format=torch.channels_last_3d)
-    held_out = {m: validation_patches(unseen, m) for m in ("CT", "MR")}
+    model.to(config.device).to(memory_format=torch.channels_last_3d)
+    held_out = {m: validation_patches(unseen, m) for m in ("CT", "MR")
+                if any(s.case.modality == m for s in unseen)}
 
     def loss(step: int, generator: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        x = torch.stack([sampler.draw(generator) for _ in range(BATCH)])
+        x = torch.stack([sampler.draw(generator) for _ in range(BATCH)]).to(config.device)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with config.autocast():
             mean, sigma = model.encode(x)
             y = model.decode(mean + sigma * torch.randn_like(sigma))
         mean, sigma, difference = mean.float(), sigma.float(), y.float() - x

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib import grid
+from DiffuGTSLib.errors import TrainingImpossible
+
+MANIFEST = "manifest.json"
 
 # Patients never seen in training; every score in the model card is theirs.
 VALIDATION = re.compile(r"^(lung1|lidc0314|brain1|fg-6692_.*|sts_0(3[3-9]|40)_.*)$")
@@ -57,14 +62,32 @@ def read_cases(root: Path) -> list[Case]:
     """The cases of a data folder with a manifest.json.
 
     Raises:
-        FileNotFoundError: there is no manifest in `root`.
+        TrainingImpossible: there is no such manifest in `root`.
     """
-    entries = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
-    return [
-        Case(e["case"], e["group"], e["modality"], root / e["group"] / e["case"],
-             tuple(e["masks"]))
-        for e in entries
-    ]
+    try:
+        entries = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+        return [
+            Case(e["case"], e["group"], e["modality"], root / e["group"] / e["case"],
+                 tuple(e["masks"]))
+            for e in entries
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingImpossible(
+            f"The folder {root.name} has no {MANIFEST} that lists its scans.",
+            "NOTICE.txt names the scans; docs/training.md says how the folder looks.",
+        ) from error
+
+
+def store(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file of the cache whole or not at all, whoever else writes it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial.open("wb") as stream:
+            write(stream)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_sample(
@@ -81,13 +104,22 @@ def load_sample(
             return Sample(case, arrays["image"], masks)
     sample = _resampled(case, spacing)
     if stored is not None:
-        stored.parent.mkdir(parents=True, exist_ok=True)
         packed: dict[str, Any] = {k: np.packbits(v) for k, v in sample.masks.items()}
-        np.savez(stored, image=sample.image, **packed)
+        store(stored, lambda stream: np.savez(stream, image=sample.image, **packed))
     return sample
 
 
 def _resampled(case: Case, spacing: tuple[float, float, float]) -> Sample:
+    try:
+        return _on_grid(case, spacing)
+    except RuntimeError as error:
+        raise TrainingImpossible(
+            f"The scan {case.name} or one of its masks cannot be read.",
+            f"Look at its files, or take it out of {MANIFEST}.",
+        ) from error
+
+
+def _on_grid(case: Case, spacing: tuple[float, float, float]) -> Sample:
     image = sitk.ReadImage(str(case.folder / "image.nii.gz"))
     canonical = grid.to_canonical(image, case.modality, spacing)
     masks: dict[str, np.ndarray] = {}

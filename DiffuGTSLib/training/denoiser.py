@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class LatentScan:
     label: int
 
 
-def centre_latents(autoencoder: Autoencoder, sources: Sequence[Source]) -> float:
+def centre_latents(autoencoder: Autoencoder, sources: Iterable[Source]) -> float:
     """Moves the latents' mean to 0, channel by channel, inside the autoencoder's 1x1 convolutions.
 
     Nothing else about the autoencoder changes: decode(encode(x)) stays what it was.
@@ -55,23 +56,26 @@ def centre_latents(autoencoder: Autoencoder, sources: Sequence[Source]) -> float
         latents = [encode_scan(autoencoder, s.stack[0]) for s in sources]
         flat = torch.cat([z.flatten(1) for z in latents], 1)
         mean = flat.mean(1)
-        autoencoder.quant_conv_mu.get_parameter("conv.bias").sub_(mean)
+        shift = mean.to(autoencoder.device)
+        autoencoder.quant_conv_mu.get_parameter("conv.bias").sub_(shift)
         after = autoencoder.post_quant_conv
         weight = after.get_parameter("conv.weight").flatten(1)
-        after.get_parameter("conv.bias").add_(weight @ mean)
+        after.get_parameter("conv.bias").add_(weight @ shift)
         return float(1 / (flat - mean[:, None]).std())
 
 
 def encode_scan(autoencoder: Autoencoder, image: torch.Tensor) -> torch.Tensor:
     """(X, Y, Z), normalised -> mean latent (L, X/4, Y/4, Z/4), axes cut to multiples of 4."""
     cut = image[tuple(slice(0, n // 4 * 4) for n in image.shape)][None, None]
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        mean, _ = autoencoder.encode(cut.contiguous(memory_format=torch.channels_last_3d))
-    return mean[0].float()
+    device = autoencoder.device
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
+        x = cut.to(device).contiguous(memory_format=torch.channels_last_3d)
+        mean, _ = autoencoder.encode(x)
+    return mean[0].float().cpu()
 
 
 def encode_copies(
-    autoencoder: Autoencoder, sources: Sequence[Source], scale: float, copies: int, seed: int
+    autoencoder: Autoencoder, sources: Iterable[Source], scale: float, copies: int, seed: int
 ) -> list[LatentScan]:
     """Each scan several times, deformed and in another MR contrast, as latents."""
     scans = []
@@ -128,35 +132,43 @@ def noise_levels(count: int) -> torch.Tensor:
     return torch.where(torch.rand(count) < 0.33, 0.9 + 0.1 * torch.rand(count), usual)
 
 
-def train(scans: Sequence[LatentScan], config: LoopConfig) -> Denoiser:
+def train(
+    scans: Sequence[LatentScan], config: LoopConfig,
+    network: Mapping[str, Any] = EMBEDDED_CONFIG, shares: Mapping[str, float] = SHARES,
+) -> Denoiser:
     """Trains the denoiser to paint holes, with the clean latent around them.
 
     A plain denoiser of this size and training filled holes near black (METHOD.md 8): at high noise
     it saw nothing of the tissue around. Shown the clean surroundings and the mask, it fills with
     what is there. The loss counts healthy voxels only, so that it never learns tumors.
+
+    Args:
+        network: arguments of Denoiser.
+        shares: how often each kind of scan is drawn.
     """
     torch.manual_seed(config.seed)
-    model = Denoiser(**EMBEDDED_CONFIG)
+    model = Denoiser(**network).to(config.device)
     model.to(memory_format=torch.channels_last_3d)
-    kinds = [k for k in SHARES if any(s.kind == k for s in scans)]
+    kinds = [k for k in shares if any(s.kind == k for s in scans)]
     groups = {k: [s for s in scans if s.kind == k] for k in kinds}
-    shares = np.array([SHARES[k] for k in kinds])
-    shares /= shares.sum()
+    rates = np.array([shares[k] for k in kinds])
+    rates /= rates.sum()
 
     def loss(step: int, generator: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         drawn = []
-        for kind in generator.choice(kinds, size=BATCH, p=shares):
+        for kind in generator.choice(kinds, size=BATCH, p=rates):
             scan = groups[kind][generator.integers(len(groups[kind]))]
             drawn.append((*_window(scan, generator), scan.label))
-        z0 = torch.stack([d[0] for d in drawn]).contiguous(memory_format=torch.channels_last_3d)
-        healthy = torch.stack([d[1] for d in drawn])[:, None]
-        labels = torch.tensor([d[2] for d in drawn])
-        s = noise_levels(BATCH)
+        z0 = torch.stack([d[0] for d in drawn]).to(config.device)
+        z0 = z0.contiguous(memory_format=torch.channels_last_3d)
+        healthy = torch.stack([d[1] for d in drawn])[:, None].to(config.device)
+        labels = torch.tensor([d[2] for d in drawn], device=config.device)
+        s = noise_levels(BATCH).to(config.device)
         noisy, target, timesteps = training_pair(z0, torch.randn_like(z0), s)
-        mask = torch.stack([hole(generator) for _ in range(BATCH)])[:, None]
+        mask = torch.stack([hole(generator) for _ in range(BATCH)])[:, None].to(config.device)
         shown = torch.cat([torch.where(mask > 0, noisy, z0), mask], 1)
         shown = shown.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with config.autocast():
             output = model(shown, timesteps, class_labels=labels)
         counted = healthy * mask
         errors = (output.float() - target) ** 2 * counted

@@ -11,12 +11,14 @@ import SimpleITK as sitk
 from scipy.optimize import minimize
 
 from DiffuGTSLib.grid import resample
+from DiffuGTSLib.modality import guess_sequence
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.residual import Fusion, logits
 from DiffuGTSLib.scores import THRESHOLDS, dice_by_threshold
 from DiffuGTSLib.segmenter import Segmenter
 from DiffuGTSLib.training.data import Case, Sample
 from DiffuGTSLib.training.lesions import add_lesion
+from DiffuGTSLib.training.organs import SKULL_STRIPPED
 from DiffuGTSLib.training.windows import ORGANS, Source
 
 PROMPTS = {"sarcoma": "soft tissue sarcoma", "chest": "lung tumor", "brain": "brain tumor"}
@@ -35,12 +37,15 @@ class Example:
     Attributes:
         image: a scan that the segmenter can encode.
         truth: uint8 image of the lesion, on any grid that covers it.
+        sequence, skull_stripped: of MR, for models that have to know.
     """
 
     image: sitk.Image
     truth: sitk.Image
     prompt: str
     modality: str
+    sequence: str = ""
+    skull_stripped: bool = False
 
     @property
     def key(self) -> str:
@@ -73,7 +78,7 @@ def real_examples(cases: Sequence[Case]) -> list[Example]:
         Example(
             sitk.ReadImage(str(c.folder / "image.nii.gz")),
             sitk.ReadImage(str(c.folder / "tumor.nii.gz"), sitk.sitkUInt8),
-            PROMPTS[c.group], c.modality,
+            PROMPTS[c.group], c.modality, guess_sequence(c.name),
         )
         for c in cases
     ]
@@ -108,8 +113,11 @@ def _grown(
     if not lesion.any():
         return None
     values = image * 2000 - 1000 if sample.case.modality == "CT" else image
-    return Example(_as_image(values), _as_image(lesion.astype(np.uint8)),
-                   f"{organ.replace('_', ' ')} tumor", sample.case.modality)
+    return Example(
+        _as_image(values), _as_image(lesion.astype(np.uint8)),
+        f"{organ.replace('_', ' ')} tumor", sample.case.modality,
+        guess_sequence(sample.case.name), bool(SKULL_STRIPPED.match(sample.case.name)),
+    )
 
 
 def _as_image(array: np.ndarray) -> sitk.Image:
@@ -122,7 +130,10 @@ def _as_image(array: np.ndarray) -> sitk.Image:
 
 def measure(segmenter: Segmenter, example: Example, inpaint: bool = True) -> Measured:
     """Runs the segmenter on an example; without `inpaint` the residuals are zero."""
-    scan = segmenter.encode(example.image, example.modality)
+    scan = segmenter.encode(
+        example.image, example.modality, sequence=example.sequence or None,
+        skull_stripped=example.skull_stripped,
+    )
     truth_share = resample(sitk.Cast(example.truth, sitk.sitkFloat32), scan.canonical.geometry)
     truth = sitk.GetArrayFromImage(truth_share).transpose(2, 1, 0) > 0.5
     if inpaint:

@@ -17,7 +17,7 @@ HU = 1 / 2000.0  # one Hounsfield unit on the normalised CT scale
 # Radii in mm, smallest and largest, by the organ that the lesion grows in.
 RADII_MM = {
     "lung": (3.5, 22.0), "liver": (4.0, 35.0), "kidney": (4.0, 35.0), "pancreas": (4.0, 20.0),
-    "colon": (6.0, 28.0), "brain": (4.0, 32.0), "soft_tissue": (8.0, 50.0),
+    "colon": (6.0, 28.0), "brain": (4.0, 38.0), "soft_tissue": (8.0, 50.0),
 }
 OTHER_RADII_MM = (4.0, 20.0)
 

@@ -100,7 +100,7 @@ def _brain(sample: Sample) -> np.ndarray:
     path = sample.case.folder
     if SKULL_STRIPPED.match(sample.case.name):
         fixed = sitk.ReadImage(str(path / "image.nii.gz"), sitk.sitkFloat32)
-        mask = _stripped_brain(fixed)
+        mask = stripped_brain(fixed)
     else:
         mask = _carried_brain(sample.case)
     geometry = grid.canonical_geometry(mask, (2.0, 2.0, 2.0))
@@ -108,7 +108,8 @@ def _brain(sample: Sample) -> np.ndarray:
     return sitk.GetArrayFromImage(share).transpose(2, 1, 0) > 0.5
 
 
-def _stripped_brain(image: sitk.Image) -> sitk.Image:
+def stripped_brain(image: sitk.Image) -> sitk.Image:
+    """The brain in a scan that holds nothing else: what is not 0, closed, without holes; uint8."""
     voxels = sitk.GetArrayFromImage(image)
     inside = ndimage.binary_closing(np.abs(voxels) > 0, iterations=3)
     mask = sitk.GetImageFromArray(ndimage.binary_fill_holes(inside).astype(np.uint8))
@@ -120,7 +121,7 @@ def _carried_brain(case: Case) -> sitk.Image:
     """The template's brain on the scan of `case`, by affine registration (mutual information)."""
     fixed = sitk.ReadImage(str(case.folder / "image.nii.gz"), sitk.sitkFloat32)
     moving = sitk.ReadImage(str(_template(case.folder)), sitk.sitkFloat32)
-    brain = _stripped_brain(moving)
+    brain = stripped_brain(moving)
     start = sitk.CenteredTransformInitializer(
         fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
     )

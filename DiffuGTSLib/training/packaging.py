@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from DiffuGTSLib.attention import AnomalyAttention
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.foundation.configurations import RECTIFIED_FLOW_SCHEDULER
 from DiffuGTSLib.foundation.denoiser import Denoiser
-from DiffuGTSLib.residual import FUSIONS, Fusion
 from DiffuGTSLib.segmenter import Segmenter
 from DiffuGTSLib.training import denoiser, fusion
 from DiffuGTSLib.training.data import SPACING_MM
+from DiffuGTSLib.training.loop import CHECKPOINT
 
 STEPS = 12
 SAMPLES = 2
+CLASSES = "classes.json"  # beside the attention's checkpoint: what it was trained on
 # Below this no threshold finds the lesions, and the best one would call everything a lesion.
 MEANINGFUL_DICE = 0.05
 TRAINED_ON = (
@@ -39,21 +40,25 @@ def _part(runs: Path, name: str, blank: ModelMixin) -> ModelMixin:
     if finished.is_dir():
         return type(blank).from_pretrained(
             finished, low_cpu_mem_usage=False)
-    state = torch.load(runs / name / "checkpoint.pt", weights_only=True)
-    blank.load_state_dict({k: v for k, v in state["network"].items() if k != "calibration"})
+    state = torch.load(runs / name / CHECKPOINT, weights_only=True, map_location="cpu")
+    averaged = {k.removeprefix("module."): v for k, v in state["averaged"].items()}
+    averaged.pop("n_averaged")
+    blank.load_state_dict(averaged)
     return blank
 
 
 def write_package(runs: Path, output: Path) -> None:
     """Writes the package into `output`, with the attention alone as its fusion until calibrated."""
     scale = json.loads((runs / "vae" / "scale_factor.json").read_text())
-    neutral = Fusion(dict.fromkeys(FUSIONS, (0.0, 1.0, 0.0, 0.0)), 0.01, 0.01)
+    seen = runs / "aova" / CLASSES
     card = models.Card(
         name=models.EMBEDDED, licence="Apache-2.0; training data: see NOTICE.txt",
         modalities=("CT", "MR"), spacing_mm=SPACING_MM, scale_factor=scale,
         class_labels={"CT": denoiser.CLASS_LABELS[0], "MR": denoiser.CLASS_LABELS[1]},
         threshold=0.5, steps=STEPS, samples=SAMPLES, resamplings=1,
-        fusion={"CT": neutral, "MR": neutral}, trained_on=TRAINED_ON,
+        fusion={"CT": models.ATTENTION_ALONE, "MR": models.ATTENTION_ALONE},
+        trained_on=TRAINED_ON,
+        trained_classes=json.loads(seen.read_text()) if seen.exists() else None,
     )
     models.save(
         output, card,
@@ -64,23 +69,34 @@ def write_package(runs: Path, output: Path) -> None:
     )
 
 
-def calibrate(folder: Path, examples: Sequence[fusion.Example], log: Path) -> None:
-    """Fits the calibration by anatomy, then the fusion by modality; both go into the card."""
+def calibrate(
+    folder: Path, examples: Sequence[fusion.Example], log: Path | None = None, device: str = "cpu",
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Fits the calibration by anatomy, then the fusion by modality; both go into the card.
+
+    A modality of which no example has candidates keeps its fusion.
+    """
     card = replace(models.Card.read(folder), calibration={})
     card.write(folder)
-    segmenter = Segmenter.from_pretrained(folder, "cpu")
+    segmenter = Segmenter.from_pretrained(folder, device)
     shifts = {}
     for key in dict.fromkeys(e.key for e in examples):
         quick = [fusion.measure(segmenter, e, inpaint=False) for e in examples if e.key == key]
         shift, dice = fusion.best_shift(quick)
         if dice >= MEANINGFUL_DICE:
             shifts[key] = shift
-        print(f"{key}: {len(quick)} examples, shift {shift:.2f}, Dice {dice:.3f}", flush=True)
+        tell(f"{key}: {len(quick)} examples, shift {shift:.2f}, Dice {dice:.3f}")
     card.calibration.update(shifts)
     card.write(folder)
-    segmenter = Segmenter.from_pretrained(folder, "cpu")
+    segmenter = Segmenter.from_pretrained(folder, device)
     full = [fusion.measure(segmenter, e) for e in examples]
-    fitted = {m: fusion.fit([x for x in full if x.modality == m]) for m in card.modalities}
+    fitted = dict(card.fusion)
+    for modality in card.modalities:
+        usable = [m for m in full if m.modality == modality]
+        if any((m.inside & ~m.truth).any() for m in usable):
+            fitted[modality] = fusion.fit(usable)
     replace(card, fusion=fitted).write(folder)
-    entries = {m: f.__dict__ for m, f in fitted.items()}
-    log.write_text(json.dumps({"calibration": shifts, "fusion": entries}, indent=1) + "\n")
+    if log is not None:
+        entries = {m: f.__dict__ for m, f in fitted.items()}
+        log.write_text(json.dumps({"calibration": shifts, "fusion": entries}, indent=1) + "\n")

@@ -1,203 +1,146 @@
-"""The table of the model card: unseen patients, wrong organs, baselines; figures and a report."""
+"""The embedded model's scores: unseen patients, wrong organs, scans without tumors.
+
+The scoring is that of `diffugts evaluate`; here is what is asked of which scan.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
-import multiprocessing
-import resource as process_resource
-import time
+import re
+import shutil
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
-import torch
-
-from DiffuGTSLib.figure import overview
-from DiffuGTSLib.grid import Canonical, to_input_grid
-from DiffuGTSLib.result import Result
-from DiffuGTSLib.scores import auroc, best_dice, dice
-from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.datasets import DataSet, LabelledCase
+from DiffuGTSLib.evaluation.evaluate import Evaluation, Outcome, choose, evaluate
+from DiffuGTSLib.evaluation.place import Failure, Scores
+from DiffuGTSLib.evaluation.report import write_report
+from DiffuGTSLib.evaluation.scoring import Settings
+from DiffuGTSLib.evaluation.tables import summarise, write_tables
 from DiffuGTSLib.training.data import Case, read_cases
-from DiffuGTSLib.training.organs import body
+from DiffuGTSLib.training.validation_tables import Row, markdown
+from DiffuGTSLib.whole_file import write_whole
 
-LUNG, BRAIN, SARCOMA = "lung tumor", "brain tumor", "soft tissue sarcoma"
+LUNG, BRAIN, LIVER, SARCOMA = "lung tumor", "brain tumor", "liver tumor", "soft tissue sarcoma"
+ABDOMEN = (LIVER, "kidney tumor", "pancreatic tumor", "colon tumor")
+VOLUNTEERS = ("volunteer_t1", "volunteer_t2", "volunteer2_t1", "colin27_t1")
+MEDIASTINUM = ("mediastinum_a", "mediastinum_b")
+TABLE = "table.md"
+# What is copied beside the docs: the table, and the figures of every case and group.
+_FOR_THE_DOCS = (TABLE, "cases.csv", "groups.csv")
+_SEQUENCES = {"t1": "t1", "t1c": "t1c", "t2": "t2", "fla": "flair"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run: a case, what is asked, and the mask that it is scored on ("" where none is there).
+    """One scan and what is asked of it.
 
-    `group` gathers the rows whose mean is an aim.
+    Attributes:
+        scan: its name in the manifest.
+        mask: the outline; "" where the scan holds no tumor.
+        group: rows of one group are averaged.
+        wrong_organ: the prompt does not name what the mask outlines.
     """
 
-    case: str
+    scan: str
     prompt: str
     mask: str
     group: str
+    wrong_organ: bool = False
 
-
-@dataclass(frozen=True)
-class Row:
-    """What one run gave. Dice in [0, 1]; NaN where there is no reference.
-
-    Attributes:
-        dice: of the final mask.
-        dice_attention: of the AOVA map at 0.5, alone.
-        best, best_attention: the highest over all thresholds.
-        auroc: of the AOVA map, inside the body.
-        centre_prior: best Dice of the distance to the scan's centre alone.
-        intensity: best Dice of the raw intensity, inside the body, the better of both signs.
-        found_ml: volume that the final mask calls lesion.
-    """
-
-    case: str
-    prompt: str
-    group: str
-    found: bool
-    dice: float
-    dice_attention: float
-    best: float
-    best_attention: float
-    auroc: float
-    centre_prior: float
-    intensity: float
-    found_ml: float
-    highest_score: float
-    seconds: float
-    peak_gb: float
+    @property
+    def name(self) -> str:
+        """The case's name, and its picture's."""
+        return f"{self.scan}_{self.prompt.replace(' ', '_')}"
 
 
 def tasks() -> list[Task]:
-    """The validation patients, and prompts that must find nothing."""
-    listed = [
-        Task("lung1", LUNG, "tumor", "lung CT"), Task("lidc0314", LUNG, "tumor", "lung CT"),
-        Task("brain1", BRAIN, "tumor", "brain T1 Gd"),
-        Task("fg-6692_t1c", BRAIN, "tumor_silver", "brain T1 Gd"),
-        Task("fg-6692_fla", BRAIN, "tumor_silver", "brain FLAIR"),
-        Task("fg-6692_t2", BRAIN, "tumor_silver", "brain T2"),
-        Task("fg-6692_t1", BRAIN, "tumor_silver", "brain T1"),
-    ]
+    """What is asked of the validation scans, and of scans without a tumor.
+
+    Prompts of one scan follow each other, so that it is encoded once.
+    """
+    listed: list[Task] = []
+    for scan in ("lung1", "lidc0314"):
+        listed += _asked(scan, LUNG, "tumor", "lung CT", (BRAIN, LIVER))
+    listed += _asked("brain1", BRAIN, "tumor", "brain T1 Gd", (LUNG, LIVER))
+    for sequence, group in (("t1c", "brain T1 Gd"), ("fla", "brain FLAIR"), ("t2", "brain T2"),
+                            ("t1", "brain T1")):
+        listed += _asked(f"fg-6692_{sequence}", BRAIN, "tumor_silver", group, (LUNG, LIVER))
     for kind, group in (("ct", "sarcoma CT"), ("t1", "sarcoma MR")):
-        listed += [Task(f"sts_{n:03d}_{kind}", SARCOMA, "tumor", group) for n in range(33, 41)]
-    listed += [
-        Task("abdomen_3mm", "liver tumor", "", "nothing there"),
-        Task("lung1", BRAIN, "", "wrong organ"), Task("lidc0314", BRAIN, "", "wrong organ"),
-        Task("fg-6692_fla", "liver tumor", "", "wrong organ"),
-        Task("brain1", "liver tumor", "", "wrong organ"),
-    ]
-    return listed
+        for number in range(33, 41):
+            listed += _asked(f"sts_{number:03d}_{kind}", SARCOMA, "tumor", group, (BRAIN,))
+    listed += [Task("abdomen_3mm", prompt, "", "no tumor: abdomen") for prompt in ABDOMEN]
+    listed += [Task(scan, BRAIN, "", "no tumor: volunteers") for scan in VOLUNTEERS]
+    return listed + [Task(scan, LUNG, "", "no tumor: mediastinum") for scan in MEDIASTINUM]
+
+
+def _asked(scan: str, prompt: str, mask: str, group: str, wrong: Sequence[str]) -> list[Task]:
+    return [Task(scan, prompt, mask, group),
+            *(Task(scan, other, mask, "wrong organ", wrong_organ=True) for other in wrong)]
+
+
+def labelled(task: Task, scan: Case) -> LabelledCase:
+    """A task as a case of an evaluation."""
+    last = scan.name.rpartition("_")[2]
+    return LabelledCase(
+        name=task.name, patient=_patient(scan.name), image=scan.folder / "image.nii.gz",
+        prompt=task.prompt, modality=scan.modality,
+        sequence=_SEQUENCES.get(last, "") if scan.modality == "MR" else "",
+        skull_stripped=scan.name.startswith("fg-"),
+        mask=scan.folder / f"{task.mask}.nii.gz" if task.mask else None,
+        dataset="validation", group=task.group, wrong_organ=task.wrong_organ,
+    )
+
+
+def _patient(scan: str) -> str:
+    """Sequences and modalities of one patient share it."""
+    return re.sub(r"_(ct|t1|t1c|t2|fla)$", "", scan)
 
 
 def run(
-    data: Path, output: Path, model: str, chosen: Sequence[Task] | None = None, threads: int = 2
-) -> list[Row]:
-    """Runs every task in a process of its own (for its peak memory) and writes the report.
+    data: Path, output: Path, model: str, only: Sequence[str] | None = None, threads: int = 2,
+    docs: Path | None = None, place: Scores | None = None,
+) -> Evaluation:
+    """Scores every task and writes tables, figures, the report and table.md into `output`.
+
+    Started again, it goes on where it was; other weights are scored anew.
 
     Args:
-        output: rows.csv, rows.json, table.md and a figure a task go here.
+        data: folder with manifest.json and the scans.
+        only: names of scans; None: all of them.
+        docs: folder that gets the tables, and anew the pictures that lie there already.
+        place: where cases are scored; a process of its own if None.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    cases = {c.name: c for c in read_cases(data)}
-    rows = []
-    for task in chosen or tasks():
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            rows.append(pool.submit(score, cases[task.case], task, output, model, threads).result())
-        row = rows[-1]
-        print(f"{row.case:14s} {row.prompt:20s} Dice {row.dice:.3f} attention "
-              f"{row.dice_attention:.3f} best {row.best:.3f} AUROC {row.auroc:.3f} "
-              f"{row.seconds:.0f} s", flush=True)
-        write_report(rows, output)
-    return rows
+    scans = {scan.name: scan for scan in read_cases(data)}
+    asked = {task.name: task for task in tasks() if not only or task.scan in only}
+    cases = tuple(labelled(task, scans[task.scan]) for task in asked.values())
+    dataset = choose(DataSet("validation scans of the embedded model", "", cases))
+    settings = Settings(model=model, device="cpu", ablation=True, baselines=True, threads=threads)
+    done = evaluate(dataset, output, settings, tell=_tell, place=place)
+    summary = summarise(done.cases)
+    write_tables(done, summary, output)
+    write_report(done, summary, output)
+    rows = [Row(asked[c.name].scan, scans[asked[c.name].scan].split, c) for c in done.cases]
+    write_whole(output / TABLE, markdown(rows, summary).encode("utf-8"))
+    if docs is not None:
+        _copy(output, docs)
+    return done
 
 
-def score(case: Case, task: Task, output: Path, model: str, threads: int) -> Row:
-    """Runs and scores one task; writes its figure."""
-    torch.set_num_threads(threads)
-    started = time.monotonic()
-    segmenter = Segmenter.from_pretrained(model, "cpu")
-    scan = segmenter.encode(case.folder / "image.nii.gz", case.modality)
-    result = segmenter.segment(scan, task.prompt)
-    mask = sitk.GetArrayFromImage(result.mask) > 0
-    seconds = time.monotonic() - started
-    peak = process_resource.getrusage(process_resource.RUSAGE_SELF).ru_maxrss / 1e6
-    reference_image = None
-    values = dict.fromkeys(
-        ("dice", "dice_attention", "best", "best_attention", "auroc", "centre_prior", "intensity"),
-        float("nan"),
-    )
-    if task.mask:
-        reference_image = sitk.ReadImage(str(case.folder / f"{task.mask}.nii.gz"), sitk.sitkUInt8)
-        reference_image.CopyInformation(result.image)
-        values = _scores(result, mask, sitk.GetArrayFromImage(reference_image) > 0, scan.canonical)
-    name = f"{task.case}_{task.prompt.replace(' ', '_')}.png"
-    overview(
-        result.image, result.attention, result.pseudo_healthy, result.residual, result.mask,
-        title=f"{task.case}: {task.prompt}", lesions=result.lesions, path=output / name,
-        modality=scan.canonical.modality, highest_score=result.highest_score,
-        reference=reference_image,
-    )
-    voxel_ml = float(np.prod(result.image.GetSpacing())) / 1000
-    return Row(
-        case=task.case, prompt=task.prompt, group=task.group, found=result.found, **values,
-        found_ml=float(mask.sum()) * voxel_ml, highest_score=result.highest_score,
-        seconds=seconds, peak_gb=peak,
-    )
+def _copy(output: Path, docs: Path) -> None:
+    docs.mkdir(parents=True, exist_ok=True)
+    for name in _FOR_THE_DOCS:
+        shutil.copyfile(output / name, docs / name)
+    for picture in docs.glob("*.png"):
+        if (output / "figures" / picture.name).is_file():
+            shutil.copyfile(output / "figures" / picture.name, picture)
 
 
-def _scores(
-    result: Result, mask: np.ndarray, reference: np.ndarray, canonical: Canonical
-) -> dict[str, float]:
-    attention = sitk.GetArrayFromImage(result.attention)
-    refined = sitk.GetArrayFromImage(result.probability)
-    outline = body(canonical.tensor[0, 0].numpy(), canonical.modality)
-    inside = sitk.GetArrayFromImage(to_input_grid(outline.astype(np.float32), canonical)) > 0.5
-    intensity = sitk.GetArrayFromImage(result.image).astype(np.float32)
-    low, high = np.percentile(intensity[inside], (0.5, 99.5))
-    scaled = np.clip((intensity - low) / max(float(high - low), 1e-6), 0, 1) * inside
-    spacing = np.array(result.image.GetSpacing())[::-1]
-    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(mask.shape, spacing, strict=True)]
-    distance = np.sqrt(sum(np.square(a) for a in np.meshgrid(*axes, indexing="ij")))
-    return {
-        "dice": dice(mask, reference),
-        "dice_attention": dice(attention > 0.5, reference),
-        "best": best_dice(refined, reference)[0],
-        "best_attention": best_dice(attention, reference)[0],
-        "auroc": auroc(attention[inside], reference[inside]),
-        "centre_prior": best_dice(1 - distance / distance.max(), reference)[0],
-        "intensity": max(best_dice(scaled, reference)[0],
-                         best_dice((1 - scaled) * inside, reference)[0]),
-    }
-
-
-def write_report(rows: Sequence[Row], output: Path) -> None:
-    """rows.csv, rows.json and table.md: every row, and the mean of each group."""
-    with (output / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(r) for r in rows)
-    (output / "rows.json").write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
-    columns = ("dice", "dice_attention", "best", "best_attention", "auroc", "centre_prior",
-               "intensity")
-    heads = ("final", "attention", "final, best t", "attention, best t", "AUROC", "centre prior",
-             "intensity")
-    lines = ["| case | prompt | " + " | ".join(heads) + " | found, ml | s | GB |",
-             "|---" * (len(heads) + 5) + "|"]
-    for row in rows:
-        values = " | ".join(_figure(getattr(row, c)) for c in columns)
-        lines.append(f"| {row.case} | {row.prompt} | {values} | {row.found_ml:.1f} | "
-                     f"{row.seconds:.0f} | {row.peak_gb:.1f} |")
-    lines += ["", "| group | n | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
-    for group in dict.fromkeys(r.group for r in rows if not np.isnan(r.dice)):
-        members = [r for r in rows if r.group == group]
-        means = " | ".join(_figure(float(np.mean([getattr(r, c) for r in members])))
-                           for c in columns)
-        lines.append(f"| {group} | {len(members)} | {means} |")
-    (output / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _figure(value: float) -> str:
-    return "\N{EN DASH}" if np.isnan(value) else f"{value:.2f}"
+def _tell(done: int, total: int, outcome: Outcome) -> None:
+    if isinstance(outcome, Failure):
+        text = f"{outcome.case}: not scored. {outcome.message}"
+    else:
+        dsc = outcome.measures.dsc
+        score = f"{outcome.measures.segmented_ml:8.1f} ml" if dsc is None else f"DSC {dsc:.3f}"
+        text = f"{outcome.name:36s} {outcome.kind:12s} {score:12s} {outcome.seconds:4.0f} s"
+    print(f"[{done}/{total}] {text}", flush=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from DiffuGTSLib import grid
 from DiffuGTSLib.phantom import make_phantom
 from DiffuGTSLib.training import augment
-from DiffuGTSLib.training.data import SPACING_MM, Sample
+from DiffuGTSLib.training.data import SPACING_MM, Sample, store
 from DiffuGTSLib.training.lesions import add_lesion
 from DiffuGTSLib.training.organs import organ_masks
 
@@ -25,8 +25,8 @@ ORGANS = (
 )
 # How often each kind of scan is drawn.
 SHARES = {
-    "sarcoma_ct": 0.20, "sarcoma_mr": 0.18, "chest": 0.24, "abdomen": 0.12, "slab": 0.02,
-    "brain": 0.22, "breast": 0.02,
+    "sarcoma_ct": 0.17, "sarcoma_mr": 0.14, "chest": 0.28, "abdomen": 0.10, "slab": 0.02,
+    "brain": 0.28, "breast": 0.02,
     "phantom_lung": 0.02, "phantom_liver": 0.02, "phantom_brain": 0.02,
 }
 # The organ that is asked for, where the kind of scan decides it.
@@ -71,6 +71,14 @@ class Window:
     organ: int
     modality: int
 
+    def to(self, device: str) -> Window:
+        """The same window on a device."""
+        return replace(
+            self, image=self.image.to(device), lesion=self.lesion.to(device),
+            weight=self.weight.to(device), organs=self.organs.to(device),
+            known=self.known.to(device),
+        )
+
 
 @dataclass
 class Source:
@@ -103,7 +111,7 @@ def make_source(sample: Sample, cache: Path | None = None) -> Source:
         for name, mask in organ_masks(sample).items():
             index[mask] = ORGANS.index(name) + 1
         if stored is not None:
-            np.save(stored, index)
+            store(stored, lambda stream: np.save(stream, index))
     kind = kind_of(sample)
     lesion = sample.masks.get("tumor", np.zeros(sample.image.shape, bool))
     # Multiple sclerosis is no tumor, and an unverified outline no truth: neither for nor against.
@@ -155,9 +163,19 @@ def _known(kind: str) -> np.ndarray:
 
 
 class WindowSampler:
-    """Draws windows, kinds by their shares, scans of a kind alike."""
+    """Draws windows, kinds by their shares, scans of a kind alike.
 
-    def __init__(self, sources: Sequence[Source], largest: int = 96) -> None:
+    Args:
+        grow: the organs in which lesions may be grown.
+        ask: the organs that a prompt may ask for; each source knows one of them at least.
+        voxel_mm: edge of the sources' voxels.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], largest: int = 96, grow: Collection[str] = ORGANS,
+        ask: Collection[str] = ORGANS, voxel_mm: float = 2.0,
+    ) -> None:
+        self.grow, self.ask, self.voxel_mm = grow, ask, voxel_mm
         self.kinds = {k: [s for s in sources if s.kind == k] for k in SHARES}
         self.names = [k for k in SHARES if self.kinds[k]]
         shares = np.array([SHARES[k] for k in self.names])
@@ -185,9 +203,10 @@ class WindowSampler:
             ignore |= halo
         image = augment.degrade(image, generator, floor=0.0 if modality == "CT" else None)
         asked = ORGANS.index(organ)
-        if generator.random() < 0.15:
-            asked = int(generator.choice(np.flatnonzero(source.known)))
-        return _as_window(image, lesion, ignore, index, source, asked)
+        if organ not in self.ask or generator.random() < 0.15:
+            known = [i for i in np.flatnonzero(source.known) if ORGANS[i] in self.ask]
+            asked = int(generator.choice(known))
+        return as_window(image, lesion, ignore, index, source, asked)
 
     def _size(self, source: Source, generator: np.random.Generator) -> list[int]:
         """Strictly inside the scan, so that no window shows where the crop's centre was."""
@@ -220,7 +239,8 @@ class WindowSampler:
         """Lesions in one of the window's organs: none (one in four), one, or up to three."""
         lesion, halo = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
         rates = {
-            o: r for o, r in GROWN_IN[kind].items() if (index == ORGANS.index(o) + 1).sum() > 200
+            o: r for o, r in GROWN_IN[kind].items()
+            if o in self.grow and (index == ORGANS.index(o) + 1).sum() > 200
         }
         if not rates:
             return next(iter(GROWN_IN[kind])), image, lesion, halo
@@ -229,16 +249,19 @@ class WindowSampler:
         inside = index == ORGANS.index(organ) + 1
         count = int(generator.choice([0, 1, 2, 3], p=[0.25, 0.5, 0.15, 0.1]))
         for _ in range(count):
-            grown = add_lesion(image, inside, organ, modality, generator)  # type: ignore[arg-type]
+            grown = add_lesion(
+                image, inside, organ, modality, generator, self.voxel_mm  # type: ignore[arg-type]
+            )
             if grown is not None:
                 image, lesion, halo = grown.image, lesion | grown.mask, halo | grown.halo
         return organ, image, lesion, halo & ~lesion
 
 
-def _as_window(
+def as_window(
     image: np.ndarray, lesion: np.ndarray, ignore: np.ndarray, index: np.ndarray, source: Source,
     asked: int,
 ) -> Window:
+    """The arrays (X, Y, Z) of a window, padded to what the networks divide; padding counts not."""
     pads = [max(int(-n % MULTIPLE), SMALLEST - n) for n in image.shape]
     order = (0, pads[2], 0, pads[1], 0, pads[0])
 

@@ -1,0 +1,234 @@
+"""The three trainings of `diffugts train`, each from its configuration to what it writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from DiffuGTSLib import models
+from DiffuGTSLib.card import Card
+from DiffuGTSLib.device import choose_device
+from DiffuGTSLib.errors import BadConfiguration, TrainingImpossible
+from DiffuGTSLib.foundation.autoencoder import Autoencoder
+from DiffuGTSLib.foundation.configurations import RECTIFIED_FLOW_SCHEDULER
+from DiffuGTSLib.foundation.denoiser import Denoiser
+from DiffuGTSLib.training import attention, autoencoder, denoiser
+from DiffuGTSLib.training.config import (
+    AttentionConfig,
+    AutoencoderConfig,
+    DenoiserConfig,
+    remember,
+)
+from DiffuGTSLib.training.corpus import Corpus, classes_named, gather
+from DiffuGTSLib.training.curves import read_curve
+from DiffuGTSLib.training.feed import Feed
+from DiffuGTSLib.training.head import refuse_existing, whole_folder, write_trained
+from DiffuGTSLib.training.project_folder import Wanted
+from DiffuGTSLib.training.ranks import joined
+from DiffuGTSLib.whole_file import write_json
+
+Tell = Callable[[str], None]
+ABOUT = "autoencoder.json"
+SCORE = "Dice of the attention map at 0.5, windows of held-out patients and grown lesions"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a training came to.
+
+    Attributes:
+        first: whether this process is the one that writes.
+        document: for people and programs: output, steps, last figures.
+    """
+
+    first: bool
+    document: dict[str, Any]
+
+
+def train_attention(config: AttentionConfig, tell: Tell | None = None) -> Finished:
+    """Trains the attention of a package over its frozen features; writes a copy of the package.
+
+    Raises:
+        DiffuGTSError: the package, the data, the output or the checkpoint do not fit.
+    """
+    refuse_existing(config.output)
+    left_out = classes_named(config.left_out)
+    with joined(choose_device(config.training.device)) as (ranks, device):
+        foundation = models.load_foundation(config.model)
+        card, network = foundation.card, _attention_network(config, foundation.autoencoder)
+        wanted = Wanted(card.spacing_mm, card.modalities, left_out, config.synthetic,
+                        config.largest_window, config.held_out)
+        corpus = gather(config.data, config.runs / "cache", wanted, ranks)
+        prompts = attention.PromptTexts(foundation.texts(), corpus.organs, device)
+        feed = Feed(corpus.sampler(), attention.WINDOWS, config.workers)
+        loop = config.training.loop(config.runs, ranks, device, tell if ranks.first else None)
+        if ranks.first:
+            remember(config.runs, config)
+        held_out = corpus.held_out() if ranks.first else []
+        trained = attention.train(foundation.autoencoder, feed, held_out, loop, prompts, network)
+    if ranks.first:
+        written = write_trained(
+            foundation, trained.to("cpu"), config.output, _about_head(config, card, corpus),
+            corpus.examples(config.calibrate), device, tell or print,
+        )
+        classes = {"trained_classes": written.trained_classes, "left_out": list(written.left_out)}
+    return Finished(ranks.first, _document(config, "attention") | (classes if ranks.first else {}))
+
+
+def train_autoencoder(config: AutoencoderConfig, tell: Tell | None = None) -> Finished:
+    """Trains an autoencoder, as the embedded one; writes it with what the denoiser has to know.
+
+    Raises:
+        DiffuGTSError: the data, the output or the checkpoint do not fit.
+    """
+    refuse_existing(config.output)
+    with joined(choose_device(config.training.device)) as (ranks, device):
+        wanted = Wanted(config.spacing_mm, config.modalities, held_out=config.held_out)
+        corpus = gather(config.data, config.runs / "cache", wanted, ranks)
+        loop = config.training.loop(config.runs, ranks, device, tell if ranks.first else None)
+        if ranks.first:
+            remember(config.runs, config)
+        samples = corpus.samples("training")
+        if not samples:
+            raise TrainingImpossible("There is no scan to train on.", "Add data.")
+        network = autoencoder.EMBEDDED_CONFIG | config.network
+        model = autoencoder.train(samples, corpus.samples("tuning"), loop, network,
+                                  corpus.groups())
+    if ranks.first:
+        model.requires_grad_(False).eval()
+        scale = denoiser.centre_latents(model, corpus.sources("training"))
+        about = {"scale_factor": scale, "spacing_mm": list(config.spacing_mm),
+                 "modalities": list(config.modalities),
+                 "trained_on": f"{len(samples)} scans"}
+        with whole_folder(config.output) as staging:
+            model.to("cpu").save_pretrained(staging / "vae")
+            write_json(staging / ABOUT, about)
+    return Finished(ranks.first, _document(config, "autoencoder"))
+
+
+def train_denoiser(config: DenoiserConfig, tell: Tell | None = None) -> Finished:
+    """Trains a denoiser on an autoencoder's latents; writes a model package without attention.
+
+    Raises:
+        DiffuGTSError: the autoencoder, the data, the output or the checkpoint do not fit.
+    """
+    refuse_existing(config.output)
+    left_out = classes_named(config.left_out)
+    frozen, about = _autoencoder(config.autoencoder)
+    network = _denoiser_network(config, frozen)
+    with joined(choose_device(config.training.device)) as (ranks, device):
+        spacing, modalities = tuple(about["spacing_mm"]), tuple(about["modalities"])
+        wanted = Wanted(spacing, modalities, left_out, False, held_out=config.held_out)
+        corpus = gather(config.data, config.runs / "cache", wanted, ranks)
+        loop = config.training.loop(config.runs, ranks, device, tell if ranks.first else None)
+        if ranks.first:
+            remember(config.runs, config)
+        scans = denoiser.encode_copies(
+            frozen.to(device), corpus.sources("training"), about["scale_factor"], config.copies,
+            config.training.seed,
+        )
+        if not scans:
+            raise TrainingImpossible("There is no scan to train on.", "Leave out fewer classes.")
+        model = denoiser.train(scans, loop, network, corpus.kinds())
+    if ranks.first:
+        card = Card(
+            name=config.name or config.output.name, licence=config.licence, modalities=modalities,
+            spacing_mm=spacing, scale_factor=about["scale_factor"],
+            class_labels={m: denoiser.CLASS_LABELS[("CT", "MR").index(m)] for m in modalities},
+            threshold=0.5, steps=config.steps, samples=config.samples, resamplings=1, fusion={},
+            trained_on=f"Autoencoder: {about['trained_on']}. Denoiser: {corpus.describe()}.",
+            left_out=tuple(sorted(left_out)),
+        )
+        with whole_folder(config.output) as staging:
+            models.save(staging, card, frozen.to("cpu"), model.to("cpu"), None,
+                        FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER))
+    return Finished(ranks.first, _document(config, "denoiser"))
+
+
+def _attention_network(config: AttentionConfig, frozen: Autoencoder) -> dict[str, Any]:
+    """The arguments of AnomalyAttention beyond those that the frozen parts settle.
+
+    Raises:
+        BadConfiguration: they do not fit the autoencoder.
+    """
+    last = frozen.config.num_channels[-1]
+    # As the embedded model's, 64, 96, 128; not wider than a large autoencoder needs.
+    widths = (last, min(3 * last // 2, 192), min(2 * last, 256))
+    network: dict[str, Any] = {"context_channels": widths} | config.network
+    first, *_, coarsest = network["context_channels"]
+    if first != last or coarsest % 4:
+        raise BadConfiguration(
+            f"The entry network.context_channels does not fit the model: the first has to be "
+            f"{last}, the third a multiple of 4.", "Leave it out to take the usual ones.",
+        )
+    return network
+
+
+def _about_head(config: AttentionConfig, card: Card, corpus: Corpus) -> dict[str, Any]:
+    """What the new package's card says of its attention."""
+    last = [e["figures"] for e in read_curve(config.runs) if e["kind"] == "validation"][-1:]
+    scores = {"measure": SCORE} | {k: round(v, 3) for k, v in last[0].items()} if last else {}
+    synthetic = " Synthetic lesions in them." if config.synthetic else ""
+    before = f": {card.trained_on}" if card.trained_on else "."
+    return {
+        "name": config.name or config.output.name,
+        "trained_on": f"Attention: {corpus.describe()}.{synthetic} Frozen networks: those of "
+                      f"the model {card.name}{before}",
+        "trained_classes": corpus.trained_classes(),
+        "left_out": tuple(sorted(corpus.wanted.left_out)),
+        "scores": scores,
+    }
+
+
+def _autoencoder(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
+    """What `train autoencoder` wrote.
+
+    Raises:
+        BadConfiguration: the folder holds no such thing.
+    """
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        frozen = Autoencoder.from_pretrained(folder / "vae", low_cpu_mem_usage=False)
+    except (OSError, ValueError) as error:
+        raise BadConfiguration(f"The folder {folder.name} holds no autoencoder.",
+                               "Make it first: diffugts train autoencoder --config FILE",
+                               ) from error
+    frozen.requires_grad_(False).eval()
+    return frozen.to(memory_format=torch.channels_last_3d), about
+
+
+def _denoiser_network(config: DenoiserConfig, frozen: Autoencoder) -> dict[str, Any]:
+    """The arguments of Denoiser.
+
+    Raises:
+        BadConfiguration: they do not fit each other.
+    """
+    latent = frozen.config.latent_channels
+    network = denoiser.EMBEDDED_CONFIG | {"in_channels": latent + 1, "out_channels": latent}
+    network |= config.network
+    try:
+        Denoiser(**network)
+    except ValueError as error:
+        raise BadConfiguration(f"The entry “network” is wrong: {error}.") from error
+    return network
+
+
+def _document(
+    config: AttentionConfig | AutoencoderConfig | DenoiserConfig, part: str
+) -> dict[str, Any]:
+    curve = read_curve(config.runs)
+    return {"part": part, "output": str(config.output), "runs": str(config.runs),
+            "steps": config.training.steps,
+            "figures": {e["kind"]: _finite(e["figures"]) for e in curve}}
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}

@@ -1,0 +1,245 @@
+"""Configuration files of `diffugts train`: TOML or JSON, checked by a schema, errors in words."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.exceptions import relevance
+
+from DiffuGTSLib.errors import BadConfiguration, TrainingImpossible
+from DiffuGTSLib.resources import resource
+from DiffuGTSLib.training.loop import CHECKPOINT, LoopConfig
+from DiffuGTSLib.training.ranks import ALONE, Ranks
+
+SCHEMA = "Training/training.schema.json"
+SETTINGS = "settings.json"
+# What a resumed training may change: it does not change the curve.
+FREE = frozenset(("output", "name", "licence", "workers", "calibrate", "steps", "samples",
+                  "training.device", "training.tensorboard"))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A folder of scans and how often it is drawn from."""
+
+    folder: Path
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast; see LoopConfig."""
+
+    steps: int
+    learning_rate: float
+    warmup: int
+    clip: float
+    save_every: int
+    weight_decay: float = 1e-4
+    average: float = 0.999
+    log_every: int = 50
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "bf16"
+    tensorboard: bool = False
+
+    def loop(
+        self, folder: Path, ranks: Ranks = ALONE, device: str = "cpu",
+        tell: Callable[[str], None] | None = None,
+    ) -> LoopConfig:
+        """The same for the loop, with what is known only when it starts."""
+        entries = asdict(self)
+        bfloat16 = entries.pop("precision") == "bf16"
+        return LoopConfig(**entries | {"folder": folder, "device": device, "ranks": ranks,
+                                       "bfloat16": bfloat16, "tell": tell})
+
+
+# With these the embedded model is made.
+AUTOENCODER = Training(2000, 4e-4, warmup=100, clip=0.3, save_every=400)
+DENOISER = Training(6000, 8e-4, warmup=200, clip=1.0, save_every=500)
+ATTENTION = Training(7000, 1.5e-4, warmup=100, clip=1.0, save_every=500)
+DEFAULTS = {"attention": ATTENTION, "autoencoder": AUTOENCODER, "denoiser": DENOISER}
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """`diffugts train attention`; each entry is described in the schema."""
+
+    model: str
+    output: Path
+    runs: Path
+    data: tuple[Data, ...]
+    name: str = ""
+    training: Training = ATTENTION
+    left_out: tuple[str, ...] = ()
+    synthetic: bool = True
+    held_out: float = 0.1
+    largest_window: int = 72
+    workers: int = 0
+    calibrate: int = 4
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """`diffugts train autoencoder`; each entry is described in the schema."""
+
+    output: Path
+    runs: Path
+    data: tuple[Data, ...]
+    training: Training = AUTOENCODER
+    spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
+    modalities: tuple[str, ...] = ("CT", "MR")
+    held_out: float = 0.1
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """`diffugts train denoiser`; each entry is described in the schema."""
+
+    autoencoder: Path
+    output: Path
+    runs: Path
+    data: tuple[Data, ...]
+    name: str = ""
+    licence: str = "not stated"
+    training: Training = DENOISER
+    left_out: tuple[str, ...] = ()
+    held_out: float = 0.1
+    copies: int = 5
+    steps: int = 12
+    samples: int = 2
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+Config = TypeVar("Config", AttentionConfig, AutoencoderConfig, DenoiserConfig)
+PARTS: Mapping[str, type] = {
+    "attention": AttentionConfig, "autoencoder": AutoencoderConfig, "denoiser": DenoiserConfig,
+}
+
+
+def read_config(
+    path: Path, kind: type[Config], told: Mapping[str, Any] | None = None
+) -> Config:
+    """The configuration in a .toml or .json file; folders in it are relative to the file.
+
+    Args:
+        told: entries from elsewhere, which count more than the file's.
+
+    Raises:
+        BadConfiguration: it cannot be read, or an entry is unknown, missing or wrong; it is named.
+    """
+    part = next(name for name, of in PARTS.items() if of is kind)
+    entries = _document(path) | dict(told or {})
+    _check(entries, part, path.name)
+    base = path.absolute().parent
+    for name in ("output", "runs", "autoencoder"):
+        if name in entries:
+            entries[name] = base / entries[name]
+    if "model" in entries and (base / entries["model"]).is_dir():
+        entries["model"] = str(base / entries["model"])
+    entries["data"] = tuple(
+        Data(base / d["folder"], float(d.get("share", 1.0))) for d in entries["data"]
+    )
+    for name in ("left_out", "spacing_mm", "modalities"):
+        if name in entries:
+            entries[name] = tuple(entries[name])
+    entries["training"] = _training(DEFAULTS[part], entries.get("training", {}))
+    return kind(**entries)
+
+
+def remember(folder: Path, config: Config) -> None:
+    """Notes the settings in the folder of a run; a resumed run has to have the same ones.
+
+    Raises:
+        TrainingImpossible: the folder holds a training with others; one is named.
+    """
+    flat = dict(_flat(asdict(config)))
+    now: dict[str, Any] = json.loads(json.dumps(flat, default=str))
+    path = folder / SETTINGS
+    if path.exists() and (folder / CHECKPOINT).exists():
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for name in sorted({*now, *before}):
+            if name not in FREE and now.get(name) != before.get(name):
+                raise TrainingImpossible(
+                    f"The folder {folder.name} holds a training with another {name}: "
+                    f"{before.get(name)} instead of {now.get(name)}.",
+                    "Choose another folder for runs, or delete that one to start anew.",
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise BadConfiguration(f"The configuration {path.name} cannot be read.",
+                               "Give a .toml or .json file; Resources/Training has examples.",
+                               ) from None
+    try:
+        entries = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise BadConfiguration(f"The configuration {path.name} is no {kind}: {error}.") from None
+    if not isinstance(entries, dict):
+        raise BadConfiguration(f"The configuration {path.name} holds no entries.")
+    entries.pop("$schema", None)
+    return entries
+
+
+def _check(entries: Mapping[str, Any], part: str, name: str) -> None:
+    schema = json.loads(resource(SCHEMA).read_text(encoding="utf-8"))
+    validator = Draft202012Validator({"$ref": f"#/$defs/{part}", "$defs": schema["$defs"]})
+    found = sorted(validator.iter_errors(entries), key=relevance, reverse=True)
+    for place, value in _flat(entries):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadConfiguration(f"{name}: {place} is {value}, which is no usable number.")
+    if found:
+        raise _in_words(found[0], name)
+
+
+def _in_words(error: ValidationError, name: str) -> BadConfiguration:
+    """The entry that is unknown, missing or wrong."""
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)[1:]
+    table = f" in {place}" if place else ""
+    if error.validator == "additionalProperties":
+        known = sorted(error.schema["properties"])
+        strange = sorted(set(error.instance) - set(known))[0]
+        near = get_close_matches(strange, known, 1)
+        hint = f"Did you mean “{near[0]}”?" if near else f"Known are: {', '.join(known)}."
+        return BadConfiguration(f"{name}: the entry “{strange}”{table} is not known.", hint)
+    if error.validator == "required":
+        missing = sorted(set(error.validator_value) - set(error.instance))[0]
+        return BadConfiguration(f"{name}: the entry “{missing}”{table} is missing.",
+                                error.schema["properties"][missing].get("description", ""))
+    meaning = error.schema.get("description", "")
+    return BadConfiguration(f"{name}: {place} is wrong: {error.message}.", meaning)
+
+
+def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value with its place, as "training.steps"."""
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+            for number, item in enumerate(value):
+                yield from _flat(item, f"{prefix}{name}[{number}].")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _training(default: Training, told: Mapping[str, Any]) -> Training:
+    entries = asdict(default) | dict(told)
+    for name in ("steps", "warmup", "save_every", "log_every", "seed"):
+        entries[name] = int(entries[name])  # the schema takes 1e3 for an integer, range() does not
+    return Training(**entries)

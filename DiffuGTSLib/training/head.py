@@ -1,0 +1,100 @@
+"""A trained attention into a copy of its model package, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.attention import AnomalyAttention
+from DiffuGTSLib.card import Card
+from DiffuGTSLib.errors import OutputNotWritten
+from DiffuGTSLib.models import Foundation, add_attention
+from DiffuGTSLib.training import fusion, packaging
+
+ABOUT = """# Model card: {name}
+
+**Research use only, not for clinical decisions.**
+
+- **Trained on**: {trained_on}
+- **Classes of lesions seen in training**: real masks of {real}; synthetic lesions of {synthetic}.
+- **Left out of training**: {left_out}.
+- **Scores**: {scores}
+- **Licence**: {licence}
+"""
+
+
+@contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """A new folder beside `output` that gets its name when the block ends well, else goes.
+
+    Raises:
+        OutputNotWritten: it cannot be made.
+    """
+    refuse_existing(output)
+    for left in output.parent.glob(f".{output.name}.*.tmp"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    staging = output.with_name(f".{output.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        staging.replace(output)
+    except OSError as error:
+        raise OutputNotWritten(f"The folder {output.name} could not be written.",
+                               "Free some space on the disk or choose another folder.") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def refuse_existing(output: Path) -> None:
+    """Nothing that is there is overwritten; asked before a training begins, not after it.
+
+    Raises:
+        OutputNotWritten: the folder exists and is not empty.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputNotWritten(f"The folder {output.name} exists already.",
+                               "Choose another folder for output, or delete that one.")
+
+
+def write_trained(
+    foundation: Foundation, attention: AnomalyAttention, output: Path,
+    changes: Mapping[str, Any], examples: Sequence[fusion.Example], device: str,
+    tell: Callable[[str], None],
+) -> Card:
+    """Writes a copy of the package with the attention, calibrated on `examples`.
+
+    Args:
+        changes: to the card: name, trained_on, trained_classes, left_out, scores.
+
+    Returns:
+        The card as it is written.
+
+    Raises:
+        OutputNotWritten: `output` exists, or there is no room.
+    """
+    with whole_folder(output) as staging:
+        leave = shutil.ignore_patterns("aova", "README.md", ".*")
+        shutil.copytree(foundation.folder, staging, ignore=leave, dirs_exist_ok=True)
+        # The old attention's calibration and fusion say nothing about the new one.
+        fresh = {"calibration": {}, "fusion": {}, "threshold": 0.5}
+        add_attention(staging, attention, **fresh | dict(changes))
+        if examples:
+            packaging.calibrate(staging, examples, device=device, tell=tell)
+        card = Card.read(staging)
+        (staging / "README.md").write_text(_about(card), encoding="utf-8")
+    return card
+
+
+def _about(card: Card) -> str:
+    classes = card.trained_classes or {}
+    return ABOUT.format(
+        name=card.name, trained_on=card.trained_on, licence=card.licence,
+        real=", ".join(classes.get("real", ())) or "none",
+        synthetic=", ".join(classes.get("synthetic", ())) or "none",
+        left_out=", ".join(card.left_out) or "nothing",
+        scores="; ".join(f"{k}: {v}" for k, v in card.scores.items()) or "not measured",
+    )

@@ -1,0 +1,104 @@
+"""The parts of the embedded model, each made from the data folder into the folder of runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from DiffuGTSLib.evaluation.evaluate import Evaluation
+from DiffuGTSLib.foundation.autoencoder import Autoencoder
+from DiffuGTSLib.text import TextEncoder
+from DiffuGTSLib.training import attention, autoencoder, denoiser, packaging, validation
+from DiffuGTSLib.training.config import ATTENTION, AUTOENCODER, DENOISER, Training
+from DiffuGTSLib.training.corpus import Corpus
+from DiffuGTSLib.training.data import Sample, read_cases
+from DiffuGTSLib.training.feed import Feed
+from DiffuGTSLib.training.loop import LoopConfig
+from DiffuGTSLib.training.project_folder import ProjectFolder, Wanted
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where the data come from and where the parts go.
+
+    Attributes:
+        data: folder with manifest.json and the scans.
+        runs: folder for checkpoints, logs and the cache.
+        tell: is given each line of a training's log.
+        quick: steps of each training instead of its own number, for a trial; 0: its own.
+    """
+
+    data: Path
+    runs: Path
+    tell: Callable[[str], None] | None = None
+    quick: int = 0
+
+    @property
+    def folder(self) -> ProjectFolder:
+        """The data as training material."""
+        return ProjectFolder(self.data, self.runs / "cache", Wanted())
+
+    def vae(self, training: Training = AUTOENCODER) -> None:
+        """Trains the autoencoder, moves its latents' mean to 0 and stores their scale factor."""
+        folder = self.folder
+        config = self._loop(training, "vae")
+        model = autoencoder.train(folder.samples("training"), self._unseen(), config)
+        model.requires_grad_(False).eval()
+        scale = denoiser.centre_latents(model, folder.sources("training"))
+        model.save_pretrained(self.runs / "vae" / "model")
+        (self.runs / "vae" / "scale_factor.json").write_text(json.dumps(scale))
+
+    def unet(self, training: Training = DENOISER) -> None:
+        """Trains the denoiser on the latents of healthy tissue."""
+        scale = json.loads((self.runs / "vae" / "scale_factor.json").read_text())
+        scans = denoiser.encode_copies(
+            self.autoencoder(), self.folder.sources("training"), scale, denoiser.COPIES, seed=0
+        )
+        config = self._loop(training, "unet")
+        denoiser.train(scans, config).save_pretrained(self.runs / "unet" / "model")
+
+    def aova(self, training: Training = ATTENTION) -> None:
+        """Trains the attention over the frozen autoencoder."""
+        corpus = Corpus([(self.folder, 1.0)], Wanted())
+        config = self._loop(training, "aova")
+        prompts = attention.PromptTexts(TextEncoder.from_package(), corpus.organs)
+        model = attention.train(self.autoencoder(), Feed(corpus.sampler(), attention.WINDOWS),
+                                corpus.held_out(), config, prompts)
+        classes = json.dumps(corpus.trained_classes())
+        (self.runs / "aova" / packaging.CLASSES).write_text(classes)
+        model.save_pretrained(self.runs / "aova" / "model")
+
+    def package(self, output: Path) -> None:
+        """Writes the model package from the trained parts, as they are now."""
+        packaging.write_package(self.runs, output)
+
+    def fuse(self, model: Path) -> None:
+        """Fits calibration and fusion on tuning patients and grown lesions, into the package."""
+        everything = len(read_cases(self.data)) * 10
+        packaging.calibrate(model, self.folder.examples(everything), self.runs / "fusion.json",
+                            tell=self.tell or print)
+
+    def validate(
+        self, output: Path, model: str, only: Sequence[str] | None = None, threads: int = 2,
+        docs: Path | None = None,
+    ) -> Evaluation:
+        """Scores the model on the validation patients: table, figures, baselines."""
+        return validation.run(self.data, output, model, only, threads, docs)
+
+    def autoencoder(self) -> Autoencoder:
+        """The finished autoencoder, frozen."""
+        model = Autoencoder.from_pretrained(self.runs / "vae" / "model", low_cpu_mem_usage=False)
+        model.requires_grad_(False).eval()
+        return model.to(memory_format=torch.channels_last_3d)
+
+    def _loop(self, training: Training, part: str) -> LoopConfig:
+        steps = self.quick or training.steps
+        return replace(training, steps=steps).loop(self.runs / part, tell=self.tell)
+
+    def _unseen(self) -> list[Sample]:
+        """The validation patients, whose PSNR goes into the autoencoder's log."""
+        return self.folder.samples("validation")

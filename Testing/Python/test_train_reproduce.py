@@ -1,0 +1,94 @@
+"""The embedded model again: parts in sequence, each once, with their times."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from DiffuGTSLib.training.reproduce import NAMES, RECORD, Clock, reproduce
+from DiffuGTSLib.training.workshop import Workshop
+
+
+@dataclass(frozen=True)
+class Bench(Workshop):
+    """A workshop whose parts only leave a note; the part `breaks` fails the first time."""
+
+    done: list[str] = field(default_factory=list)
+    breaks: list[str] = field(default_factory=list)
+
+    def _note(self, part: str) -> None:
+        assert self.tell is not None
+        self.tell(f"{part} at work")
+        if part in self.breaks:
+            self.breaks.remove(part)
+            raise KeyboardInterrupt
+        self.done.append(part)
+
+    def vae(self, training=None) -> None:
+        self._note("vae")
+
+    def unet(self, training=None) -> None:
+        self._note("unet")
+
+    def aova(self, training=None) -> None:
+        self._note("aova")
+
+    def package(self, output: Path) -> None:
+        assert not output.exists()
+        (output / "vae").mkdir(parents=True)
+        self._note("package")
+
+    def fuse(self, model: Path) -> None:
+        self._note("fuse")
+
+    def validate(self, output, model, only=None, threads=2, docs=None) -> None:
+        self._note("validate")
+        groups = [{"name": "lung CT", "means": {"dsc": {"mean": 0.375}}},
+                  {"name": "wrong organ", "means": {}}]
+        output.mkdir()
+        (output / "scores.json").write_text(json.dumps({"groups": groups}))
+
+
+def run(tmp_path: Path, *breaks: str) -> tuple[list[str], list[str]]:
+    lines: list[str] = []
+    shop = Bench(tmp_path, tmp_path / "runs", breaks=list(breaks))
+    try:
+        reproduce(shop, tmp_path / "out", 1, lines.append)
+    except KeyboardInterrupt:
+        lines.append("broken off")
+    return shop.done, lines
+
+
+def test_the_parts_are_made_in_their_order_and_their_times_told(tmp_path: Path) -> None:
+    done, lines = run(tmp_path)
+    assert done == list(NAMES)
+    assert [line.split()[0] for line in lines if line.endswith(" min")] == [*NAMES, "together"]
+
+
+def test_scores_stand_beside_the_committed_models(tmp_path: Path) -> None:
+    scores = [line.split() for line in run(tmp_path)[1] if line.startswith("lung CT")]
+    assert scores[0][2] == "0.375"
+    assert float(scores[0][3]) > 0
+
+
+@pytest.mark.parametrize("part", ["aova", "package", "fuse"])
+def test_what_is_made_is_not_made_again(tmp_path: Path, part: str) -> None:
+    before, lines = run(tmp_path, part)
+    assert lines[-1] == "broken off"
+    after, _ = run(tmp_path)
+    assert [*before, *after] == list(NAMES)
+    assert after[0] == part
+
+
+def test_the_time_of_a_run_that_was_broken_off_counts(tmp_path: Path) -> None:
+    run(tmp_path, "unet")
+    record = tmp_path / "runs" / RECORD
+    parts = json.loads(record.read_text())["parts"]
+    assert not parts["unet"]["finished"]
+    parts["unet"]["seconds"] = 7200.0
+    record.write_text(json.dumps({"parts": parts}))
+    run(tmp_path)
+    assert Clock(tmp_path / "runs").parts["unet"]["seconds"] >= 7200
