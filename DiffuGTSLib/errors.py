@@ -90,6 +90,35 @@ class ModelDamaged(DiffuGTSError):
     code = "model-damaged"
 
 
+class AttentionMissing(DiffuGTSError):
+    """The model's attention (AOVA head) has not been trained; it never runs untrained."""
+
+    code = "attention-missing"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The model “{model}” cannot segment yet: its attention has not been trained.",
+            f"Train it: diffugts train attention --config FILE --model {model}",
+        )
+
+
+class SequenceUnknown(DiffuGTSError):
+    """The model has to be told the MR sequence, and nothing in the scan tells it.
+
+    Attributes:
+        choices: the sequences that the model knows.
+    """
+
+    code = "sequence-unknown"
+
+    def __init__(self, sequence: str, choices: Sequence[str]) -> None:
+        known = ", ".join(choices)
+        what = (f"The model knows no MR sequence {sequence}." if sequence
+                else "Which MR sequence this is cannot be told from the scan.")
+        super().__init__(what, f"State it with --sequence: {known}.")
+        self.choices = tuple(choices)
+
+
 class LicenceNotAccepted(DiffuGTSError):
     """The model's licence has to be accepted first."""
 
@@ -100,6 +129,36 @@ class OutOfMemory(DiffuGTSError):
     """Memory ran out, also after the automatic fall-backs."""
 
     code = "out-of-memory"
+
+
+class BadConfiguration(DiffuGTSError):
+    """A configuration file cannot be read, or an entry in it is unknown, missing or wrong."""
+
+    code = "bad-configuration"
+
+
+class TrainingImpossible(DiffuGTSError):
+    """The data or the checkpoint do not fit the training that was asked for."""
+
+    code = "training-impossible"
+
+
+class BadDataSet(DiffuGTSError):
+    """A data set, its list of cases or one of its masks is not what it should be."""
+
+    code = "bad-data-set"
+
+
+class NotZeroShot(DiffuGTSError):
+    """The model was trained on masks of the class, or does not say; no score is zero-shot then."""
+
+    code = "not-zero-shot"
+
+
+class PackageMissing(DiffuGTSError):
+    """An optional Python package is needed for this and is not installed."""
+
+    code = "package-missing"
 
 
 class OutputNotWritten(DiffuGTSError):

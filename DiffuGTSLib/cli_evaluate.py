@@ -1,0 +1,109 @@
+"""The command `diffugts evaluate`: the scores of a data set, as tables and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from DiffuGTSLib.cli_base import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    own_stdout,
+    plain_errors,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.evaluation.evaluate import Outcome
+    from DiffuGTSLib.evaluation.tables import Summary
+
+
+@plain_errors
+def evaluate(
+    cases: Annotated[Path, typer.Argument(
+        help="CASES.json, or a decathlon, KiTS23 or BraTS23 folder as published.")],
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", help="Folder for tables, figures and report; made if need be.")],
+    model: ModelOption = "embedded",
+    device: DeviceOption = "auto",
+    threshold: Annotated[float | None, typer.Option(
+        min=0, max=1, help="Of the score; the model's own if not given.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same scores.")] = 0,
+    samples: Annotated[int | None, typer.Option(
+        min=1, max=100, help="Pseudo-healthy scans to draw.")] = None,
+    only: Annotated[list[str] | None, typer.Option(
+        help='Cases by name, as "*_flair"; may be repeated.')] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many of each group.")] = None,
+    ablation: Annotated[bool, typer.Option(
+        "--ablation", help="Score AOVA alone, with each residual and with both, too.")] = False,
+    baselines: Annotated[bool, typer.Option(
+        "--baselines", help="Measure the best threshold of the raw intensity and others.")] = False,
+    zero_shot: Annotated[bool, typer.Option(
+        "--zero-shot", help="Refuse if masks of a class were trained on.")] = False,
+    figures: Annotated[bool, typer.Option(
+        help="Draw an overview of each case.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a model on labelled scans; started again, it goes on where it was."""
+    with own_stdout(as_json) as out:
+        from DiffuGTSLib.datasets import read_dataset
+        from DiffuGTSLib.evaluation.evaluate import choose
+        from DiffuGTSLib.evaluation.evaluate import evaluate as run
+        from DiffuGTSLib.evaluation.report import write_report
+        from DiffuGTSLib.evaluation.scoring import Settings
+        from DiffuGTSLib.evaluation.tables import document, summarise, write_tables
+
+        dataset = choose(read_dataset(cases), only or (), limit)
+        settings = Settings(model, device, threshold, seed, samples, ablation, baselines, figures)
+        done = run(dataset, output, settings, zero_shot=zero_shot, tell=_tell)
+        summary = summarise(done.cases)
+        write_tables(done, summary, output)
+        report = write_report(done, summary, output)
+        if as_json:
+            print_json(document(done, summary) | {"report": str(report.absolute())}, out)
+        else:
+            _print(summary, out)
+            print(f"Report: {report}", file=out)
+    if done.failures:
+        typer.echo(f"{len(done.failures)} of {len(dataset.cases)} cases could not be scored; "
+                   "the report says why.", err=True)
+        raise typer.Exit(1)
+
+
+def _tell(done: int, total: int, outcome: Outcome) -> None:
+    """One line a case on stderr."""
+    from DiffuGTSLib.evaluation.place import Failure
+
+    if isinstance(outcome, Failure):
+        text = f"{outcome.case}: not scored. {outcome.message}"
+    elif outcome.measures.dsc is None:
+        text = f"{outcome.name}: {outcome.kind}, {outcome.measures.segmented_ml:.2f} ml segmented"
+    else:
+        text = f"{outcome.name}: DSC {outcome.measures.dsc:.3f}, {outcome.seconds:.0f} s"
+    typer.echo(f"[{done}/{total}] {text}", err=True)
+
+
+def _print(summary: Summary, out: TextIO) -> None:
+    """The groups, for a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    columns = (("DSC", "dsc"), ("NSD 2 mm", "nsd_2mm"), ("lesion F1", "lesion_f1"),
+               ("no tumor right", "no_tumor_right"), ("false alarm, ml", "false_alarm_ml"))
+    for heading in ("group", "cases", *(heading for heading, _ in columns)):
+        table.add_column(heading, justify="left" if heading == "group" else "right",
+                         no_wrap=heading == "group")
+    for group in [*summary.groups, summary.everything]:
+        means = (group.means.get(name) for _, name in columns)
+        table.add_row(group.name, str(group.cases),
+                      *("" if mean is None else f"{mean.mean:.3f}" for mean in means))
+    Console(file=out, highlight=False, markup=False).print(table)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `evaluate` to the commands of `app`."""
+    app.command()(evaluate)

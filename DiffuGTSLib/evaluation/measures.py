@@ -1,0 +1,178 @@
+"""Scores of a mask against its reference, by MONAI: DSC, surface distance, lesions, volume."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from DiffuGTSLib.errors import PackageMissing
+from DiffuGTSLib.lesions import labelled
+
+# A boundary this far off counts as right (METHOD's evaluation; about a voxel of clinical CT).
+SURFACE_MM = 2.0
+# Lesions match from here on (intersection over union): what nodule and lesion detection uses.
+LESION_IOU = 0.1
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Scores of one mask; None where there is nothing to score.
+
+    Attributes:
+        dsc: Dice similarity, 0 to 1; None without a reference tumor.
+        nsd: normalised surface distance at 2 mm, 0 to 1; None without a reference tumor, and
+            where it was not asked for.
+        reference_ml, segmented_ml: volumes.
+        lesions: in the reference (parts of 0.03 ml and more, as in the lesion table).
+        lesions_segmented: in the mask.
+        lesions_found: pairs of both with an intersection over union above 0.1, each used once.
+    """
+
+    dsc: float | None
+    nsd: float | None
+    reference_ml: float
+    segmented_ml: float
+    lesions: int
+    lesions_segmented: int
+    lesions_found: int
+
+    @property
+    def sensitivity(self) -> float | None:
+        """Share of the reference's lesions that were found."""
+        return self.lesions_found / self.lesions if self.lesions else None
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the segmented lesions that are lesions; 0 where none was segmented."""
+        if not self.lesions:
+            return None
+        return self.lesions_found / self.lesions_segmented if self.lesions_segmented else 0.0
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of sensitivity and precision."""
+        if not self.lesions:
+            return None
+        return 2 * self.lesions_found / (self.lesions + self.lesions_segmented)
+
+    @property
+    def volume_error_ml(self) -> float:
+        """Segmented minus reference."""
+        return self.segmented_ml - self.reference_ml
+
+    @property
+    def volume_error_percent(self) -> float | None:
+        """The same in per cent of the reference."""
+        return 100 * self.volume_error_ml / self.reference_ml if self.reference_ml else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        derived = ("sensitivity", "precision", "f1", "volume_error_ml", "volume_error_percent")
+        return asdict(self) | {name: getattr(self, name) for name in derived}
+
+
+def require_metrics() -> None:
+    """To be asked before a long run.
+
+    Raises:
+        PackageMissing: MONAI is not installed.
+    """
+    try:
+        import monai.metrics  # noqa: F401
+    except ImportError:
+        raise PackageMissing("Scoring needs the Python package MONAI, which is not installed.",
+                             'Run: pip install "diffugts[train]"') from None
+
+
+def measure(mask: sitk.Image, reference: sitk.Image, surface: bool = True) -> Measures:
+    """Scores `mask` against `reference`, both 3D on one grid, nonzero is tumor.
+
+    Args:
+        surface: the surface distance too, which takes the most time.
+
+    Raises:
+        ValueError: different sizes.
+    """
+    if mask.GetSize() != reference.GetSize():
+        raise ValueError(f"mask {mask.GetSize()} and reference {reference.GetSize()} differ")
+    voxel_ml = float(np.prod(reference.GetSpacing())) / 1000
+    ours, theirs = (sitk.GetArrayViewFromImage(image) != 0 for image in (mask, reference))
+    box = _box(ours | theirs)
+    segments, lesions = (sitk.GetArrayFromImage(labelled(image))[box]
+                         for image in (mask, reference))
+    there = bool(theirs.any())
+    spacing = reference.GetSpacing()[::-1]
+    return Measures(
+        dsc=_dice(ours[box], theirs[box]) if there else None,
+        nsd=_surface(ours[box], theirs[box], spacing) if there and surface else None,
+        reference_ml=float(theirs.sum()) * voxel_ml,
+        segmented_ml=float(ours.sum()) * voxel_ml,
+        lesions=int(lesions.max(initial=0)),
+        lesions_segmented=int(segments.max(initial=0)),
+        lesions_found=_matches(segments, lesions),
+    )
+
+
+def overlap(mask: sitk.Image, other: sitk.Image) -> float | None:
+    """DSC of two masks on one grid; None where `other` is empty."""
+    ours, theirs = (sitk.GetArrayViewFromImage(image) != 0 for image in (mask, other))
+    if not theirs.any():
+        return None
+    box = _box(ours | theirs)
+    return _dice(ours[box], theirs[box])
+
+
+def _box(inside: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box around the True voxels; all of it without any."""
+    spans = [np.flatnonzero(inside.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if not spans[0].size:
+        return (slice(None),) * 3
+    return tuple(slice(int(s[0]), int(s[-1]) + 1) for s in spans)
+
+
+def _dice(ours: np.ndarray, theirs: np.ndarray) -> float:
+    import torch
+    from monai.metrics import compute_dice
+
+    prediction, truth = (torch.from_numpy(m.astype(np.float32))[None, None]
+                         for m in (ours, theirs))
+    return float(compute_dice(prediction, truth, include_background=True, ignore_empty=True))
+
+
+def _surface(ours: np.ndarray, theirs: np.ndarray, spacing: tuple[float, ...]) -> float:
+    """Normalised surface distance at SURFACE_MM; surfaces lie between the voxels."""
+    import torch
+    from monai.metrics import compute_surface_dice
+
+    if not ours.any():
+        return 0.0  # said here, since MONAI warns of it
+    prediction, truth = (torch.from_numpy(m)[None, None] for m in (ours, theirs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of an argument that MONAI itself passes
+        return float(compute_surface_dice(
+            prediction, truth, class_thresholds=[SURFACE_MM], include_background=True,
+            spacing=list(spacing), use_subvoxels=True,
+        ))
+
+
+def _matches(segments: np.ndarray, lesions: np.ndarray) -> int:
+    """How many lesions have a segment of their own (IoU above LESION_IOU, the best pairing)."""
+    import torch
+    from monai.metrics.panoptic_quality import compute_panoptic_quality
+
+    touching = np.unique(segments[lesions > 0])
+    # MONAI makes a volume a component: only those that can match, and only their voxels.
+    segments = np.where(np.isin(segments, touching), segments, 0)
+    kept = (segments > 0) | (lesions > 0)
+    if not touching.any():
+        return 0
+    prediction, truth = (torch.from_numpy(labels[kept].astype(np.int32))[None]
+                         for labels in (segments, lesions))
+    counts = compute_panoptic_quality(
+        prediction, truth, match_iou_threshold=LESION_IOU, output_confusion_matrix=True
+    )
+    return int(counts[0])

@@ -1,0 +1,236 @@
+"""One case: segment it, score it, and what each part of the method adds."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import SimpleITK as sitk
+import torch
+
+from DiffuGTSLib.datasets.labelled_case import LabelledCase, Volumes
+from DiffuGTSLib.errors import PromptNotUnderstood
+from DiffuGTSLib.evaluation.baselines import Baselines, baselines
+from DiffuGTSLib.evaluation.measures import Measures, measure, overlap
+from DiffuGTSLib.evaluation.memory import forget_peak, peak_gb, peak_gpu_gb
+from DiffuGTSLib.figure import overview
+from DiffuGTSLib.lesion_classes import Exposure, exposure
+from DiffuGTSLib.residual import FUSIONS, Fusion
+from DiffuGTSLib.result import Result
+from DiffuGTSLib.segmenter import EncodedScan, Segmenter
+
+Kind = Literal["tumor", "no tumor", "wrong organ"]
+# "map": the attention map at the threshold, over the whole scan; the others: residual.FUSIONS.
+ABLATIONS = ("map", *FUSIONS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluation may be told; None leaves it to the model.
+
+    Attributes:
+        ablation: score AOVA alone, with each residual and with both, too.
+        baselines: measure `Baselines` too.
+        figures: draw an overview of each case.
+        threads: of the CPU.
+    """
+
+    model: str = "embedded"
+    device: str = "auto"
+    threshold: float | None = None
+    seed: int = 0
+    samples: int | None = None
+    ablation: bool = False
+    baselines: bool = False
+    figures: bool = True
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """The scores of one case.
+
+    Attributes:
+        kind: "tumor"; "no tumor": the reference is empty; "wrong organ": the prompt names another
+            tumor than the one that is outlined. In the last two nothing must be found.
+        exposure: what training saw of the class (see lesion_classes.py).
+        found: whether any lesion was reported.
+        measures: of the final mask; against an empty reference where nothing must be found.
+        wrong_organ_dsc: DSC with the tumor that the prompt does not name.
+        seconds: to encode and to segment, the model loaded.
+        peak_gb, peak_gpu_gb: the most memory held meanwhile.
+        ablation: by `ABLATIONS`, without surface distances; empty if not asked for.
+        figure: relative to the output folder; "" without one.
+    """
+
+    name: str
+    patient: str
+    dataset: str
+    group: str
+    prompt: str
+    modality: str
+    sequence: str
+    kind: Kind
+    exposure: str
+    found: bool
+    highest_score: float
+    measures: Measures
+    wrong_organ_dsc: float | None
+    seconds: float
+    peak_gb: float
+    peak_gpu_gb: float | None
+    ablation: dict[str, Measures] = field(default_factory=dict)
+    baselines: Baselines | None = None
+    figure: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return self.__dict__ | {
+            "measures": self.measures.as_dict(),
+            "ablation": {kind: values.as_dict() for kind, values in self.ablation.items()},
+            "baselines": asdict(self.baselines) if self.baselines else None,
+        }
+
+    @classmethod
+    def from_dict(cls, entries: dict[str, Any]) -> CaseScores:
+        """The reverse of `as_dict`.
+
+        Raises:
+            KeyError, TypeError: other entries.
+        """
+        stored = entries["baselines"]
+        return cls(**entries | {
+            "measures": _measures(entries["measures"]),
+            "ablation": {kind: _measures(m) for kind, m in entries["ablation"].items()},
+            "baselines": Baselines(**stored) if stored else None,
+        })
+
+
+def _measures(entries: dict[str, Any]) -> Measures:
+    return Measures(**{name: entries[name] for name in Measures.__dataclass_fields__})
+
+
+def file_name(case: str) -> str:
+    """A name for files of a case, different for different cases."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", case)[:100]
+    return safe if safe == case else f"{safe}-{sha256(case.encode()).hexdigest()[:6]}"
+
+
+class Scorer:
+    """Scores case after case with one model; a scan asked for twice running is encoded once.
+
+    Args:
+        folder: figures go into its "figures".
+
+    Raises:
+        ModelMissing, ModelDamaged, DeviceMissing: as `Segmenter.from_pretrained`.
+    """
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self.segmenter = Segmenter.from_pretrained(settings.model, settings.device)
+        self._last: tuple[tuple[Path, int | None], EncodedScan, float] | None = None
+
+    def score(self, case: LabelledCase) -> CaseScores:
+        """Segments and scores one case.
+
+        Raises:
+            DiffuGTSError: its files or its prompt cannot be used.
+        """
+        self._forget_others(case)
+        volumes = case.read()
+        forget_peak(self.segmenter.device)
+        scan, encoding = self._encode(case, volumes)
+        started = time.monotonic()
+        result = self.segmenter.segment(
+            scan, case.prompt, seed=self.settings.seed, threshold=self.settings.threshold,
+            samples=self.settings.samples,
+        )
+        mask = result.mask
+        seconds = encoding + time.monotonic() - started
+        memory, gpu_memory = peak_gb(), peak_gpu_gb(self.segmenter.device)
+        kind = _kind(case, volumes)
+        reference = volumes.tumor if kind == "tumor" else volumes.tumor * 0
+        return CaseScores(
+            name=case.name, patient=case.patient, dataset=case.dataset, group=case.rows,
+            prompt=case.prompt, modality=volumes.modality, sequence=volumes.scan.sequence,
+            kind=kind, exposure=self.exposure(case), found=result.found,
+            highest_score=result.highest_score, measures=measure(mask, reference),
+            wrong_organ_dsc=overlap(mask, volumes.tumor) if case.wrong_organ else None,
+            seconds=seconds, peak_gb=memory, peak_gpu_gb=gpu_memory,
+            ablation=self._ablation(result, reference) if self.settings.ablation else {},
+            baselines=baselines(result, reference, scan.canonical)
+            if self.settings.baselines and kind == "tumor" else None,
+            figure=self._draw(case, volumes, result) if self.settings.figures else "",
+        )
+
+    def exposure(self, case: LabelledCase) -> str:
+        """What the model's training saw of the case's class; "unknown" for one without an organ."""
+        try:
+            return str(exposure(self.segmenter.package.card.trained_classes,
+                                case.lesion_class or case.prompt))
+        except PromptNotUnderstood:
+            return str(Exposure.UNKNOWN)
+
+    def _forget_others(self, case: LabelledCase) -> None:
+        """One encoded scan at a time in memory."""
+        if self._last is not None and self._last[0] != (case.image, case.channel):
+            self._last = None
+
+    def _encode(self, case: LabelledCase, volumes: Volumes) -> tuple[EncodedScan, float]:
+        """The encoded scan and the seconds that this took, when it was done."""
+        if self._last is None:
+            started = time.monotonic()
+            scan = self.segmenter.encode(self.segmenter.prepare(volumes.scan))
+            self._last = ((case.image, case.channel), scan, time.monotonic() - started)
+        return self._last[1], self._last[2]
+
+    def _ablation(self, result: Result, reference: sitk.Image) -> dict[str, Measures]:
+        fusion = self.segmenter.package.card.fusion[result.canonical.modality]
+        kinds = [kind for kind in ABLATIONS if kind == "map" or kind in fusion.weights]
+        return {kind: measure(ablated(result, fusion, kind).mask, reference, surface=False)
+                for kind in kinds}
+
+    def _draw(self, case: LabelledCase, volumes: Volumes, result: Result) -> str:
+        path = self.folder / "figures" / f"{file_name(case.name)}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shown = sitk.GetArrayViewFromImage(volumes.tumor).any()
+        name = case.name.removesuffix(f"_{case.prompt.replace(' ', '_')}")
+        overview(
+            result.image, result.attention, result.pseudo_healthy, result.residual, result.mask,
+            title=f"{name}: {case.prompt}", lesions=result.lesions, path=path,
+            modality=volumes.modality, highest_score=result.highest_score,
+            reference=volumes.tumor if shown else None,
+        )
+        return f"figures/{path.name}"
+
+
+def ablated(result: Result, fusion: Fusion, kind: str) -> Result:
+    """The result of a part of the method: one of `ABLATIONS`; no network runs.
+
+    Inside M the score is fused anew. "map" is the attention itself, over the whole scan.
+    """
+    evidence = result.evidence
+    if kind == "map":
+        everywhere = evidence.mask | True
+        return replace(result, evidence=replace(
+            evidence, score=evidence.attention, mask=everywhere))
+    inside = evidence.mask
+    score = evidence.score.copy()
+    score[inside] = fusion.score(
+        evidence.attention[inside], evidence.pixel[inside], evidence.feature[inside], kind
+    )
+    return replace(result, evidence=replace(evidence, score=score))
+
+
+def _kind(case: LabelledCase, volumes: Volumes) -> Kind:
+    if case.wrong_organ:
+        return "wrong organ"
+    return "tumor" if sitk.GetArrayViewFromImage(volumes.tumor).any() else "no tumor"

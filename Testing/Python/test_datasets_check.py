@@ -1,0 +1,117 @@
+"""`diffugts data check`: what it finds, what it says, how it ends."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from published_layouts import TUMOR_ML, labels, scan, write, write_brats, write_kits, write_msd
+from typer.testing import CliRunner
+
+from DiffuGTSLib.cli import app
+from DiffuGTSLib.datasets import read_dataset
+from DiffuGTSLib.datasets.check import check, lines
+
+
+def found(folder):
+    return [(f.level, f.case, f.message) for f in check(read_dataset(folder)).findings]
+
+
+def test_a_good_folder_has_no_findings_and_is_counted(tmp_path):
+    report = check(read_dataset(write_msd(tmp_path, "msd-liver", ("liver_0", "liver_1"))))
+    assert report.findings == []
+    assert report.usable
+    (group,) = report.as_dict()["groups"]
+    assert (group["name"], group["cases"], group["with_organ"]) == ("liver tumor", 2, 2)
+    assert group["median_tumor_ml"] == pytest.approx(TUMOR_ML)
+    assert group["least_spacing_mm"] == [2.0, 2.0, 3.0]
+
+
+def test_patients_are_counted_once_over_their_sequences(tmp_path):
+    report = check(read_dataset(write_brats(tmp_path)))
+    assert [group.as_dict()["patients"] for group in report.groups.values()] == [1, 1, 1, 1]
+    assert "brain tumor, FLAIR" in report.groups
+
+
+def test_missing_files_are_errors(tmp_path):
+    write_kits(tmp_path)
+    (tmp_path / "case_00000" / "imaging.nii.gz").unlink()
+    (tmp_path / "case_00001" / "segmentation.nii.gz").unlink()
+    assert found(tmp_path) == [
+        ("error", "case_00000", "imaging.nii.gz does not exist."),
+        ("error", "case_00001", "segmentation.nii.gz does not exist."),
+    ]
+
+
+def test_another_grid_and_unknown_values_are_errors(tmp_path):
+    write_kits(tmp_path)
+    strange = labels("kits23")
+    strange[0, 0, 0] = 9
+    write(strange, tmp_path / "case_00000" / "segmentation.nii.gz", shift_mm=6)
+    messages = [message for _, _, message in found(tmp_path)]
+    assert messages == [
+        "segmentation.nii.gz lies on another grid than its scan: its corners lie up to 6.0 mm "
+        "away.",
+        "segmentation.nii.gz holds unknown values: 9.",
+    ]
+
+
+def test_empty_masks_and_scans_that_are_not_listed_are_warnings(tmp_path):
+    folder = write_msd(tmp_path, "msd-pancreas", ("pancreas_001",))
+    write(np.zeros_like(labels("msd-pancreas")), folder / "labelsTr" / "pancreas_001.nii.gz")
+    write(scan("CT"), folder / "imagesTr" / "pancreas_777.nii.gz")
+    (folder / "imagesTr" / "._pancreas_778.nii.gz").touch()  # left behind by macOS
+    assert found(folder) == [
+        ("warning", "pancreas_777", "is not listed in dataset.json"),
+        ("warning", "pancreas_001", "pancreas_001.nii.gz holds no tumor."),
+        ("warning", "pancreas_001", "pancreas_001.nii.gz holds no organ."),
+    ]
+    assert check(read_dataset(folder)).as_dict()["groups"][0]["without_tumor"] == 1
+
+
+def test_a_truncated_scan_is_an_error(tmp_path):
+    path = write_kits(tmp_path, (0,)) / "case_00000" / "imaging.nii.gz"
+    path.write_bytes(path.read_bytes()[:-500])
+    assert found(tmp_path) == [("error", "case_00000",
+                                "imaging.nii.gz is damaged: voxels are missing at its end.")]
+
+
+def test_a_prompt_that_means_nothing_is_an_error(tmp_path):
+    write(scan("CT"), tmp_path / "a.nii.gz")
+    (tmp_path / "CASES.json").write_text(json.dumps(
+        [{"image": "a.nii.gz", "mask": None, "prompt": "weather", "name": "a"}]))
+    ((level, case, message),) = found(tmp_path)
+    assert (level, case) == ("error", "a")
+    assert "names no tumor" in message
+
+
+def test_many_findings_are_cut_on_the_terminal(tmp_path):
+    write_kits(tmp_path)
+    for path in tmp_path.rglob("imaging.nii.gz"):
+        path.unlink()
+    text = "\n".join(lines(check(read_dataset(tmp_path)), most=1))
+    assert "and 1 more" in text
+    assert "2 errors, 0 warnings" in text
+
+
+def test_the_command_tells_what_is_there(tmp_path):
+    done = CliRunner().invoke(app, ["data", "check", str(write_kits(tmp_path))])
+    assert done.exit_code == 0
+    assert "KiTS23 kidney tumor: 2 cases (CC BY-NC-SA 4.0)" in done.output
+    assert "2 with tumor (median 0.8 ml)" in done.output
+
+
+def test_the_command_ends_with_1_where_a_case_is_unusable(tmp_path, capfd):
+    (write_kits(tmp_path) / "case_00001" / "imaging.nii.gz").unlink()
+    done = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--json"])
+    assert done.exit_code == 1
+    document = json.loads(capfd.readouterr().out or done.stdout)
+    assert document["usable"] is False
+    assert document["findings"][0]["case"] == "case_00001"
+
+
+def test_a_folder_of_no_known_layout_fails_in_one_sentence(tmp_path):
+    done = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "layout of no data set" in done.output
