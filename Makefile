@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | validate | clean: each installs into .venv what it needs.
+# Each target installs into .venv what it needs; `make help` lists them.
 
 PYTHON3 = python3
 DATA = ../shared/data
@@ -10,7 +10,7 @@ INSTALLED = .venv/.installed
 PIP = $(PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input install \
       --constraint constraints.txt
 
-.PHONY: help demo test lint bench validate clean
+.PHONY: help demo test lint bench validate reproduce-embedded screenshots cmake clean
 
 help:
 	@echo "make demo      segment a public scan, or a phantom without network, into out/demo"
@@ -18,6 +18,9 @@ help:
 	@echo "make lint      check style and types"
 	@echo "make bench     measure speed and memory"
 	@echo "make validate  score the embedded model on the scans in $(DATA), into docs/validation"
+	@echo "make reproduce-embedded  train the embedded model anew from $(DATA), and score it"
+	@echo "make screenshots  draw the panel and the views, into Resources/Screenshots"
+	@echo "make cmake     write the file lists of the CMakeLists anew"
 	@echo "make clean     remove the environment and what was built"
 
 demo: $(INSTALLED)
@@ -32,9 +35,22 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(PYTHON) Testing/Benchmarks/speed.py
+	@$(PYTHON) Testing/Benchmarks/foundation.py
+	@$(PYTHON) Testing/Benchmarks/batch.py
+	@$(PYTHON) Testing/Benchmarks/panel.py
 
 validate: $(INSTALLED)
 	@$(PYTHON) -m DiffuGTSLib.training.embedded validate --data "$(DATA)" --output docs/validation
+
+reproduce-embedded: $(INSTALLED)
+	@$(PYTHON) -m DiffuGTSLib.training.embedded reproduce --data "$(DATA)" \
+	  --runs out/reproduce/runs --output out/reproduce
+
+screenshots: $(INSTALLED)
+	@$(PYTHON) Testing/Host/screenshots.py
+
+cmake:
+	@$(PYTHON3) Testing/cmake_lists.py
 
 # torch goes first and alone, so that a CPU build is taken where the machine offers one.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -5,12 +5,14 @@ from __future__ import annotations
 import enum
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from DiffuGTSLib import __version__
+from DiffuGTSLib import __version__, cli_batch, cli_data, cli_evaluate, cli_models, cli_train
 from DiffuGTSLib.cli_base import (
     DeviceOption,
     JsonOption,
@@ -22,13 +24,23 @@ from DiffuGTSLib.cli_base import (
 )
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.run import Run
+    from DiffuGTSLib.run import Options, Run
 
 app = typer.Typer(
     help="Text-prompted tumor segmentation in CT and MR. Research use, not for clinical decisions.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class SequenceChoice(enum.StrEnum):
+    """What --sequence takes."""
+
+    t1 = "t1"
+    t1c = "t1c"
+    t2 = "t2"
+    flair = "flair"
+    other = "other"
 
 
 class PhantomKind(enum.StrEnum):
@@ -74,6 +86,10 @@ def segment(
         min=1, max=100, help="Pseudo-healthy scans to draw.")] = None,
     modality: Annotated[ModalityChoice | None, typer.Option(
         help="Guessed if not given.", case_sensitive=False)] = None,
+    sequence: Annotated[SequenceChoice | None, typer.Option(
+        help="Of an MR scan; by the scan's names if not given.", case_sensitive=False)] = None,
+    skull_stripped: Annotated[bool | None, typer.Option(
+        "--skull-stripped/--whole-head", help="Of an MR scan; by its names if not given.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Segment what a text names in a scan, lesion by lesion."""
@@ -84,10 +100,13 @@ def segment(
         from DiffuGTSLib.run import Options, Outputs, run
 
         options = Options(model, device, threshold, seed, samples,
-                          modality.value if modality else None)
+                          modality.value if modality else None,
+                          sequence.value if sequence else None, skull_stripped)
         # A text without any prompt in it goes on as it is and is refused in words.
         prompts = [part for text in prompt for part in several(text) or [text]]
-        finished = run(image, prompts, Outputs(output, maps, figure), options, bar)
+        finished = _asking(
+            lambda told: run(image, prompts, Outputs(output, maps, figure), told, bar), options
+        )
         _tell(finished, as_json, out)
 
 
@@ -170,6 +189,22 @@ def worker(model: ModelOption = "embedded", device: DeviceOption = "auto") -> No
     raise typer.Exit(run(model, device))
 
 
+def _asking(attempt: Callable[[Options], Run], options: Options) -> Run:
+    """Runs; where the model has to know the MR sequence, asks on the terminal and runs again."""
+    from DiffuGTSLib.errors import SequenceUnknown
+
+    try:
+        return attempt(options)
+    except SequenceUnknown as unknown:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        choices, answer = unknown.choices, ""
+    while answer not in choices:
+        answer = typer.prompt(f"Which MR sequence is it ({', '.join(choices)})?", err=True)
+        answer = answer.strip().lower()
+    return attempt(replace(options, sequence=answer))
+
+
 def _tell(finished: Run, as_json: bool, out: TextIO) -> None:
     """The result, as one JSON document or as tables."""
     if as_json:
@@ -184,6 +219,13 @@ def _tell(finished: Run, as_json: bool, out: TextIO) -> None:
         console.print(sentence(result))
         if result.lesions:
             console.print(lesion_table(result))
+
+
+cli_batch.register(app)
+cli_data.register(app)
+cli_evaluate.register(app)
+cli_train.register(app)
+cli_models.register(app)
 
 
 def main() -> None:

@@ -31,30 +31,48 @@ class Series:
     description: str
 
 
-def series_files(folder: Path) -> tuple[str, ...]:
-    """The files of the one DICOM series in `folder`, in the order of their positions.
+def series_files(folder: Path, series: str = "") -> tuple[str, ...]:
+    """The files of a DICOM series in `folder`, in the order of their positions.
+
+    Args:
+        folder: with the slices themselves; those of a `series` may also lie in folders below.
+        series: its UID; without one, the folder has to hold one series only.
 
     Raises:
         UnreadableImage: the folder cannot be listed, or holds no or more than one series.
     """
+    if series:
+        return _files_of(folder, series)
     try:
         entries = list(folder.iterdir())
     except OSError as error:
         raise UnreadableImage(
             f"The folder {folder.name} cannot be opened.", "Check its access rights."
         ) from error
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if entries else ()
-    if not series:
+    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if entries else ()
+    if not found:
         raise UnreadableImage(
             f"The folder {folder.name} holds no DICOM series.",
             "Pass the folder in which the slices lie themselves, or one image file.",
         )
-    if len(series) > 1:
+    if len(found) > 1:
         raise UnreadableImage(
-            f"The folder {folder.name} holds {len(series)} DICOM series instead of one.",
+            f"The folder {folder.name} holds {len(found)} DICOM series instead of one.",
             "Pass a folder with the slices of one series only.",
         )
-    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0]))
+
+
+def _files_of(folder: Path, series: str) -> tuple[str, ...]:
+    for recursive in (False, True):
+        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(
+            str(folder), series, False, recursive
+        )
+        if files:
+            return tuple(files)
+    raise UnreadableImage(
+        f"A DICOM series that was in {folder.name} is no longer there.", "Look for it again."
+    )
 
 
 def read_series(folder: Path, files: tuple[str, ...]) -> Series:

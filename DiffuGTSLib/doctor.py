@@ -6,6 +6,7 @@ Needs nothing but Python's own library: it has to work where torch and all other
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -67,10 +68,14 @@ class Finding:
         return asdict(self)
 
 
-def examine(model: str = "embedded") -> list[Finding]:
-    """All findings: Python, packages, torch and devices, memory, text encoder, model, cache."""
-    findings = [_python(), *_packages()]
-    probe, torch = _torch()
+def examine(model: str = "embedded", needed: Path | None = None) -> list[Finding]:
+    """All findings: Python, packages, torch and devices, memory, text encoder, model, cache.
+
+    Args:
+        needed: a requirements file in the place of the package's own requirements.
+    """
+    findings = [_python(), *packages(needed)]
+    probe, torch = _torch(needed)
     findings += torch
     findings.append(_memory())
     if probe:
@@ -104,13 +109,16 @@ def _python() -> Finding:
     return Finding("python", "ok", found)
 
 
-def requirements() -> list[tuple[str, str, str]]:
+def requirements(needed: Path | None = None) -> list[tuple[str, str, str]]:
     """What the library needs: name, ">=" or "==" or "", version.
 
-    From the installed package, else from the checkout's pyproject.toml.
+    From the file `needed`, else the installed package, else the checkout's pyproject.toml.
     """
     try:
-        lines = importlib.metadata.requires("diffugts") or []
+        if needed is not None:
+            lines = needed.read_text(encoding="utf-8").splitlines()
+        else:
+            lines = importlib.metadata.requires("diffugts") or []
     except importlib.metadata.PackageNotFoundError:
         project = Path(__file__).parents[1] / "pyproject.toml"
         lines = []
@@ -120,9 +128,9 @@ def requirements() -> list[tuple[str, str, str]]:
     return [(m[1], m[2] or "", m[3]) for m in found if m]
 
 
-def _packages() -> Iterator[Finding]:
-    """A finding a required package; torch is looked at more closely elsewhere."""
-    for name, relation, version in requirements():
+def packages(needed: Path | None = None) -> Iterator[Finding]:
+    """A finding a required package, none imported; torch is looked at more closely elsewhere."""
+    for name, relation, version in requirements(needed):
         if name == "torch":
             continue
         wanted = f'pip install "{name}{relation}{version}"'
@@ -133,13 +141,14 @@ def _packages() -> Iterator[Finding]:
             continue
         if there is None:  # a folder of metadata that an interrupted installation left
             yield Finding(name, "missing", "half installed", f"{wanted} --force-reinstall")
-        elif _suits(there, relation, version):
+        elif suits(there, relation, version):
             yield Finding(name, "ok", there)
         else:
             yield Finding(name, "missing", f"{there}; {relation}{version} is needed", wanted)
 
 
-def _suits(there: str, relation: str, version: str) -> bool:
+def suits(there: str, relation: str, version: str) -> bool:
+    """Whether the version `there` is what is asked for."""
     if not relation:
         return True
     have, need = ([int(n) for n in re.findall(r"\d+", v.split("+")[0])[:3]]
@@ -149,10 +158,10 @@ def _suits(there: str, relation: str, version: str) -> bool:
     return have == need if relation == "==" else have >= need
 
 
-def _torch() -> tuple[bool, list[Finding]]:
+def _torch(needed: Path | None) -> tuple[bool, list[Finding]]:
     """Whether torch works, and the findings on it and on its devices."""
     relation, version = next(
-        ((r, v) for name, r, v in requirements() if name == "torch"), (">=", "0"))
+        ((r, v) for name, r, v in requirements(needed) if name == "torch"), (">=", "0"))
     wanted = f'pip install "torch{relation}{version}"'
     try:
         probe = subprocess.run(
@@ -171,7 +180,7 @@ def _torch() -> tuple[bool, list[Finding]]:
         reason = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
         return False, [Finding("torch", "missing", f"half installed or damaged: {reason[:160]}",
                                f"pip uninstall -y torch, then {wanted}")]
-    if not _suits(facts["version"], relation, version):
+    if not suits(facts["version"], relation, version):
         found = f"{facts['version']}; {relation}{version} is needed"
         return False, [Finding("torch", "missing", found, wanted)]
     findings = [Finding("torch", "ok", facts["version"])]
@@ -227,11 +236,15 @@ def _text_encoder() -> Finding:
 def _model(model: str) -> Finding:
     name = f"model {Path(model).name}"
     try:
-        from DiffuGTSLib.models import Card, find, verify
+        from DiffuGTSLib.errors import AttentionMissing
+        from DiffuGTSLib.models import Card, find, has_attention, verify
 
         folder = find(model)
         verify(folder)
         card = Card.read(folder)
+        if not has_attention(folder):
+            error = AttentionMissing(card.name)
+            return Finding(name, "note", "verified; its attention has not been trained", error.hint)
     except DiffuGTSError as error:
         return Finding(name, "missing", error.message, error.hint)
     except Exception as error:
@@ -260,10 +273,18 @@ def _cache() -> Finding:
     return Finding("cache folder", "ok", found)
 
 
-def main() -> int:
-    """`python -m DiffuGTSLib.doctor`; returns the exit code."""
-    findings = examine()
-    print(as_text(findings))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m DiffuGTSLib.doctor [--json] [--requirements FILE]`; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m DiffuGTSLib.doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--requirements", type=Path, help="of whoever uses the library")
+    options = parser.parse_args(arguments)
+    findings = examine(needed=options.requirements)
+    if options.json:
+        entries = [finding.as_dict() for finding in findings]
+        print(json.dumps({"healthy": healthy(findings), "findings": entries}))
+    else:
+        print(as_text(findings))
     return 0 if healthy(findings) else 1
 
 

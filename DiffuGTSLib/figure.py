@@ -63,7 +63,7 @@ PLANES = (
 
 
 @dataclass(frozen=True)
-class _Views:
+class Views:
     """The volumes as arrays whose axes point to S, P and L, and where to look.
 
     Attributes:
@@ -127,7 +127,7 @@ def overview(
               "residual": residual, "mask": mask}
     if reference is not None:
         images["reference"] = reference
-    views = _views(images, lesions, modality)
+    views = views_of(images, lesions, modality)
     figure = _draw(views, modality)
     figure.text(0.5, 1 - 0.28 / figure.get_figheight(), _headline(title, lesions, highest_score),
                 ha="center", va="center", fontsize=14, fontweight="bold", parse_math=False)
@@ -163,9 +163,9 @@ def patient_array(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     return array.transpose(order)[flips], np.array(image.GetSpacing())[order]
 
 
-def _views(
+def views_of(
     images: dict[str, sitk.Image], lesions: Sequence[Lesion], modality: Modality
-) -> _Views:
+) -> Views:
     """Decides the slices, the magnification and the windows."""
     volumes = {name: patient_array(image)[0] for name, image in images.items()}
     spacing = patient_array(images["scan"])[1]
@@ -181,7 +181,7 @@ def _views(
         wanted = _SMALLEST_VIEW_MM
     longest = float(max(np.array(volumes["scan"].shape) * spacing))
     zoom = max(wanted, _SMALLEST_VIEW_MM) / longest
-    return _Views(volumes, spacing, focus, zoom if zoom < 0.75 else 1.0,
+    return Views(volumes, spacing, focus, zoom if zoom < 0.75 else 1.0,
                   _window(volumes["scan"], spacing, focus, modality),
                   _residual_top(volumes["residual"]))
 
@@ -210,7 +210,7 @@ def _window(
     return (-1350.0, 150.0) if aerated > 0.3 else (-160.0, 240.0)
 
 
-def _draw(views: _Views, modality: Modality) -> Figure:
+def _draw(views: Views, modality: Modality) -> Figure:
     """The panels, their headings and colour bars."""
     wholes = [_whole_view(plane, views.size) for plane in PLANES]
     heights = [_PANEL_WIDTH * (w[3] - w[2]) / (w[1] - w[0]) for w in wholes]
@@ -254,7 +254,7 @@ def _magnified_view(
 
 
 def _panel(
-    axes: Axes, views: _Views, plane: _Plane, column: int, whole: tuple[float, float, float, float]
+    axes: Axes, views: Views, plane: _Plane, column: int, whole: tuple[float, float, float, float]
 ) -> None:
     """One picture of the grid: scan and attention whole, the others magnified."""
     index = int(views.focus[plane.axis])
@@ -324,7 +324,7 @@ def _scale_bar(axes: Axes, view: tuple[float, float, float, float]) -> None:
               color="white", fontsize=8, ha="center", va="bottom", path_effects=_SHADOW)
 
 
-def _keys(figure: Figure, views: _Views, modality: Modality) -> None:
+def _keys(figure: Figure, views: Views, modality: Modality) -> None:
     """Colour bars under the first four columns and the meaning of the lines under the last."""
     width, height = figure.get_size_inches()
     unit = "HU" if modality == "CT" else "MR intensity"

@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import sys
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,25 +20,49 @@ _NIFTI_HEADER_BYTES = 348
 _NIFTI_SPACING_OFFSET = 80
 
 
+class _Silence:
+    """Where stderr led before; shared by all threads, as the descriptor is."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.stderr = -1
+        self.warnings = True
+
+
+_silence = _Silence()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps what ITK and its NIfTI library print, full paths among it, off the console.
 
     ITK's warnings are switched off; the NIfTI library writes to the descriptor of stderr itself,
-    which leads nowhere meanwhile.
+    which leads nowhere meanwhile. Threads may be inside at the same time: the last one to leave
+    brings everything back.
     """
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    with _silence.lock:
+        _silence.depth += 1
+        if _silence.depth == 1:
+            _hush()
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+        with _silence.lock:
+            _silence.depth -= 1
+            if _silence.depth == 0:
+                os.dup2(_silence.stderr, 2)
+                os.close(_silence.stderr)
+                sitk.ProcessObject.SetGlobalWarningDisplay(_silence.warnings)
+
+
+def _hush() -> None:
+    _silence.warnings = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    sys.stderr.flush()
+    _silence.stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def read_header(path: Path) -> sitk.ImageFileReader:

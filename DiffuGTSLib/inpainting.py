@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from DiffuGTSLib.foundation.conditioning import Conditioning
 from DiffuGTSLib.foundation.denoiser import Denoiser
 from DiffuGTSLib.foundation.schedules import Schedule
 from DiffuGTSLib.progress import Progress
@@ -49,6 +50,7 @@ class CandidateOptions:
         dilation_mm: how far M reaches beyond the candidates.
         context_mm: how far a crop reaches beyond M at least.
         least_crop_mm: no crop is smaller, where the scan is larger.
+        least_crop: the same in voxels of the map, X, Y, Z: what the denoiser was trained on.
         minimum_ml: smaller candidates are dropped.
         most: only the strongest candidates are painted.
     """
@@ -57,6 +59,7 @@ class CandidateOptions:
     dilation_mm: float = 6.0
     context_mm: float = 32.0
     least_crop_mm: float = 128.0
+    least_crop: tuple[int, int, int] = (0, 0, 0)
     minimum_ml: float = 0.1
     most: int = 8
 
@@ -81,18 +84,23 @@ def find_candidates(
     voxel_ml = float(np.prod(spacing)) / 1000
     kept: list[tuple[float, int]] = []
     if count:
-        index = np.arange(1, count + 1)
-        sizes = ndimage.sum_labels(np.ones_like(probability), labels, index) * voxel_ml
-        peaks = ndimage.maximum(probability, labels, index)
-        masses = ndimage.sum_labels(probability, labels, index)
-        good = (sizes >= options.minimum_ml) & (peaks >= threshold)
-        kept = sorted(zip(masses[good], index[good], strict=True), reverse=True)[: options.most]
-    cores = np.isin(labels, [label for _, label in kept])
+        inside = np.flatnonzero(labels)  # few: the whole scan is never sorted by its labels
+        of, values = labels.ravel()[inside], probability.ravel()[inside]
+        peaks = np.zeros(count + 1, probability.dtype)
+        np.maximum.at(peaks, of, values)
+        good = (np.bincount(of) * voxel_ml >= options.minimum_ml) & (peaks >= threshold)
+        masses = np.bincount(of, values)
+        kept = sorted(((masses[n], n) for n in np.flatnonzero(good)), reverse=True)[: options.most]
+    chosen = np.zeros(count + 1, dtype=bool)
+    chosen[[label for _, label in kept]] = True
+    cores = chosen[labels]
     if not kept:
         return Candidates(cores, cores, [])
     reach = [max(1, round(options.dilation_mm / s)) for s in spacing]
-    ball = np.ones([2 * r + 1 for r in reach], dtype=bool)
-    mask = ndimage.binary_dilation(cores, ball)
+    # A box, axis after axis: a tenth of the time of one dilation in three dimensions.
+    mask = ndimage.maximum_filter(
+        cores.view(np.uint8), [2 * r + 1 for r in reach], mode="constant"
+    ).view(bool)
     boxes = _boxes(ndimage.label(mask)[0], mask.shape, spacing, options, latent_voxel, multiple)
     return Candidates(mask, cores, boxes)
 
@@ -107,7 +115,7 @@ def _boxes(
         axes = []
         for axis, extent in enumerate(found):
             context = options.context_mm / spacing[axis]
-            least = options.least_crop_mm / spacing[axis]
+            least = max(options.least_crop_mm / spacing[axis], options.least_crop[axis])
             length = max(extent.stop - extent.start + 2 * context, least)
             length = min(shape[axis], int(np.ceil(length / multiple)) * multiple)
             middle = (extent.start + extent.stop) / 2
@@ -146,7 +154,7 @@ def inpaint(
     schedule: Schedule,
     latent: torch.Tensor,
     mask: torch.Tensor,
-    class_label: int,
+    conditioning: Conditioning,
     generator: torch.Generator,
     progress: Progress,
     done: int,
@@ -162,7 +170,7 @@ def inpaint(
     Args:
         latent: z = mu(E(I)) x scale, (1, L, x, y, z).
         mask: (1, 1, x, y, z), 1 where tissue is replaced.
-        class_label: the modality's class.
+        conditioning: what the denoiser is told of the scan.
         progress: told `done` + steps of `total`, stage "inpaint"; a cancel stops the next step.
         resamplings: how often each level is walked (RePaint); 1 for plain denoising.
 
@@ -173,7 +181,6 @@ def inpaint(
         Cancelled: through `progress`.
     """
     paints_holes = denoiser.config.in_channels == latent.shape[1] + 1
-    labels = torch.tensor([class_label], device=latent.device)
 
     def known(noise: torch.Tensor, index: int) -> torch.Tensor:
         return latent if paints_holes else schedule.noised(latent, noise, index)
@@ -184,8 +191,9 @@ def inpaint(
         for turn in range(resamplings):
             shown = torch.cat([z, mask], 1) if paints_holes else z
             timestep = schedule.timesteps[index].reshape(1).to(latent.device)
-            output = denoiser(shown, timestep, class_labels=labels).to(latent.dtype)
-            z = torch.where(mask > 0, schedule.step(output, index, z), known(noise, index + 1))
+            output = conditioning.predict(denoiser, shown, timestep).to(latent.dtype)
+            stepped = schedule.step(output, index, z, generator)
+            z = torch.where(mask > 0, stepped, known(noise, index + 1))
             if turn + 1 < resamplings:
                 noise = torch.randn(latent.shape, generator=generator).to(latent)
                 z = torch.where(mask > 0, _back(schedule, z, noise, index), known(noise, index))

@@ -74,7 +74,7 @@ def labelled(mask: sitk.Image, minimum_ml: float = MINIMUM_ML) -> sitk.Image:
     """
     labels = sitk.Image(mask.GetSize(), sitk.sitkUInt16)
     labels.CopyInformation(mask)
-    box = _bounding_box(mask)
+    box = bounding_box(mask)
     if box is None:
         return labels
     corner, size = box
@@ -97,7 +97,7 @@ def find_lesions(
     """
     if mask.GetSize() != score.GetSize():
         raise ValueError(f"mask {mask.GetSize()} and score {score.GetSize()} differ in size")
-    box = _bounding_box(mask)
+    box = bounding_box(mask)
     if box is None:
         return []
     corner, size = box
@@ -123,7 +123,7 @@ def _components(crop: sitk.Image, minimum_ml: float) -> sitk.Image:
     return sitk.Cast(sitk.Threshold(ordered, 0, _MOST_LABELS, 0), sitk.sitkUInt16)
 
 
-def _bounding_box(mask: sitk.Image) -> tuple[list[int], list[int]] | None:
+def bounding_box(mask: sitk.Image) -> tuple[list[int], list[int]] | None:
     """First index and size (x, y, z) of the box around the nonzero voxels; None without any."""
     array = sitk.GetArrayViewFromImage(mask)
     planes = np.flatnonzero(np.any(array, axis=(1, 2)))

@@ -12,6 +12,7 @@ from DiffuGTSLib.errors import ModalityMismatch
 
 Modality = Literal["CT", "MR"]
 Sequence = Literal["t1", "t1c", "t2", "flair", ""]
+SEQUENCES = ("t1", "t1c", "t2", "flair", "other")
 
 MODALITY_TAG = "0008|0060"
 LEAST_CT_MINIMUM_HU = -200.0
@@ -29,6 +30,7 @@ _CONTRAST = frozenset(("ce", "gd", "gad", "gadolinium", "post", "contrast", "enh
 _CONTRAST |= {"postcontrast", "c+", "+c", "+", "+gd"}
 _WITHOUT = frozenset(("no", "non", "pre", "without", "native", "precontrast"))
 _OTHER_MEANING = frozenset(("map", "star", "rho", "mapping"))
+_STRIPPED = re.compile(r"(?:hd)?bet|stripped|skullstrip(?:ped)?|brainextracted|brats\d*")
 
 
 def guess_modality(image: sitk.Image) -> Modality:
@@ -109,6 +111,12 @@ def guess_sequence(*names: str) -> Sequence:
         if sequence:
             return sequence
     return ""
+
+
+def guess_skull_stripped(*names: str) -> bool:
+    """Whether a file, folder or series name says that nothing but the brain is left."""
+    words = {word for name in names for word in re.split(r"[^a-z0-9]+", name.lower())}
+    return any(_STRIPPED.fullmatch(word) for word in words)
 
 
 def _sequence_in(name: str) -> Sequence:

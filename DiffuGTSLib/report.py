@@ -24,6 +24,7 @@ def describe(result: Result) -> dict[str, Any]:
         "highest_score": float(result.highest_score),
         "threshold": float(result.threshold),
         "lesions": [lesion.as_dict() for lesion in result.lesions],
+        "notes": list(result.notes),
     }
 
 

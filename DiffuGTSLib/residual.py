@@ -66,10 +66,19 @@ def feature_residual(
     Args:
         scan, healthy: the stage ends of both decodings, (1, C_l, X/2^l, Y/2^l, Z/2^l).
     """
-    total = torch.zeros(1, 1, *size, device=scan[0].device)
-    for ours, theirs in zip(scan, healthy, strict=True):
-        apart = 1 - F.cosine_similarity(ours.float(), theirs.float(), dim=1, eps=1e-6)[:, None]
-        total += F.interpolate(apart, size=tuple(size), mode="trilinear")
+    return summed([unlikeness(*pair) for pair in zip(scan, healthy, strict=True)], size)
+
+
+def unlikeness(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """1 - cos(F, F') of each voxel's features: (1, C, X, Y, Z) twice -> float32 (1, 1, X, Y, Z)."""
+    return 1 - F.cosine_similarity(ours.float(), theirs.float(), dim=1, eps=1e-6)[:, None]
+
+
+def summed(levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+    """The sum of maps (1, 1, X/2^l, Y/2^l, Z/2^l) upsampled to `size`, (X, Y, Z), never negative."""
+    total = torch.zeros(1, 1, *size, device=levels[0].device)
+    for level in levels:
+        total += F.interpolate(level, size=tuple(size), mode="trilinear")
     return total[0, 0].clamp_min(0)
 
 

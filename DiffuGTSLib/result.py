@@ -9,11 +9,15 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from DiffuGTSLib.grid import Canonical, intensity_range, to_input_grid
+from DiffuGTSLib.grid import Canonical, boxes_to_input_grid, image_on_input_grid, to_input_grid
 from DiffuGTSLib.inpainting import Box, Candidates
-from DiffuGTSLib.lesions import Lesion, find_lesions
+from DiffuGTSLib.lesions import Lesion, bounding_box, find_lesions
 from DiffuGTSLib.prompt import Prompt
 from DiffuGTSLib.residual import Fusion
+
+_SAME_AT_EVERY_THRESHOLD = (
+    "probability", "attention", "residual", "uncertainty", "pseudo_healthy", "boxes"
+)
 
 
 @dataclass
@@ -71,6 +75,7 @@ class Result:
         canonical: the grids.
         image: the scan as it was given.
         threshold: of the refined score.
+        notes: what the user should know of how it was made; sentences.
     """
 
     prompt: Prompt
@@ -78,6 +83,7 @@ class Result:
     canonical: Canonical
     image: sitk.Image
     threshold: float
+    notes: tuple[str, ...] = ()
 
     @property
     def found(self) -> bool:
@@ -91,34 +97,44 @@ class Result:
         return refined if self.evidence.mask.any() else float(self.evidence.attention.max())
 
     @cached_property
+    def boxes(self) -> list[Box]:
+        """Boxes of the canonical grid around the parts of M; all evidence but the attention is 0
+        outside them."""
+        return list(ndimage.find_objects(ndimage.label(self.evidence.mask)[0]))
+
+    @cached_property
     def probability(self) -> sitk.Image:
         """The refined score, float32 in [0, 1], on the input's grid."""
-        return self._on_input(self.evidence.score)
+        return self._painted_part(self.evidence.score)
 
     @cached_property
     def attention(self) -> sitk.Image:
         """The AOVA map, float32 in [0, 1], on the input's grid."""
-        return self._on_input(self.evidence.attention)
+        return to_input_grid(np.asarray(self.evidence.attention, np.float32), self.canonical)
 
     @cached_property
     def residual(self) -> sitk.Image:
         """Both residuals in units of their noise floors, log(1 + r), float32, the input's grid."""
-        return self._on_input(self.evidence.residual)
+        return self._painted_part(self.evidence.residual)
 
     @cached_property
     def uncertainty(self) -> sitk.Image:
         """Spread of the pseudo-healthy samples in the scan's own units, on the input's grid."""
-        return self._on_input(self.evidence.uncertainty * self._unit())
+        return self._painted_part(self.evidence.uncertainty * self._unit())
 
     @cached_property
     def mask(self) -> sitk.Image:
         """The lesions, uint8 0 and 1, on the input's grid."""
-        if not self.evidence.mask.any():
-            blank = sitk.Image(self.image.GetSize(), sitk.sitkUInt8)
-            blank.CopyInformation(self.image)
-            return blank
-        above = sitk.Cast(self.probability > self.threshold, sitk.sitkUInt8)
-        return sitk.BinaryFillhole(above)
+        above = self.probability > self.threshold
+        box = bounding_box(above)
+        if box is None:
+            return above
+        # With a margin where the scan goes on, so that holes at the box's border stay holes.
+        corner = [max(0, n - 1) for n in box[0]]
+        size = [min(whole, first + count + 1) - start for whole, first, count, start
+                in zip(above.GetSize(), *box, corner, strict=True)]
+        filled = sitk.BinaryFillhole(sitk.RegionOfInterest(above, size, corner))
+        return sitk.Paste(above, filled, size, [0, 0, 0], corner)
 
     @cached_property
     def lesions(self) -> list[Lesion]:
@@ -134,21 +150,33 @@ class Result:
         scan = sitk.Cast(self.image, sitk.sitkFloat32)
         if not self.evidence.mask.any():
             return scan
-        low, _ = self._limits()
-        # Fades inside M, so that the region's edge does not show and outside nothing changes.
-        fade = np.clip(ndimage.distance_transform_edt(self.evidence.mask) / 2.0, 0, 1)
-        weight = self._on_input(fade.astype(np.float32))
-        filled = ndimage.distance_transform_edt(
-            ~self.evidence.mask, return_distances=False, return_indices=True
-        )
-        painted = self._on_input(self.evidence.healthy[tuple(filled)] * self._unit() + low)
-        voxels, new = sitk.GetArrayFromImage(scan), sitk.GetArrayViewFromImage(painted)
-        share = sitk.GetArrayViewFromImage(weight)
+        fade, painted = self._fade_and_tissue()
+        share = boxes_to_input_grid(fade, self.boxes, self.canonical)
+        new = boxes_to_input_grid(painted, self.boxes, self.canonical)
+        voxels = sitk.GetArrayFromImage(scan)
         inside = share > 0
         voxels[inside] += share[inside] * (new[inside] - voxels[inside])
-        out = sitk.GetImageFromArray(voxels)
-        out.CopyInformation(scan)
-        return out
+        return image_on_input_grid(voxels, self.canonical)
+
+    def _fade_and_tissue(self) -> tuple[np.ndarray, np.ndarray]:
+        """How much of the painted tissue shows, 0 to 1, and that tissue, in the scan's own units.
+
+        The share fades inside M, so that the region's edge does not show and outside nothing
+        changes. The tissue goes on beyond M's border, for the interpolation.
+        """
+        mask = self.evidence.mask
+        near = tuple(
+            slice(max(0, min(s.start for s in axis) - 2), max(s.stop for s in axis) + 2)
+            for axis in zip(*self.boxes, strict=True)
+        )
+        fade, tissue = np.zeros(mask.shape, np.float32), np.zeros(mask.shape, np.float32)
+        fade[near] = np.clip(ndimage.distance_transform_edt(mask[near]) / 2.0, 0, 1)
+        nearest = ndimage.distance_transform_edt(
+            ~mask[near], return_distances=False, return_indices=True
+        )
+        healthy = self.evidence.healthy[near][tuple(nearest)]
+        tissue[near] = healthy * self._unit() + self.canonical.limits[0]
+        return fade, tissue
 
     def with_threshold(self, threshold: float) -> Result:
         """The same result at another threshold of the score, 0 to 1; no network runs.
@@ -158,15 +186,17 @@ class Result:
         """
         if not 0.0 <= threshold <= 1.0:
             raise ValueError(f"the threshold must lie between 0 and 1, got {threshold}")
-        return replace(self, threshold=threshold)
-
-    def _limits(self) -> tuple[float, float]:
-        return intensity_range(sitk.GetArrayViewFromImage(self.image), self.canonical.modality)
+        other = replace(self, threshold=threshold)
+        made = {name: self.__dict__[name] for name in _SAME_AT_EVERY_THRESHOLD
+                if name in self.__dict__}
+        other.__dict__.update(made)  # images are not resampled again
+        return other
 
     def _unit(self) -> float:
         """What 1 on the normalised scale is in the scan's own units."""
-        low, high = self._limits()
+        low, high = self.canonical.limits
         return high - low
 
-    def _on_input(self, array: np.ndarray) -> sitk.Image:
-        return to_input_grid(np.asarray(array, np.float32), self.canonical)
+    def _painted_part(self, array: np.ndarray) -> sitk.Image:
+        voxels = boxes_to_input_grid(array, self.boxes, self.canonical)
+        return image_on_input_grid(voxels, self.canonical)

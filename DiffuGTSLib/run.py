@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,12 @@ from DiffuGTSLib.lesions import labelled
 from DiffuGTSLib.meter import Meter
 from DiffuGTSLib.progress import Callback
 from DiffuGTSLib.report import describe
-from DiffuGTSLib.segmentation_file import check_output, write_image, write_segmentation
+from DiffuGTSLib.segmentation_file import COLOURS, check_output, write_image, write_segmentation
 
 if TYPE_CHECKING:
     from DiffuGTSLib.segmenter import EncodedScan, Result, Segmenter
 
 MAPS = ("attention", "pseudo_healthy", "residual", "uncertainty", "probability")
-# Told apart on grey, also by colour-blind eyes; the first is 3D Slicer's colour of a mass.
-COLOURS = (
-    (144, 238, 144), (230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (213, 94, 0),
-)
 
 Bar = Callable[[Meter, Sequence[str]], AbstractContextManager[Callback]]
 
@@ -75,6 +71,8 @@ class Options:
     seed: int = 0
     samples: int | None = None
     modality: str | None = None
+    sequence: str | None = None
+    skull_stripped: bool | None = None
 
 
 @dataclass
@@ -108,11 +106,15 @@ def run(
         DiffuGTSError: whatever kind fits.
     """
     outputs.check()
-    modality = options.modality
     if isinstance(image, Path):
         # Before the networks' packages are imported, which takes seconds.
-        read = volume.read(image, modality)
-        image, modality = read.image, read.modality
+        read = volume.read(image, options.modality)
+        image = read.image
+        stripped = options.skull_stripped
+        options = replace(
+            options, modality=read.modality, sequence=options.sequence or read.sequence or None,
+            skull_stripped=read.skull_stripped if stripped is None else stripped,
+        )
     from DiffuGTSLib.prompt import understand
     from DiffuGTSLib.segmenter import Segmenter
 
@@ -121,7 +123,9 @@ def run(
         understand(prompt, segmenter.text_encoder)  # before minutes are spent on the first of them
     meter = Meter(len(prompts))
     with bar(meter, prompts) as progress:
-        scan = segmenter.encode(image, modality, progress)
+        scan = segmenter.encode(
+            image, options.modality, progress, options.sequence, options.skull_stripped
+        )
         results = []
         for index, prompt in enumerate(prompts):
             meter.start_prompt(index)
@@ -140,6 +144,18 @@ def _document(
     """The JSON document, without the paths; `labels` are the values in the segmentation."""
     from DiffuGTSLib import __version__
 
+    return {
+        "version": __version__,
+        "model": segmenter.package.card.name,
+        "device": segmenter.device,
+        "modality": scan.canonical.modality,
+        "seed": options.seed,
+        "prompts": described(results),
+    }
+
+
+def described(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """`describe` of each result; with `labels`, their lesions' values in `combine`, and names."""
     entries = []
     label = 0
     for result in results:
@@ -149,14 +165,7 @@ def _document(
             "labels": list(range(label + 1, label + 1 + count)), "names": names,
         })
         label += count
-    return {
-        "version": __version__,
-        "model": segmenter.package.card.name,
-        "device": segmenter.device,
-        "modality": scan.canonical.modality,
-        "seed": options.seed,
-        "prompts": entries,
-    }
+    return entries
 
 
 def _write(run: Run, scan: EncodedScan, outputs: Outputs, reference: sitk.Image | None) -> None:
@@ -169,17 +178,40 @@ def _write(run: Run, scan: EncodedScan, outputs: Outputs, reference: sitk.Image 
     try:
         _write_evidence(run, scan, outputs, reference, written)
         if outputs.segmentation is not None:
-            names = [name for entry in run.document["prompts"] for name in entry["names"]]
-            terminology = [r.prompt.terminology for r in run.results for _ in r.lesions]
-            colours = [_colour(i) for i in range(len(names))]
-            write_segmentation(
-                combine(run.results), outputs.segmentation, names, colours, terminology
-            )
+            Segments.of(run.results).write(combine(run.results), outputs.segmentation)
             run.document["segmentation"] = str(outputs.segmentation.absolute())
     except OutputNotWritten:
         for path in written:
             path.unlink(missing_ok=True)
         raise
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The lesions of all prompts as the segments of one segmentation, in the order of `combine`.
+
+    Attributes:
+        names: as "liver tumor 1".
+        terminology: as 3D Slicer serialises it.
+    """
+
+    names: list[str]
+    terminology: list[str]
+
+    @classmethod
+    def of(cls, results: Sequence[Result]) -> Segments:
+        """Those of a run."""
+        names = [name for entry in described(results) for name in entry["names"]]
+        return cls(names, [r.prompt.terminology for r in results for _ in r.lesions])
+
+    def write(self, labels: sitk.Image, path: Path) -> None:
+        """Writes the labelmap that `combine` made.
+
+        Raises:
+            OutputNotWritten: as `write_segmentation`.
+        """
+        colours = [_colour(index) for index in range(len(self.names))]
+        write_segmentation(labels, path, self.names, colours, self.terminology)
 
 
 def _write_evidence(

@@ -14,6 +14,10 @@ from DiffuGTSLib.image_file import is_complete, quiet, read_header
 
 Colour = tuple[float, float, float]
 
+# Told apart on grey, also by colour-blind eyes; the first is 3D Slicer's colour of a mass.
+COLOURS = (
+    (144, 238, 144), (230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (213, 94, 0),
+)
 SUFFIXES = (".seg.nrrd", ".nii.gz", ".nrrd")
 # zlib's fastest: maps are large, and level 1 of 9 costs a few per cent of size.
 _COMPRESSION_LEVEL = 1

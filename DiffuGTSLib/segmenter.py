@@ -6,7 +6,7 @@ Reads like METHOD.md: encode, attend, inpaint, compare, refine.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,13 @@ from DiffuGTSLib import volume
 from DiffuGTSLib.attention import MODALITIES, Texts
 from DiffuGTSLib.device import choose_device, precision
 from DiffuGTSLib.errors import ModalityMismatch
-from DiffuGTSLib.grid import Canonical, to_canonical, to_input_grid
+from DiffuGTSLib.foundation.conditioning import REGION_SPANS, Conditioning
+from DiffuGTSLib.grid import (
+    Canonical,
+    boxes_to_input_grid,
+    image_on_input_grid,
+    to_canonical,
+)
 from DiffuGTSLib.inpainting import (
     Box,
     CandidateOptions,
@@ -38,6 +44,14 @@ SMALLEST = 48
 
 
 @dataclass(frozen=True)
+class PreparedScan:
+    """A scan that was read and brought to the model's grid; no network has seen it yet."""
+
+    scan: volume.Scan
+    canonical: Canonical
+
+
+@dataclass(frozen=True)
 class EncodedScan:
     """A scan that prompts can be asked of, without encoding it again.
 
@@ -48,6 +62,7 @@ class EncodedScan:
         gate_queries: (1, G, X/2, Y/2, Z/2).
         image: the scan as it was given.
         name: for tables; no path.
+        class_label: the denoiser's, of modality and sequence.
     """
 
     canonical: Canonical
@@ -56,6 +71,7 @@ class EncodedScan:
     gate_queries: torch.Tensor
     image: sitk.Image
     name: str
+    class_label: int
 
 
 @dataclass(frozen=True)
@@ -83,8 +99,10 @@ class Segmenter:
     def __init__(self, package: Package, device: str = "cpu") -> None:
         self.package = package
         self.device = device
-        self.text_encoder = TextEncoder.from_package()
-        self.options = CandidateOptions()
+        self.text_encoder = TextEncoder.from_package()  # prompts are understood by it, always
+        self.options = CandidateOptions(least_crop=package.card.least_crop)
+        self.multiple = max(MULTIPLE, package.multiple)
+        self.smallest = -(-SMALLEST // self.multiple) * self.multiple
 
     @classmethod
     def from_pretrained(
@@ -97,22 +115,48 @@ class Segmenter:
 
         Raises:
             ModelMissing, ModelDamaged: the package, or the text encoder.
+            AttentionMissing: the model's attention has not been trained.
         """
         chosen = choose_device(device)
         return cls(load(name_or_folder, chosen), chosen)
 
+    def prepare(self, scan: volume.Scan) -> PreparedScan:
+        """Brings a scan to the model's grid: all that can be done while the networks are busy
+        with another one.
+
+        Raises:
+            ModalityMismatch: the model was not made for it.
+            SequenceUnknown: the model has to know the MR sequence.
+        """
+        card = self.package.card
+        if scan.modality not in card.modalities:
+            raise ModalityMismatch(
+                f"The model “{card.name}” was not made for {scan.modality}.",
+                f"It reads {' and '.join(card.modalities)}; choose another model.",
+            )
+        self._class_label(scan)
+        canonical = to_canonical(
+            scan.image, scan.modality, card.spacing_mm, self.multiple, self.smallest
+        )
+        return PreparedScan(scan, canonical)
+
     def encode(
         self,
-        image: sitk.Image | Path | str,
+        image: sitk.Image | Path | str | PreparedScan,
         modality: str | None = None,
         progress: Callback | Progress | None = None,
+        sequence: str | None = None,
+        skull_stripped: bool | None = None,
     ) -> EncodedScan:
         """Reads and checks a scan, brings it to the model's grid and encodes it, once for all
         prompts.
 
         Args:
-            image: a 3D scalar image, or the path of a file or DICOM folder.
+            image: a 3D scalar image, the path of a file or DICOM folder, or what `prepare` made.
             modality: "CT" or "MR"; guessed where it is not told.
+            sequence: of an MR scan, "t1", "t1c", "t2", "flair" or "other"; by the scan's names
+                where it is not told.
+            skull_stripped: nothing but the brain is left; by the scan's names too.
 
         Raises:
             DiffuGTSError: the scan cannot be read or does not fit; see errors.py.
@@ -120,17 +164,15 @@ class Segmenter:
         """
         steps = _progress(progress)
         steps.step("read", 0, 1)
-        card = self.package.card
-        if isinstance(image, sitk.Image):
+        if isinstance(image, PreparedScan):
+            ready = image
+        elif isinstance(image, sitk.Image):
             scan = volume.from_image(image, modality)
+            ready = self.prepare(as_told(scan, sequence, skull_stripped))
         else:
             scan = volume.read(image, modality)
-        if scan.modality not in card.modalities:
-            raise ModalityMismatch(
-                f"The model “{card.name}” was not made for {scan.modality}.",
-                f"It reads {' and '.join(card.modalities)}; choose another model.",
-            )
-        canonical = to_canonical(scan.image, scan.modality, card.spacing_mm, MULTIPLE, SMALLEST)
+            ready = self.prepare(as_told(scan, sequence, skull_stripped))
+        scan, canonical = ready.scan, ready.canonical
         steps.step("read", 1, 1)
         steps.step("encode", 0, 2)
         with torch.inference_mode(), precision(self.device):
@@ -141,8 +183,11 @@ class Segmenter:
             which = torch.tensor([MODALITIES.index(scan.modality)], device=self.device)
             joined, gate_queries = self.package.attention.visual(features, which)
         steps.step("encode", 2, 2)
-        scaled = latent.float() * card.scale_factor
-        return EncodedScan(canonical, scaled, joined, gate_queries, scan.image, scan.name)
+        scaled = latent.float() * self.package.card.scale_factor
+        return EncodedScan(
+            canonical, scaled, joined, gate_queries, scan.image, scan.name,
+            self._class_label(scan),
+        )
 
     def segment(
         self,
@@ -175,15 +220,20 @@ class Segmenter:
         attention = self.attend(scan, asked)
         level = card.threshold if threshold is None else threshold
         candidates = find_candidates(
-            attention, min(level, card.threshold), scan.canonical.spacing, self.options
+            attention, min(level, card.threshold), scan.canonical.spacing, self.options,
+            self.package.autoencoder.downscale, self.multiple,
         )
         steps.step("attention", 1, 1)
-        if preview is not None:
-            preview(_preview(attention, candidates, scan.canonical))
-        drawn = card.samples if samples is None else samples
-        evidence = self._compare(scan, attention, candidates, seed, drawn, steps)
-        steps.step("lesions", 0, 1)
+        evidence = Evidence.nothing(attention, candidates)
         result = Result(asked, evidence, scan.canonical, scan.image, level)
+        if preview is not None:
+            preview(_preview(result, candidates))
+        drawn = card.samples if samples is None else samples
+        told = Conditioning(
+            scan.class_label, scan.canonical.spacing, REGION_SPANS[asked.region], card.guidance
+        )
+        self._compare(scan, candidates, evidence, told, seed, drawn, steps)
+        steps.step("lesions", 0, 1)
         _ = result.lesions  # measured here, so that the caller's thread does not wait for it
         steps.step("lesions", 1, 1)
         return result
@@ -200,19 +250,22 @@ class Segmenter:
             calibrated = torch.sigmoid(torch.logit(gated[0, 0].float(), eps=1e-7) + shift)
         return calibrated.cpu().numpy()
 
+    def _class_label(self, scan: volume.Scan) -> int:
+        return self.package.card.class_label(scan.modality, scan.sequence, scan.skull_stripped)
+
     def _texts(self, prompt: Prompt) -> Texts:
-        encode = self.text_encoder.encode_ensemble
+        encode = (self.package.text_encoder or self.text_encoder).encode_ensemble
         gate = prompt.gate or prompt.normal
         rows = (encode(texts)[None].to(self.device)
                 for texts in (prompt.normal, prompt.abnormal, gate))
         return Texts(*rows)
 
     def _compare(
-        self, scan: EncodedScan, attention: np.ndarray, candidates: Candidates, seed: int,
-        samples: int, steps: Progress,
-    ) -> Evidence:
-        """Pseudo-healthy scan, residuals and refined score, crop by crop (METHOD.md 3 and 4)."""
-        evidence = Evidence.nothing(attention, candidates)
+        self, scan: EncodedScan, candidates: Candidates, evidence: Evidence, told: Conditioning,
+        seed: int, samples: int, steps: Progress,
+    ) -> None:
+        """Pseudo-healthy scan, residuals and refined score, crop by crop (METHOD.md 3 and 4),
+        written into `evidence`."""
         total = len(candidates.boxes) * samples * self.package.card.steps
         for number, box in enumerate(candidates.boxes):
             scores = []
@@ -221,26 +274,26 @@ class Segmenter:
                 # A generator a crop and sample: no crop's outcome depends on the others.
                 generator = torch.Generator().manual_seed(seed * 7919 + number * 101 + sample)
                 start = done + sample * self.package.card.steps
-                scores.append(self._healthy(scan, candidates, box, generator, steps, start, total))
+                scores.append(self._healthy(
+                    scan, candidates, box, told, generator, steps, start, total
+                ))
             steps.step("residual", number, len(candidates.boxes))
             self._fuse(scan, candidates, box, scores, evidence)
         steps.step("residual", 1, 1)
-        return evidence
 
     def _healthy(
-        self, scan: EncodedScan, candidates: Candidates, box: Box, generator: torch.Generator,
-        steps: Progress, done: int, total: int,
+        self, scan: EncodedScan, candidates: Candidates, box: Box, told: Conditioning,
+        generator: torch.Generator, steps: Progress, done: int, total: int,
     ) -> torch.Tensor:
         """One pseudo-healthy latent of a crop, scaled."""
         package, factor = self.package, self.package.autoencoder.downscale
         latent = scan.latent[(slice(None), slice(None), *_coarser(box, factor))]
         mask = torch.from_numpy(np.ascontiguousarray(candidates.mask[box]))
         schedule = package.schedule(package.card.steps, latent[0, 0].numel())
-        label = package.card.class_labels[scan.canonical.modality]
         with torch.inference_mode(), precision(self.device):
             return inpaint(
                 package.denoiser, schedule, latent, latent_mask(mask, factor).to(latent),
-                label, generator, steps, done, total, package.card.resamplings,
+                told, generator, steps, done, total, package.card.resamplings,
             )
 
     def _fuse(
@@ -266,6 +319,20 @@ class Segmenter:
         )
 
 
+def as_told(
+    scan: volume.Scan, sequence: str | None, skull_stripped: bool | None
+) -> volume.Scan:
+    """The scan with what the caller knows of it in the place of what its names say.
+
+    Raises:
+        ModalityMismatch: a sequence of a CT.
+    """
+    if sequence and scan.modality == "CT":
+        raise ModalityMismatch("A CT has no MR sequence.", "Leave the sequence out, or state MR.")
+    stripped = scan.skull_stripped if skull_stripped is None else skull_stripped
+    return replace(scan, sequence=sequence or scan.sequence, skull_stripped=stripped)
+
+
 def _progress(given: Callback | Progress | None) -> Progress:
     return given if isinstance(given, Progress) else Progress(given)
 
@@ -276,6 +343,9 @@ def _coarser(box: Box, factor: int) -> Box:
     return x, y, z
 
 
-def _preview(attention: np.ndarray, candidates: Candidates, canonical: Canonical) -> Preview:
-    inside = to_input_grid(candidates.cores.astype(np.float32), canonical)
-    return Preview(to_input_grid(attention, canonical), sitk.Cast(inside > 0.5, sitk.sitkUInt8))
+def _preview(result: Result, candidates: Candidates) -> Preview:
+    cores = candidates.cores.astype(np.float32)
+    inside = boxes_to_input_grid(cores, result.boxes, result.canonical) > 0.5
+    return Preview(
+        result.attention, image_on_input_grid(inside.astype(np.uint8), result.canonical)
+    )

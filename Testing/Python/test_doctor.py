@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_model import write_tiny_model
 
-from DiffuGTSLib.doctor import Finding, _suits, as_text, healthy, requirements
+from DiffuGTSLib.doctor import Finding, as_text, healthy, requirements, suits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -112,12 +112,12 @@ def test_the_requirements_are_those_of_the_project():
     assert "pytest" not in named
 
 
-@pytest.mark.parametrize(("there", "relation", "version", "suits"), [
+@pytest.mark.parametrize(("there", "relation", "version", "fits"), [
     ("2.13.0+cpu", ">=", "2.6", True), ("2.5.9", ">=", "2.6", False), ("2.10", ">=", "2.9", True),
     ("0.1.0", "==", "0.1", True), ("0.1.1", "==", "0.1.0", False), ("1", "", "", True),
 ])
-def test_versions_are_compared_as_numbers(there, relation, version, suits):
-    assert _suits(there, relation, version) is suits
+def test_versions_are_compared_as_numbers(there, relation, version, fits):
+    assert suits(there, relation, version) is fits
 
 
 def test_only_what_is_missing_makes_it_unhealthy():
@@ -125,3 +125,17 @@ def test_only_what_is_missing_makes_it_unhealthy():
     assert healthy(findings)
     assert not healthy([*findings, Finding("c", "missing", "none")])
     assert "-> do it" in as_text(findings)
+
+
+def test_it_runs_as_a_module_with_the_requirements_of_whoever_asks(tmp_path):
+    needed = tmp_path / "requirements.txt"
+    needed.write_text("# what is asked for\npytest>=1\nno-such-package>=2.5\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "DiffuGTSLib.doctor", "--json", "--requirements", str(needed)],
+        capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    found = states(done)
+    assert done.returncode == 1
+    assert found["pytest"][0] == "ok"
+    assert found["no-such-package"] == ("missing", "not installed",
+                                        'pip install "no-such-package>=2.5"')
+    assert "diffusers" not in found

@@ -59,7 +59,7 @@ def test_the_patients_right_is_left_and_anterior_is_up_in_every_voxel_order(orie
 
 def test_the_axial_outline_lies_at_the_upper_left_and_the_coronal_one_low(tmp_path):
     images = parts()
-    views = figure._views({"scan": images["image"], **images}, find_lesions(
+    views = figure.views_of({"scan": images["image"], **images}, find_lesions(
         images["mask"], images["attention"]), "CT")
     axial, coronal, sagittal = figure.PLANES
     at = (views.focus + 0.5) * views.spacing
@@ -94,7 +94,7 @@ def test_without_a_lesion_no_outline_is_drawn_and_the_planes_follow_the_attentio
     images["mask"] = images["mask"] * 0
     pixels = drawn(images, tmp_path / "a.png", highest_score=0.21)
     assert marked(pixels, YELLOW).sum() == 0
-    views = figure._views({"scan": images["image"], **images}, [], "CT")
+    views = figure.views_of({"scan": images["image"], **images}, [], "CT")
     assert views.volumes["attention"][tuple(views.focus)] == pytest.approx(0.8)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from DiffuGTSLib.errors import Cancelled
+from DiffuGTSLib.foundation.conditioning import Conditioning
 from DiffuGTSLib.foundation.denoiser import Denoiser
 from DiffuGTSLib.foundation.schedules import rectified_flow
 from DiffuGTSLib.inpainting import CandidateOptions, find_candidates, inpaint, latent_mask
@@ -41,7 +42,7 @@ def setting() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def paint(model: Denoiser, latent: torch.Tensor, mask: torch.Tensor, seed: int = 0,
           resamplings: int = 1, progress: Progress | None = None) -> torch.Tensor:
-    return inpaint(model, rectified_flow(6, 512), latent, mask, 1,
+    return inpaint(model, rectified_flow(6, 512), latent, mask, Conditioning(),
                    torch.Generator().manual_seed(seed), progress or Progress(), 0, 6, resamplings)
 
 

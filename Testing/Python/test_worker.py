@@ -65,6 +65,7 @@ def test_ready_tells_versions_device_and_model(worker):
     assert worker.ready["model"] == "tiny"
     assert worker.ready["device"] == "cpu"
     assert {"version", "python", "torch"} <= set(worker.ready)
+    assert 0 < worker.ready["memory_free_gb"] <= worker.ready["memory_total_gb"]
 
 
 def test_a_run_tells_progress_then_a_preview_then_the_result(worker, scan, tmp_path):
@@ -273,7 +274,7 @@ from DiffuGTSLib.worker_protocol import Channel
 class Broken:
     device, text_encoder = "cpu", None
     package = types.SimpleNamespace(card=types.SimpleNamespace(name="broken"))
-    def encode(self, image, modality, progress):
+    def encode(self, image, *_):
         print("a library prints")
         raise ZeroDivisionError(f"cannot divide {image}")
 
