@@ -1,0 +1,240 @@
+"""DiffuGTS in 3D Slicer: type "liver tumor", see the tumor."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+from DiffuGTSPanel import Library
+from DiffuGTSPanel.Logic import DiffuGTSLogic
+
+__all__ = ["DiffuGTS", "DiffuGTSLogic", "DiffuGTSTest", "DiffuGTSWidget"]
+
+_PANEL = "DiffuGTSPanel"
+_LIBRARY = "DiffuGTSLib"
+
+
+class DiffuGTS(ScriptedLoadableModule):
+    """The module as Slicer lists it."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = "DiffuGTS"
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["DiffuGTS contributors"]
+        self.parent.helpText = _(
+            "Segments what a text names in a CT or MR scan, lesion by lesion, and shows the "
+            "evidence: where the model looked, what the tissue would look like healthy, and the "
+            "difference. Select a scan, type what to look for, as in <i>liver tumor</i>, and "
+            "press Enter. Everything runs on this machine; nothing is sent anywhere. "
+            "<b>Research use, not for clinical decisions.</b>"
+        ) + self.getDefaultModuleDocumentationLink()
+        self.parent.acknowledgementText = _(
+            "An independent implementation of the method of Jiang et al., CVPR 2025 "
+            "(arXiv 2505.02753). Apache License 2.0. The embedded model was trained on public "
+            "data; NOTICE.txt names it. Research use, not for clinical decisions."
+        )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData() -> None:
+    """Puts the scans of the library's samples.json into the module Sample Data."""
+    if Library.libraryFolder() is None:
+        return
+    Library.useLibrary()
+    import SampleData
+
+    from DiffuGTSLib.samples import samples
+
+    for sample in samples().values():
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(
+            category="DiffuGTS", sampleName=f"{sample.name} ({sample.prompt})",
+            uris=sample.url, fileNames=sample.file, nodeNames=sample.name,
+            checksums=f"SHA256:{sample.sha256}",
+        )
+
+
+class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Slicer's place for the panel; the panel itself is DiffuGTSPanel/Panel.py."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic: DiffuGTSLogic | None = None
+        self.panel: Any = None
+
+    def setup(self) -> None:
+        """Makes logic and panel; called once, when the module is first shown."""
+        ScriptedLoadableModuleWidget.setup(self)
+        from DiffuGTSPanel.Panel import Panel
+
+        self.logic = DiffuGTSLogic()
+        self.panel = Panel(widget=self, logic=self.logic)
+        for event, handler in (
+            (slicer.mrmlScene.StartCloseEvent, self._sceneStartsToClose),
+            (slicer.mrmlScene.EndCloseEvent, self._sceneHasClosed),
+        ):
+            self.addObserver(slicer.mrmlScene, event, handler)
+
+    def enter(self) -> None:
+        """The module is shown."""
+        self.panel.enter()
+
+    def exit(self) -> None:
+        """Another module is shown; a run goes on."""
+        self.panel.exit()
+
+    def cleanup(self) -> None:
+        """The module is reloaded, or Slicer ends: with it the background process."""
+        self.removeObservers()
+        if self.panel is not None:
+            self.panel.cleanup()
+        if self.logic is not None:
+            self.logic.shutdown()
+
+    def onReload(self) -> None:
+        """Reloads the panel's files too, so that all of them are of one version."""
+        reloadPackages()
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def _sceneStartsToClose(self, _caller: Any, _event: Any) -> None:
+        self.panel.sceneStartClose()
+
+    def _sceneHasClosed(self, _caller: Any, _event: Any) -> None:
+        self.panel.sceneEndClose()
+
+
+def reloadPackages() -> None:
+    """Forgets the panel's and the library's modules and imports the panel's anew."""
+    loaded = [name for name in sys.modules if name.split(".")[0] in (_PANEL, _LIBRARY)]
+    again = sorted(name for name in loaded if name.startswith(f"{_PANEL}."))
+    for name in loaded:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    for name in again:
+        importlib.import_module(name)
+
+
+class DiffuGTSTest(ScriptedLoadableModuleTest):
+    """Self-tests for the real application, on a phantom and the embedded model."""
+
+    def setUp(self) -> None:
+        """An empty scene and a logic of its own."""
+        slicer.mrmlScene.Clear(0)
+        self.logic = DiffuGTSLogic()
+
+    def tearDown(self) -> None:
+        """Ends the background process."""
+        self.logic.shutdown()
+
+    def runTest(self) -> None:
+        """Runs all; the runs need the packages that the panel installs."""
+        tests = [self.test_promptsAreUnderstood, self.test_voxelsComeBackWhereTheyWere]
+        if self.logicIsReady():
+            tests += [self.test_phantomIsSegmented, self.test_unknownPromptIsRefused]
+        else:
+            self.delayDisplay(_("Packages are missing: the runs are not tested."))
+        for test in tests:
+            self.setUp()
+            try:
+                test()
+            finally:
+                self.tearDown()
+        self.delayDisplay(_("All tests passed."))
+
+    def logicIsReady(self) -> bool:
+        """Whether all packages are there; at the first test there is no logic yet."""
+        from DiffuGTSPanel.Packages import Packages
+
+        return not Packages().missing()
+
+    def test_promptsAreUnderstood(self) -> None:
+        """What is typed is read without torch."""
+        before = "torch" in sys.modules  # another extension may have imported it
+        good, bad = self.logic.understand("hepatic neoplasm; the weather")
+        self.assertTrue(good.ok)
+        self.assertEqual(good.title, "liver tumor")
+        self.assertFalse(bad.ok)
+        self.assertIn("liver tumor", bad.suggestions)
+        self.assertEqual("torch" in sys.modules, before)
+
+    def test_voxelsComeBackWhereTheyWere(self) -> None:
+        """Lesions drawn from an array lie at the volume's voxels, oblique and transformed."""
+        from DiffuGTSPanel import Segments
+        from DiffuGTSPanel.Placement import place
+        from DiffuGTSPanel.Run import Part, PromptResult
+
+        volume, truth = self.phantomVolume()
+        turned = vtk.vtkTransform()
+        turned.RotateX(20)
+        turned.Translate(5, -3, 8)
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        transform.SetMatrixTransformToParent(turned.GetMatrix())
+        volume.SetAndObserveTransformNodeID(transform.GetID())
+        placement = place(volume, volume.GetImageData())
+        result = PromptResult(0, "x", "lung tumor", True, 1.0, 0.5, "", "",
+                              parts={1: Part(truth.astype(np.uint8), (0, 0, 0))})
+        described = [{"number": 1, "volume_ml": 1.0, "longest_diameter_mm": 1.0,
+                      "perpendicular_mm": 1.0, "mean_score": 1.0, "max_score": 1.0,
+                      "slice_range": [0, 1], "centroid_ras_mm": [0, 0, 0]}]
+        node = Segments.newSegmentation(volume, "test")
+        for _segment in Segments.addLesions(node, volume, placement, result, described, 0):
+            pass
+        array = slicer.util.arrayFromSegmentBinaryLabelmap(
+            node, result.lesions[0].segmentId, volume)
+        np.testing.assert_array_equal(array > 0, truth > 0)
+        self.assertEqual(node.GetTransformNodeID(), volume.GetTransformNodeID())
+
+    def test_phantomIsSegmented(self) -> None:
+        """A run gives a segmentation node on the volume's grid, with evidence."""
+        volume, _truth = self.phantomVolume()
+        steps: list[float] = []
+        node = self.logic.segment(
+            volume, "lung tumor", progress=lambda fraction, _text: steps.append(fraction))
+        result = self.logic.lastRun.results[0]
+        self.assertEqual(steps, sorted(steps))
+        self.assertEqual(node.GetSegmentation().GetNumberOfSegments(), len(result.lesions))
+        self.assertEqual(set(result.files), {"attention", "residual", "uncertainty",
+                                             "probability", "pseudo_healthy"})
+
+    def test_unknownPromptIsRefused(self) -> None:
+        """A text that names no finding is refused, and leaves nothing behind."""
+        from DiffuGTSPanel.Failure import Failure
+
+        volume, _truth = self.phantomVolume()
+        with self.assertRaises(Failure) as caught:
+            self.logic.segment(volume, "the weather in Paris")
+        self.assertEqual(caught.exception.code, "prompt-not-understood")
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLSegmentationNode"), [])
+
+    def phantomVolume(self) -> tuple[Any, np.ndarray]:
+        """A phantom of the chest as a volume node, and its true tumors (K, J, I)."""
+        import SimpleITK as sitk
+
+        Library.useLibrary()
+        from DiffuGTSLib.phantom import make_phantom
+
+        phantom = make_phantom("chest", 0)
+        image = phantom.image
+        matrix = np.eye(4)
+        matrix[:3, :3] = (np.array(image.GetDirection()).reshape(3, 3)
+                          * np.array(image.GetSpacing()))
+        matrix[:3, 3] = image.GetOrigin()
+        volume = slicer.util.addVolumeFromArray(
+            sitk.GetArrayFromImage(image), ijkToRAS=np.diag([-1, -1, 1, 1]) @ matrix,
+            name="Phantom")
+        return volume, sitk.GetArrayFromImage(phantom.mask)

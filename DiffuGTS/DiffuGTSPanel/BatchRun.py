@@ -1,0 +1,217 @@
+"""What a batch is made of: its options, its cases, what is told about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from DiffuGTSPanel.Failure import Failure
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What a batch may be told.
+
+    Attributes:
+        resume: go on with the run that is in the output folder.
+        jobs: scans at the same time, in processes of their own; None is one.
+        maps: also write attention, pseudo-healthy scan, residual and more.
+        dicomSeg: also write DICOM segmentations of scans that are DICOM.
+        model: catalogue name or folder.
+        device: "auto", "cpu", "cuda:0" ...
+        threshold: of the score, 0 to 1; None leaves it to the model.
+        seed: the same one gives the same segments.
+        samples: pseudo-healthy scans to draw; None leaves it to the model.
+        modality: "CT", "MR", or None to find out for each scan.
+        sequence: of all MR scans, "t1", "t1c", "t2", "flair" or "other"; None reads their names.
+        skullStripped: of all MR scans; None reads their names.
+    """
+
+    resume: bool = False
+    jobs: int | None = None
+    maps: bool = False
+    dicomSeg: bool = False
+    model: str = "embedded"
+    device: str = "auto"
+    threshold: float | None = None
+    seed: int = 0
+    samples: int | None = None
+    modality: str | None = None
+    sequence: str | None = None
+    skullStripped: bool | None = None
+
+    def arguments(self) -> list[str]:
+        """As the command line takes them."""
+        valued = {
+            "--jobs": self.jobs, "--model": self.model, "--device": self.device,
+            "--threshold": self.threshold, "--seed": self.seed, "--samples": self.samples,
+            "--modality": self.modality, "--sequence": self.sequence,
+        }
+        given = [f"{name}={value}" for name, value in valued.items() if value is not None]
+        switches = {"--resume": self.resume, "--maps": self.maps, "--dicom-seg": self.dicomSeg,
+                    "--skull-stripped": self.skullStripped is True,
+                    "--whole-head": self.skullStripped is False}
+        return given + [name for name, on in switches.items() if on]
+
+
+@dataclass
+class BatchCase:
+    """A scan of a batch.
+
+    Attributes:
+        name: unique in the output folder; files are called like it.
+        image: the file or DICOM folder; of a volume of the scene, its copy.
+        series: DICOM series UID where the folder holds several.
+        prompts: what is looked for.
+        status: "waiting", "running", "done", "failed", "skipped" (no scan).
+        fraction: of a running case, 0 to 1.
+        seconds: that it took; 0 where not known.
+        results: of a done case, one a prompt: title, found, highest_score, threshold, lesions.
+        segmentation: of a done case, the file.
+        failure: of a failed case.
+        volume: the volume node, once it is in the scene.
+        segments: the segmentation node, once it is in the scene.
+    """
+
+    name: str
+    image: Path
+    series: str
+    prompts: tuple[str, ...]
+    status: str = "waiting"
+    fraction: float = 0.0
+    seconds: float = 0.0
+    results: list[dict[str, Any]] = field(default_factory=list)
+    segmentation: Path | None = None
+    failure: Failure | None = None
+    volume: Any = None
+    segments: Any = None
+
+    @property
+    def lesions(self) -> list[dict[str, Any]]:
+        """Those of all prompts, as the tables hold them."""
+        return [lesion for result in self.results for lesion in result["lesions"]]
+
+    @property
+    def volumeMl(self) -> float:
+        """Of all lesions."""
+        return float(sum(lesion["volume_ml"] for lesion in self.lesions))
+
+    @property
+    def sentence(self) -> str:
+        """What came out, in words; "" while that is open."""
+        if self.failure is not None:
+            return self.failure.message
+        return " ".join(_found(result) for result in self.results)
+
+
+@dataclass(frozen=True)
+class BatchProgress:
+    """How far a batch is.
+
+    Attributes:
+        done, failed, total: cases; those of an earlier run count as done, skipped ones not at all.
+        case: the name of the one at work; "" before the first.
+        fraction: of all, 0 to 1.
+        secondsLeft: None while it is too early to say.
+        text: what is being done.
+    """
+
+    done: int
+    failed: int
+    total: int
+    case: str
+    fraction: float
+    secondsLeft: float | None
+    text: str
+
+
+@dataclass
+class BatchCallbacks:
+    """What the caller wants to be told; None where not."""
+
+    onProgress: Callable[[BatchRun, BatchProgress], None] | None = None
+    onCase: Callable[[BatchRun, BatchCase], None] | None = None
+    onFinished: Callable[[BatchRun], None] | None = None
+    onError: Callable[[BatchRun, Failure], None] | None = None
+    onCancelled: Callable[[BatchRun], None] | None = None
+
+    def tell(self, name: str, *values: Any) -> None:
+        """Calls one of them, where there is one."""
+        callback = getattr(self, name)
+        if callback is not None:
+            callback(*values)
+
+    def forget(self) -> None:
+        """Nothing is told any more."""
+        for each in fields(self):
+            setattr(self, each.name, None)
+
+
+@dataclass
+class BatchRun:
+    """One call of `segmentBatch`, from its start on.
+
+    Attributes:
+        id: of the batch.
+        prompts: as typed.
+        folder: of the results.
+        options: as given.
+        callbacks: whom to tell.
+        state: "waiting", "running", "finished" (also where cases failed), "failed", "cancelled".
+        cases: all that were found, in their order; none before the inputs have been searched.
+        failure: why the batch could not start or go on.
+        seconds: that the cases took together, once it has ended.
+    """
+
+    id: str
+    prompts: tuple[str, ...]
+    folder: Path
+    options: BatchOptions
+    callbacks: BatchCallbacks
+    state: str = "waiting"
+    cases: list[BatchCase] = field(default_factory=list)
+    failure: Failure | None = None
+    seconds: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits or is at work."""
+        return self.state in ("waiting", "running")
+
+    @property
+    def report(self) -> Path | None:
+        """The HTML report; None before there is one."""
+        path = self.folder / "report.html"
+        return path if path.is_file() else None
+
+    def case(self, name: str) -> BatchCase:
+        """The case of that name."""
+        return next(each for each in self.cases if each.name == name)
+
+    def count(self, status: str) -> int:
+        """How many cases have a status."""
+        return sum(each.status == status for each in self.cases)
+
+    @property
+    def sentence(self) -> str:
+        """How many cases are done, failed, and so on."""
+        words = {"done": _("{count} done"), "failed": _("{count} failed"),
+                 "skipped": _("{count} skipped"), "waiting": _("{count} not done")}
+        counts = [(text, self.count(status)) for status, text in words.items()]
+        return ", ".join(text.format(count=count) for text, count in counts if count)
+
+
+def _found(result: dict[str, Any]) -> str:
+    title, count = result["title"], len(result["lesions"])
+    if not count:
+        return _('No tumor found for "{title}" (highest score {score:.2f}, threshold '
+                 "{threshold:.2f}).").format(title=title, score=result["highest_score"],
+                                             threshold=result["threshold"])
+    millilitres = sum(lesion["volume_ml"] for lesion in result["lesions"])
+    text = _("{title}: 1 lesion, {ml:.2f} ml.") if count == 1 else _(
+        "{title}: {count} lesions, {ml:.2f} ml in all.")
+    return text.format(title=title, count=count, ml=millilitres)

@@ -1,0 +1,47 @@
+"""What the panel keeps in the scene, so that a saved scene opens as it was left."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+
+class ModalityChoice(Enum):
+    """What the scan is; automatic looks at its values."""
+
+    AUTOMATIC = 0
+    CT = 1
+    MR = 2
+
+    def label(self) -> str:
+        """The words in the list."""
+        return _("Automatic") if self is ModalityChoice.AUTOMATIC else self.name
+
+
+class FrameChoice(Enum):
+    """Which time points of a sequence are looked at."""
+
+    THIS = 0
+    ALL = 1
+
+    def label(self) -> str:
+        """The words in the list."""
+        return _("This frame") if self is FrameChoice.THIS else _("All frames")
+
+
+@parameterNodeWrapper
+class Parameters:
+    """The panel's values; widgets with the property SlicerParameterName follow them."""
+
+    volume: vtkMRMLScalarVolumeNode
+    prompt: str
+    opacity: Annotated[float, WithinRange(0, 1)] = 0.5
+    model: str = "embedded"
+    modality: ModalityChoice = ModalityChoice.AUTOMATIC
+    seed: Annotated[int, WithinRange(0, 999999)] = 0
+    roi: vtkMRMLMarkupsROINode
+    frames: FrameChoice = FrameChoice.THIS

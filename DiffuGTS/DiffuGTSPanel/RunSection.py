@@ -1,0 +1,150 @@
+"""Run and Cancel, how far a run is, what went wrong, and the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import qt
+from slicer.i18n import tr as _
+
+from DiffuGTSPanel.Section import Section, coloured, link
+
+if TYPE_CHECKING:
+    from DiffuGTSPanel.Failure import Failure
+    from DiffuGTSPanel.Log import Log
+    from DiffuGTSPanel.Run import Progress
+
+
+class RunSection(Section):
+    """One button that runs and cancels.
+
+    Args:
+        resourcePath: of the module's widget.
+        layout: where to be.
+        log: what the background process says.
+        onRun, onCancel: called by the button.
+        onSuggestion: called with a suggested prompt that was clicked in a message.
+    """
+
+    def __init__(self, resourcePath: Callable[[str], str], layout: Any, log: Log, *,
+                 onRun: Callable[[], None], onCancel: Callable[[], None],
+                 onSuggestion: Callable[[str], None]) -> None:
+        super().__init__("Run", resourcePath, layout)
+        self._log, self._onRun, self._onCancel = log, onRun, onCancel
+        self._running = False
+        self.ui.progressPlace.visible = False
+        self.ui.logText.visible = False
+        self.ui.messageLabel.visible = False
+        self.ui.runButton.clicked.connect(self._press)
+        self.ui.logButton.toggled.connect(self._unfoldLog)
+        self.ui.messageLabel.linkActivated.connect(onSuggestion)
+        log.onLine = self._addLine
+
+    def setReady(self, ready: bool, why: str = "") -> None:
+        """Whether the button may start a run, and what is missing for one."""
+        if not self._running:
+            self.ui.runButton.enabled = ready
+            self.ui.runButton.toolTip = why
+
+    def start(self) -> None:
+        """A run has begun: the button cancels from now on."""
+        self._running = True
+        self.clearMessage()
+        self._setButton(_("Cancel"), _("Stops the run; nothing of it is kept."), True)
+        self.ui.progressBar.visible = True
+        self.ui.progressPlace.visible = True
+        self.ui.progressBar.setRange(0, 0)
+        self.ui.progressLabel.text = _("Starting")
+
+    def cancelling(self) -> None:
+        """The run has been asked to stop."""
+        self._setButton(_("Cancelling..."), "", False)
+        self.ui.progressLabel.text = _("Cancelling")
+
+    def show(self, progress: Progress, prompts: int) -> None:
+        """How far the run of `prompts` prompts is."""
+        if not self._running or not self.ui.runButton.enabled:
+            return
+        # Without an end in sight (the process starts) the bar only moves.
+        known = progress.fraction > 0
+        self.ui.progressBar.setRange(0, 1000 if known else 0)
+        self.ui.progressBar.setValue(round(1000 * progress.fraction))
+        parts = [progress.text]
+        if prompts > 1 and known:
+            parts[0] = f"{progress.prompt}: {progress.text}"
+        if known:
+            parts.append(_("{percent} %").format(percent=int(100 * progress.fraction)))
+        if progress.secondsLeft is not None:
+            parts.append(timeLeft(progress.secondsLeft))
+        self.ui.progressLabel.text = " \u00b7 ".join(parts)
+
+    def stop(self, sentence: str) -> None:
+        """The run has ended; `sentence` says how."""
+        self._running = False
+        self._setButton(_("Run"), "", True)
+        self.ui.progressBar.visible = False
+        self.ui.progressBar.setRange(0, 1000)
+        self.ui.progressLabel.text = sentence
+        self.ui.progressPlace.visible = bool(sentence)
+
+    def showFailure(self, failure: Failure) -> None:
+        """What went wrong, what to do, and prompts that are understood."""
+        lines = [f"<b>{coloured(failure.message, 'bad')}</b>"]
+        if failure.hint:
+            lines.append(escape(failure.hint))
+        if failure.suggestions:
+            nearest = " \u00b7 ".join(link(text) for text in failure.suggestions)
+            lines.append(_("Nearest:") + " " + nearest)
+        self.ui.messageLabel.text = "<br>".join(lines)
+        self.ui.messageLabel.visible = True
+
+    def showNote(self, sentence: str) -> None:
+        """Something worth knowing that is no failure."""
+        self.ui.messageLabel.text = escape(sentence)
+        self.ui.messageLabel.visible = True
+
+    def clearMessage(self) -> None:
+        """Takes the last message away."""
+        self.ui.messageLabel.visible = False
+        self.ui.messageLabel.text = ""
+
+    def _setButton(self, text: str, toolTip: str, enabled: bool) -> None:
+        self.ui.runButton.text = text
+        self.ui.runButton.toolTip = toolTip
+        self.ui.runButton.enabled = enabled
+
+    def _press(self, *_arguments: object) -> None:
+        if self._running:
+            self._onCancel()
+        else:
+            self._onRun()
+
+    def _unfoldLog(self, unfolded: bool) -> None:
+        self.ui.logButton.setArrowType(qt.Qt.DownArrow if unfolded else qt.Qt.RightArrow)
+        self.ui.logText.visible = unfolded
+        if unfolded:
+            self.ui.logText.setPlainText("\n".join(self._log.lines))
+            self.ui.logText.moveCursor(qt.QTextCursor.End)
+
+    def _addLine(self, line: str) -> None:
+        # A folded log costs nothing; it is filled when it is unfolded.
+        if self.ui.logButton.checked:
+            self.ui.logText.appendPlainText(line)
+
+
+def timeLeft(seconds: float) -> str:
+    """In steps that do not flicker: 5 seconds below a minute, then minutes."""
+    if seconds < 2.5:
+        return _("a few seconds left")
+    if seconds < 57.5:
+        return _("about {seconds} s left").format(seconds=5 * max(1, round(seconds / 5)))
+    return _("about {minutes} min left").format(minutes=max(1, round(seconds / 60)))
+
+
+def duration(seconds: float) -> str:
+    """How long something took."""
+    if seconds < 90:
+        return _("{seconds} s").format(seconds=max(1, round(seconds)))
+    return _("{minutes} min").format(minutes=round(seconds / 60))

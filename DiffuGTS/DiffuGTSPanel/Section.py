@@ -1,0 +1,50 @@
+"""A part of the panel: its own .ui file, placed into the panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+import qt
+import slicer
+
+# On a light and on a dark ground.
+_SHADES = {"good": ("#1b7a34", "#6fd08c"), "bad": ("#b3261e", "#ff9a8f"),
+           "muted": ("#5f6670", "#a4abb6")}
+
+
+class Section:
+    """Loads `Resources/UI/<name>.ui` and adds it to a layout.
+
+    Attributes:
+        root: the widget.
+        ui: its named children.
+    """
+
+    def __init__(self, name: str, resourcePath: Callable[[str], str], layout: Any) -> None:
+        self.root = slicer.util.loadUI(resourcePath(f"UI/{name}.ui"))
+        self.ui = slicer.util.childWidgetVariables(self.root)
+        layout.addWidget(self.root)
+
+
+def isDark() -> bool:
+    """Whether the application has light text on a dark ground."""
+    return qt.QApplication.palette().color(qt.QPalette.Window).lightness() < 128
+
+
+def coloured(text: str, kind: str) -> str:
+    """`text`, escaped, as rich text in the colour of "good", "bad" or "muted"."""
+    return f'<span style="color:{_SHADES[kind][isDark()]}">{escape(text)}</span>'
+
+
+def shade(kind: str) -> Any:
+    """The colour of such texts, for widgets without rich text; else that of plain text."""
+    if kind not in _SHADES:
+        return qt.QApplication.palette().color(qt.QPalette.Text)
+    return qt.QColor(_SHADES[kind][isDark()])
+
+
+def link(text: str, target: str = "") -> str:
+    """`text`, escaped, as a link that gives `target` (the text itself without one)."""
+    return f'<a href="{escape(target or text)}">{escape(text)}</a>'
