@@ -1,0 +1,153 @@
+"""From what the user passes to a list of cases: scans found, prompts understood, names given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from DiffuGTSLib.batch_case import Case, Failure
+from DiffuGTSLib.batch_names import assign
+from DiffuGTSLib.batch_scans import Found, find
+from DiffuGTSLib.batch_table import is_table, read_table
+from DiffuGTSLib.errors import DiffuGTSError, PromptNotUnderstood
+from DiffuGTSLib.prompt import several, understand
+
+# The image and its DICOM series: what makes two cases the same one.
+Identity = tuple[str, str]
+
+
+class NothingAsked(DiffuGTSError):
+    """No inputs, or no prompt for some of them."""
+
+    code = "nothing-asked"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case, and why it cannot be run where that is known beforehand.
+
+    Attributes:
+        skipped: the problem is no failure; see batch_scans.Found.
+    """
+
+    case: Case
+    problem: Failure | None = None
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A scan with its prompts; the name is the table's where it says one.
+
+    Attributes:
+        found: the scan, or why there is none.
+        prompts: what to look for in it.
+        refused: why one of the prompts cannot be looked for.
+    """
+
+    found: Found
+    prompts: tuple[str, ...]
+    refused: Failure | None = None
+
+
+def identity(case: Case) -> Identity:
+    """What makes a case the same as that of an earlier run, whatever its name."""
+    return str(case.image), case.series
+
+
+def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) -> list[Asked]:
+    """All scans that the inputs mean, each once, and what is asked of them.
+
+    Args:
+        inputs: files, folders, patterns and tables.
+        prompts: for all scans for which no table says others; several in one text are divided
+            by semicolons.
+        avoid: the run's own output folder, in which no scans are looked for.
+
+    Raises:
+        NothingAsked: there is no input, or no prompt for some.
+        PromptNotUnderstood: one of `prompts`; a table's become problems of their cases.
+        BadTable: see batch_table.
+    """
+    # A text without any prompt in it goes on as it is and is refused in words.
+    shared = tuple(part for text in prompts for part in several(text) or [text])
+    for refusal in _refused(shared).values():
+        raise refusal
+    asked = [one for source in inputs for one in _asked(source, shared, avoid)]
+    if not asked:
+        raise NothingAsked("There is nothing to segment.", "Pass files, folders or a table.")
+    asked = _merged(asked)
+    if any(not one.prompts for one in asked):
+        raise NothingAsked("There is no prompt for some of the scans.",
+                           'Say what to look for: --prompt "liver tumor".')
+    refused = _refused([text for one in asked for text in one.prompts if text not in shared])
+    return [_with_refusal(one, refused) for one in asked]
+
+
+def name_cases(asked: Sequence[Asked], names: Mapping[Identity, str]) -> list[Entry]:
+    """The cases, each with a name of its own.
+
+    Args:
+        names: of cases of an earlier run, which keep them.
+    """
+    known = [names.get((str(one.found.image), one.found.series)) for one in asked]
+    new = [(one.found.name, one.found.image)
+           for one, name in zip(asked, known, strict=True) if name is None]
+    given = iter(assign(new, names.values()))
+    entries = []
+    for one, name in zip(asked, known, strict=True):
+        case = Case(name or next(given), one.found.image, one.prompts, one.found.series)
+        entries.append(Entry(case, one.found.problem or one.refused, one.found.skipped))
+    return entries
+
+
+def _asked(source: Path | str, shared: tuple[str, ...], avoid: Path) -> list[Asked]:
+    if not (is_table(source) and Path(source).is_file()):
+        return [Asked(found, shared) for found in find(source, avoid)]
+    return [
+        Asked(replace(found, name=row.name or found.name), row.prompts or shared)
+        for row in read_table(Path(source)) for found in find(row.image, avoid)
+    ]
+
+
+def _merged(asked: Sequence[Asked]) -> list[Asked]:
+    """One entry a scan: what is asked of it in several places shares one encoding."""
+    merged: dict[tuple[Path, str], Asked] = {}
+    for one in asked:
+        key = one.found.image, one.found.series
+        before = merged.get(key)
+        prompts = (*(before.prompts if before else ()), *one.prompts)
+        found = before.found if before else one.found
+        merged[key] = Asked(found, tuple(dict.fromkeys(prompts)))
+    return list(merged.values())
+
+
+def _with_refusal(one: Asked, refused: Mapping[str, PromptNotUnderstood]) -> Asked:
+    errors = [refused[text] for text in one.prompts if text in refused]
+    return replace(one, refused=Failure.of(errors[0])) if errors else one
+
+
+def _refused(prompts: Sequence[str]) -> dict[str, PromptNotUnderstood]:
+    """The prompts that are not understood, each with its error."""
+    doubtful = [text for text in dict.fromkeys(prompts) if not _is_known(text)]
+    if not doubtful:
+        return {}
+    # Seconds to load, and only needed for words beyond the vocabulary.
+    from DiffuGTSLib.text import TextEncoder
+
+    encoder = TextEncoder.from_package()
+    refused = {}
+    for text in doubtful:
+        try:
+            understand(text, encoder)
+        except PromptNotUnderstood as error:
+            refused[text] = error
+    return refused
+
+
+def _is_known(text: str) -> bool:
+    try:
+        return understand(text).known
+    except PromptNotUnderstood:
+        return False

@@ -1,0 +1,230 @@
+"""The books of a batch: what was asked, which cases are done, in a folder that survives a crash.
+
+A case has one record, a file that is written whole after all its outputs; the tables are made
+from the records. So a batch that is killed at any moment has neither half a case nor a case twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from DiffuGTSLib.batch_case import Case, Outcome, Settings
+from DiffuGTSLib.batch_inputs import Entry, Identity, identity
+from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
+from DiffuGTSLib.whole_file import remove_unfinished, write_json
+
+RUN, LOCK, RECORDS = "run.json", ".lock", "records"
+# What has to be the same so that all results of a folder are those of one run.
+_OPTIONS = (
+    "threshold", "seed", "samples", "modality", "sequence", "skull_stripped", "suffix",
+    "dicom_seg", "maps",
+)
+
+
+class FolderInUse(DiffuGTSError):
+    """Another batch works in the output folder."""
+
+    code = "folder-in-use"
+
+
+class FolderNotEmpty(DiffuGTSError):
+    """The output folder holds an earlier run, and this one was not told to go on with it."""
+
+    code = "folder-not-empty"
+
+
+class OtherRun(DiffuGTSError):
+    """The run in the output folder was made with another model or other options."""
+
+    code = "other-run"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A case that has ended.
+
+    Attributes:
+        stamp: the state of the scan on disk; see `stamp`.
+    """
+
+    case: Case
+    outcome: Outcome
+    stamp: list[int]
+
+    @property
+    def done(self) -> bool:
+        """Whether it succeeded."""
+        return self.outcome.status == "done"
+
+
+class Ledger:
+    """The output folder of a batch, locked for as long as this object is open.
+
+    Args:
+        folder: made if need be.
+        resume: go on with the run that is in it, if there is one.
+
+    Raises:
+        FolderInUse, FolderNotEmpty, OutputNotWritten: the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path, resume: bool) -> None:
+        self._folder = folder
+        try:
+            (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+        except OSError:
+            raise OutputNotWritten(f"The folder {folder.name} cannot be made.",
+                                   "Choose another place.") from None
+        self._lock = FileLock(folder / LOCK)
+        self._acquire()
+        try:
+            self._run = self._read_run()
+            if self._run and not resume:
+                raise FolderNotEmpty(f"The folder {folder.name} holds an earlier run.",
+                                     "Go on with it by --resume, or choose another folder.")
+            remove_unfinished(folder)
+            self.records = self._read_records()
+        except BaseException:
+            self.close()
+            raise
+
+    def _acquire(self) -> None:
+        """The system gives the lock back when its holder dies, however it dies."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise FolderInUse(f"Another batch is writing into the folder {self._folder.name}.",
+                              "Wait for it, or choose another folder.") from None
+        except OSError:
+            raise OutputNotWritten(f"The folder {self._folder.name} cannot be written to.",
+                                   "Check its rights and the space on the disk.") from None
+
+    @property
+    def names(self) -> dict[Identity, str]:
+        """The names of the cases that have records."""
+        return {identity(record.case): name for name, record in self.records.items()}
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What run.json holds, after `begin`."""
+        return self._run
+
+    def begin(self, settings: Settings, facts: Mapping[str, Any], place: str) -> None:
+        """Notes what runs with what.
+
+        Args:
+            place: of the work, for people: "2 processes".
+
+        Raises:
+            OtherRun: results of this run would not go with those that are there.
+        """
+        options = {name: getattr(settings, name) for name in _OPTIONS}
+        if self._run:
+            self._check_same(options, facts)
+        else:
+            self._run = {
+                "program": "DiffuGTS", "use": "research only, not for clinical decisions",
+                "model": facts["model"], "model_sha256": facts["model_sha256"],
+                "version": facts["version"], "options": options, "parts": [],
+            }
+        kept = sum(record.done for record in self.records.values())
+        self._run["parts"].append({
+            "state": "running", "started": _now(), "ended": None, "place": place,
+            "done_before": kept, **facts,
+        })
+        self._write_run()
+
+    def kept(self, case: Case) -> bool:
+        """Whether the case is done: same scan, same prompts, and its segmentation still there."""
+        record = self.records.get(case.name)
+        if record is None or not record.done or record.case.prompts != case.prompts:
+            return False
+        segmentation = self._folder / record.outcome.files["segmentation"]
+        return segmentation.is_file() and record.stamp == stamp(case)
+
+    def record(self, case: Case, outcome: Outcome) -> None:
+        """Notes, at once and whole, that a case has ended.
+
+        Raises:
+            OutputNotWritten: the disk is full.
+        """
+        record = Record(case, outcome, stamp(case))
+        write_json(self._folder / RECORDS / f"{case.name}.json", {
+            "case": case.as_dict(), "outcome": outcome.as_dict(), "stamp": record.stamp,
+        })
+        self.records[case.name] = record
+
+    def forget(self, entries: list[Entry]) -> None:
+        """Drops the records of cases that are about to run again."""
+        for entry in entries:
+            if self.records.pop(entry.case.name, None):
+                (self._folder / RECORDS / f"{entry.case.name}.json").unlink(missing_ok=True)
+
+    def end(self, state: str, numbers: Mapping[str, Any]) -> None:
+        """Notes how the run ended: "finished", "cancelled" or "stopped"."""
+        self._run["parts"][-1] |= {"state": state, "ended": _now(), **numbers}
+        self._write_run()
+
+    def close(self) -> None:
+        """Gives the folder free."""
+        self._lock.release()
+
+    def _check_same(self, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        before = self._run["options"]
+        differing = [name for name in _OPTIONS if before.get(name) != options[name]]
+        differing += [name for name in ("model_sha256", "version")
+                      if self._run.get(name) != facts[name]]
+        if differing:
+            names = ", ".join(differing).replace("_sha256", "").replace("_", "-")
+            raise OtherRun(
+                f"The run in {self._folder.name} was made with other options: {names}.",
+                "Use the same ones, as its run.json says, or choose another folder.",
+            )
+
+    def _write_run(self) -> None:
+        write_json(self._folder / RUN, self._run)
+
+    def _read_run(self) -> dict[str, Any]:
+        path = self._folder / RUN
+        if not path.exists():
+            return {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            raise OtherRun(f"{RUN} in {self._folder.name} is no run of this program.",
+                           "Choose another folder.") from None
+
+    def _read_records(self) -> dict[str, Record]:
+        """Those that can be read: a case whose record is damaged runs again."""
+        records = {}
+        for path in sorted((self._folder / RECORDS).glob("*.json")):
+            try:
+                entries = json.loads(path.read_text(encoding="utf-8"))
+                record = Record(Case.from_dict(entries["case"]),
+                                Outcome.from_dict(entries["outcome"]), entries["stamp"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            records[record.case.name] = record
+        return records
+
+
+def stamp(case: Case) -> list[int]:
+    """Number, bytes and newest change of a scan's files; empty where that cannot be told."""
+    try:
+        files = list(case.image.iterdir()) if case.image.is_dir() else [case.image]
+        states = [file.stat() for file in files]
+    except OSError:
+        return []
+    newest = max((state.st_mtime_ns for state in states), default=0)
+    return [len(states), sum(state.st_size for state in states), newest]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,233 @@
+"""An executor of child processes on this machine: one a GPU, or several on the CPU.
+
+A child that dies, because memory ran out or a library crashed, takes no other case with it: what
+it had at hand runs again, one case at a time, and only the case that it dies of again has failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.batch_case import HANDS, Case, Failure, Outcome, Settings
+from DiffuGTSLib.batch_executor import Listen
+from DiffuGTSLib.errors import DiffuGTSError, ModelDamaged, WorkerDied
+
+_LIBRARY = Path(__file__).resolve().parents[1]
+_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_TO_END = 10.0
+_OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # on Windows only
+
+
+class ChildFailed(DiffuGTSError):
+    """A child process told why it cannot work; it has the code of that."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message, failure.hint)
+        self.code = failure.code
+
+
+class _Child:
+    """A child process and the cases that it has at hand.
+
+    Args:
+        place: its number, from 0.
+        jobs: how many there are, which share the cores.
+        messages: gets (child, event) pairs; the event is None once the child has ended.
+    """
+
+    def __init__(
+        self, settings: Settings, place: int, jobs: int,
+        messages: queue.Queue[tuple[_Child, dict[str, Any] | None]],
+    ) -> None:
+        self.place = place
+        self.ready = False
+        self.cases: dict[str, Case] = {}
+        self.alone = False
+        self._messages = messages
+        # A session of its own: Ctrl+C is for the batch, which tells its children to end.
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "DiffuGTSLib.batch_worker"], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment(jobs),
+            start_new_session=True, creationflags=_OWN_GROUP,
+        )
+        self.send({"type": "settings", "settings": settings.as_dict(), "place": place})
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, request: dict[str, Any]) -> None:
+        """Writes one request; that the child is gone is told by its end."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
+            self.process.stdin.flush()
+
+    def close(self) -> None:
+        """Tells the process to end; what it has at hand stops at its next step."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    def wait(self) -> None:
+        """Waits for the end of a process that was told to; a slow one is killed."""
+        try:
+            self.process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with contextlib.suppress(ValueError):  # the last line of a killed process
+            for line in self.process.stdout:
+                self._messages.put((self, json.loads(line)))
+        self._messages.put((self, None))
+
+
+class Processes:
+    """Processes cases in child processes; see batch_executor.Executor.
+
+    Args:
+        jobs: how many children. On a machine with several GPUs they take one each in turn; on
+            the CPU they share the cores.
+    """
+
+    def __init__(self, jobs: int = 1) -> None:
+        self._jobs = jobs
+        self._children: list[_Child] = []
+        self._messages: queue.Queue[tuple[_Child, dict[str, Any] | None]] = queue.Queue()
+        self._suspects: deque[Case] = deque()
+        self._settings: Settings | None = None
+        self._facts: dict[str, Any] | None = None
+        self._exhausted = False
+
+    def start(self, settings: Settings) -> dict[str, Any]:
+        """Starts the children and waits until the first one has loaded the model."""
+        self._settings = settings
+        self._children = [self._child(place) for place in range(self._jobs)]
+        while self._facts is None:
+            self._handle(*self._messages.get())
+        return self._facts
+
+    def run(
+        self, cases: Iterable[Case], listen: Listen, cancelled: threading.Event
+    ) -> Iterator[Outcome]:
+        """One outcome a case, in the order in which they end."""
+        waiting = iter(cases)
+        self._exhausted = told = False
+        while True:
+            if not cancelled.is_set():
+                self._hand_out(waiting, listen)
+            elif not told:
+                told = True
+                for child in self._children:
+                    child.send({"type": "cancel"})
+            finished = cancelled.is_set() or (self._exhausted and not self._suspects)
+            if finished and not any(child.cases for child in self._children):
+                return
+            with contextlib.suppress(queue.Empty):
+                child, event = self._messages.get(timeout=_SECONDS_BETWEEN_LOOKS)
+                if event is not None and event["type"] == "progress":
+                    listen(event["id"], event["stage"], event["done"], event["total"],
+                           event["fraction"])
+                else:
+                    yield from self._handle(child, event)
+
+    def close(self) -> None:
+        """Ends the children."""
+        for child in self._children:
+            child.close()
+        for child in self._children:
+            child.wait()
+        self._children = []
+
+    def _child(self, place: int) -> _Child:
+        assert self._settings is not None
+        return _Child(self._settings, place, self._jobs, self._messages)
+
+    def _hand_out(self, waiting: Iterator[Case], listen: Listen) -> None:
+        """Gives each child as many cases as it has hands; a suspect is given alone."""
+        # Evenly: every child gets its first case before any gets its second.
+        for hands in range(1, HANDS + 1):
+            for child in self._children:
+                if not child.ready or child.alone or len(child.cases) >= hands:
+                    continue
+                if self._suspects and not child.cases:
+                    case: Case | None = self._suspects.popleft()
+                    child.alone = True
+                else:
+                    case = next(waiting, None)
+                    self._exhausted = case is None
+                if case is not None:
+                    child.cases[case.name] = case
+                    child.send({"type": "case", **case.as_dict()})
+                    listen(case.name, "start", 0, 1, 0.0)
+
+    def _handle(self, child: _Child, event: dict[str, Any] | None) -> list[Outcome]:
+        """What an event of a child means; the outcomes that it brings."""
+        if event is None:
+            return self._bury(child)
+        if event["type"] == "error":
+            raise ChildFailed(Failure(event["code"], event["message"], event["hint"]))
+        if event["type"] == "ready":
+            self._welcome(child, event["facts"])
+        elif event["type"] == "outcome":
+            del child.cases[event["id"]]
+            child.alone = False
+            return [Outcome.from_dict(event["outcome"])]
+        return []
+
+    def _welcome(self, child: _Child, facts: dict[str, Any]) -> None:
+        child.ready = True
+        if self._facts is None:
+            self._facts = facts
+        elif facts["model_sha256"] != self._facts["model_sha256"]:
+            raise ModelDamaged("The model was changed while the batch ran.",
+                               "Start again, into another folder.")
+
+    def _bury(self, child: _Child) -> list[Outcome]:
+        """Replaces a child that has ended; its cases are run again, or one has failed."""
+        if child not in self._children:
+            return []
+        if not child.ready:
+            raise WorkerDied("A process of the batch ended before the model was loaded.",
+                             "Memory may have run out; see also: diffugts doctor")
+        cases, alone = list(child.cases.values()), child.alone
+        child.close()
+        child.wait()
+        self._children[self._children.index(child)] = self._child(child.place)
+        if not alone:
+            self._suspects.extend(cases)
+            return []
+        failure = Failure(
+            WorkerDied.code, "The process that worked on this scan ended without a word.",
+            "Memory may have run out: crop the scan, or process fewer at once (--jobs).",
+        )
+        return [Outcome(case.name, "failed", error=failure) for case in cases]
+
+
+def _environment(jobs: int) -> dict[str, str]:
+    """The children find the library from anywhere, and share the cores."""
+    more = {"PYTHONPATH": os.pathsep.join(
+        part for part in (str(_LIBRARY), os.environ.get("PYTHONPATH")) if part
+    )}
+    if jobs > 1:
+        threads = str(max(1, _cores() // jobs))
+        more |= {name: os.environ.get(name, threads)
+                 for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")}
+    return os.environ | more
+
+
+def _cores() -> int:
+    """Those that this process may use; not all systems tell."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

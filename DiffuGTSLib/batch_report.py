@@ -1,0 +1,222 @@
+"""The report of a batch: HTML that needs no other file and no network.
+
+More than CASES_A_PAGE cases are divided over report.html, report-2.html and so on, so that a
+browser stays quick.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.batch_report_style import SCRIPT, STYLE
+from DiffuGTSLib.batch_tables import Row
+from DiffuGTSLib.whole_file import write_whole
+
+REPORT = "report.html"
+CASES_A_PAGE = 200
+MOST_LESIONS = 10
+PANELS = ("Scan", "Outline", "Attention", "Pseudo-healthy", "Residual")
+USE = "Research use only. Not a medical device, not for clinical decisions."
+
+_LEGEND = (
+    "Axial slices, the patient's right at the left of the picture. The frame in the scan is what "
+    "the other pictures magnify. Attention: where the text and the scan agree (dark 0, bright 1). "
+    "Pseudo-healthy: the tissue painted anew without a lesion. Residual: what differs from it."
+)
+
+
+def write_report(folder: Path, rows: Sequence[Row], run: Mapping[str, Any]) -> None:
+    """Writes the pages; each is whole at any moment.
+
+    Args:
+        folder: of the batch, with the thumbnails.
+        rows: all cases, in the order of the report.
+        run: what run.json holds.
+
+    Raises:
+        OutputNotWritten: the pages that were there stay.
+    """
+    starts = range(0, max(1, len(rows)), CASES_A_PAGE)
+    for number, start in enumerate(starts, start=1):
+        part = rows[start : start + CASES_A_PAGE]
+        page = _page(folder, part, rows, run, _links(number, len(starts)))
+        write_whole(folder / page_name(number), page.encode(errors="backslashreplace"))
+    number = len(starts) + 1
+    while (folder / page_name(number)).exists():
+        (folder / page_name(number)).unlink()
+        number += 1
+
+
+def page_name(number: int) -> str:
+    """The file of a page, counted from 1."""
+    return REPORT if number == 1 else f"report-{number}.html"
+
+
+def _links(current: int, count: int) -> str:
+    if count == 1:
+        return ""
+    links = (f"<b>{n}</b>" if n == current else f'<a href="{page_name(n)}">{n}</a>'
+             for n in range(1, count + 1))
+    return f'<nav>Page {" ".join(links)}</nav>'
+
+
+def _page(
+    folder: Path, part: Sequence[Row], rows: Sequence[Row], run: Mapping[str, Any], links: str
+) -> str:
+    lines = "".join(_line(row, number) for number, row in enumerate(part, start=1))
+    cards = "".join(_card(folder, row, number) for number, row in enumerate(part, start=1))
+    headings = "".join(f"<th>{name}</th>" for name in (
+        "Case", "Status", "Lesions", "Volume, ml", "Largest, mm", "Score", "Seconds"))
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>DiffuGTS batch: {escape(folder.name)}</title><style>{STYLE}</style></head><body>
+<header><p class="kind">DiffuGTS batch</p><h1>{escape(folder.name)}</h1>
+<p class="use">{USE}</p>{_facts(run)}</header>
+{_tiles(rows)}{links}
+<div class="tools"><input id="search" type="search" placeholder="Find a case or a prompt"
+aria-label="Find a case or a prompt"><select id="status" aria-label="Show">
+<option value="">all cases</option><option value="found">with lesions</option>
+<option value="none">nothing found</option><option value="failed">failed</option>
+<option value="skipped">skipped</option><option value="waiting">waiting</option></select></div>
+<table class="cases"><thead><tr>{headings}</tr></thead><tbody>{lines}</tbody></table>
+<p class="legend">{_LEGEND}</p>
+<main>{cards}</main>{links}
+<script>{SCRIPT}</script></body></html>
+"""
+
+
+def _facts(run: Mapping[str, Any]) -> str:
+    part = run["parts"][-1]
+    options = ", ".join(_option(name, value) for name, value in run["options"].items()
+                        if value is not None and value is not False)
+    facts = {
+        "Model": f"{run['model']} ({run['model_sha256'][:12]})",
+        "Program": f"DiffuGTS {run['version']}, torch {part['torch']}, {part['device']}",
+        "Options": options,
+        "Run": f"{_time(part['started'])} to {_time(part['ended'])}, {part['state']}",
+    }
+    items = (f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def _option(name: str, value: Any) -> str:
+    words = name.replace("_", " ")
+    return words if value is True else f"{words} {value}"
+
+
+def _time(text: str | None) -> str:
+    """"2026-11-21T08:41:41+00:00" without the seconds."""
+    return f"{text[:10]} {text[11:16]} UTC" if text else "now"
+
+
+def _tiles(rows: Sequence[Row]) -> str:
+    counts = Counter(_kind(row) for row in rows)
+    lesions = sum(len(row.outcome.lesions) for row in rows if row.outcome)
+    tiles = [("cases", len(rows), ""), ("with lesions", counts["found"], "found"),
+             ("nothing found", counts["none"], "none"), ("failed", counts["failed"], "failed"),
+             ("skipped", counts["skipped"], "skipped"), ("waiting", counts["waiting"], "waiting"),
+             ("lesions", lesions, "")]
+    shown = (f'<div class="tile {kind}"><b>{value}</b>{name}</div>' for name, value, kind in tiles
+             if value or kind not in ("failed", "skipped", "waiting"))
+    return f'<section class="tiles">{"".join(shown)}</section>'
+
+
+def _kind(row: Row) -> str:
+    """"found", "none", or the status of a case that is not done."""
+    if row.outcome is None or row.status != "done":
+        return row.status
+    return "found" if row.outcome.lesions else "none"
+
+
+def _line(row: Row, number: int) -> str:
+    """A row of the table of all cases."""
+    cells = ["", "", "", ""]
+    if row.outcome is not None and row.status == "done":
+        lesions = row.outcome.lesions
+        largest = max((lesion["longest_diameter_mm"] for lesion in lesions), default=None)
+        highest = max(prompt["highest_score"] for prompt in row.outcome.prompts)
+        cells = [str(len(lesions)), f"{row.outcome.volume_ml:.2f}",
+                 "" if largest is None else f"{largest:.0f}", f"{highest:.2f}"]
+    seconds = f"{row.outcome.seconds:.0f}" if row.outcome else ""
+    numbers = "".join(f"<td>{cell}</td>" for cell in (*cells, seconds))
+    return (f'<tr {_marks(row)}><td><a href="#c{number}">{escape(row.case.name)}</a></td>'
+            f"<td>{_badge(row)}</td>{numbers}</tr>")
+
+
+def _marks(row: Row) -> str:
+    """What search and filter look at."""
+    words = escape(" ".join((row.case.name, *row.case.prompts)).lower())
+    return f'data-kind="{_kind(row)}" data-words="{words}"'
+
+
+def _badge(row: Row) -> str:
+    kind = _kind(row)
+    words = {"found": "lesions", "none": "nothing found"}.get(kind, kind)
+    return f'<span class="badge {kind}">{words}</span>'
+
+
+def _card(folder: Path, row: Row, number: int) -> str:
+    """A case with its pictures and lesions, or what went wrong."""
+    head = (f'<article id="c{number}" {_marks(row)}>'
+            f"<h2>{escape(row.case.name)} {_badge(row)}</h2>")
+    if row.problem is not None:
+        text = f"{escape(row.problem.message)} <i>{escape(row.problem.hint)}</i>"
+        return f'{head}<p class="problem {row.status}">{text}</p></article>'
+    if row.outcome is None:
+        return f"{head}</article>"
+    pictures = [*row.outcome.files.get("thumbnails", []), *[""] * len(row.outcome.prompts)]
+    parts = (_result(folder, prompt, picture, row.case.name)
+             for prompt, picture in zip(row.outcome.prompts, pictures, strict=False))
+    facts = f"{escape(row.outcome.modality)}, {row.outcome.seconds:.0f} s"
+    return f'{head}<p class="facts">{facts}</p>{"".join(parts)}</article>'
+
+
+def _result(folder: Path, prompt: Mapping[str, Any], picture: str, case: str) -> str:
+    """One prompt of a case."""
+    title = escape(prompt["title"])
+    count = len(prompt["lesions"])
+    if not count:
+        found = (f"no tumor found (highest score {prompt['highest_score']:.2f}, "
+                 f"threshold {prompt['threshold']:.2f})")
+    else:
+        volume = sum(lesion["volume_ml"] for lesion in prompt["lesions"])
+        found = f"{count} lesion{'s' if count > 1 else ''}, {volume:.2f} ml in all"
+    image = _picture(folder / picture, f"{case}: {prompt['title']}") if picture else ""
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in prompt.get("notes", ()))
+    return f"<h3>{title}: {found}</h3>{notes}{image}{_lesions(prompt['lesions'])}"
+
+
+def _picture(path: Path, title: str) -> str:
+    """The strip itself inside the page, under the names of its pictures."""
+    try:
+        content = base64.b64encode(path.read_bytes()).decode("ascii")
+    except OSError:
+        return ""
+    names = "".join(f"<span>{name}</span>" for name in PANELS)
+    return (f'<figure><figcaption>{names}</figcaption><img alt="{escape(title)}" '
+            f'src="data:image/jpeg;base64,{content}"></figure>')
+
+
+def _lesions(lesions: Sequence[Mapping[str, Any]]) -> str:
+    if not lesions:
+        return ""
+    headings = "".join(f"<th>{name}</th>" for name in (
+        "Lesion", "Volume, ml", "Diameters, mm", "Centre R, A, S, mm", "Score", "Slices"))
+    rows = "".join(
+        f"<tr><td>{lesion['number']}</td><td>{lesion['volume_ml']:.2f}</td>"
+        f"<td>{lesion['longest_diameter_mm']:.0f} x {lesion['perpendicular_mm']:.0f}</td>"
+        f"<td>{', '.join(f'{value:.0f}' for value in lesion['centroid_ras_mm'])}</td>"
+        f"<td>{lesion['mean_score']:.2f}</td>"
+        f"<td>{lesion['slice_range'][0] + 1}-{lesion['slice_range'][1] + 1}</td></tr>"
+        for lesion in lesions[:MOST_LESIONS]
+    )
+    more = len(lesions) - MOST_LESIONS
+    rest = f"<p>{more} smaller ones are in lesions.csv.</p>" if more > 0 else ""
+    return (f'<table class="lesions"><thead><tr>{headings}</tr></thead><tbody>{rows}</tbody>'
+            f"</table>{rest}")

@@ -1,0 +1,134 @@
+"""Batches to look at: real ones, in child processes or, quicker, in this one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from tiny_model import PROMPT, ball_scan
+
+from DiffuGTSLib.batch_case import HANDS, Case, Outcome, Settings
+from DiffuGTSLib.batch_processor import CaseProcessor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def write_scan(path: Path, seed: int = 0) -> Path:
+    """A small MR-like scan with a bright ball; another seed, other noise."""
+    image = ball_scan()[0]
+    noise = np.random.default_rng(seed).normal(0, 2, image.GetSize()[::-1])
+    noisy = sitk.GetImageFromArray((sitk.GetArrayFromImage(image) + noise).astype(np.int16))
+    noisy.CopyInformation(image)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(noisy, str(path))
+    return path
+
+
+def command(inputs: Iterable[Path | str], output: Path, model: Path, *more: str) -> list[str]:
+    """The command line of a batch."""
+    return [sys.executable, "-m", "DiffuGTSLib.cli", "batch", *map(str, inputs), "--output",
+            str(output), "--model", str(model), "--device", "cpu", *more]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(REPOSITORY)}
+
+
+def batch(
+    inputs: Iterable[Path | str], output: Path, model: Path, *more: str,
+    before: tuple[str, ...] = (), prompt: str = PROMPT,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a batch to its end; `before` stands in front of the command."""
+    asked = ("--prompt", prompt) if prompt else ()
+    return subprocess.run(
+        [*before, *command(inputs, output, model, *asked, *more)], capture_output=True, text=True,
+        env=environment(), timeout=300, check=False, stdin=subprocess.DEVNULL,
+    )
+
+
+class EventStream:
+    """A running `diffugts batch --json-events`."""
+
+    def __init__(self, inputs: Iterable[Path | str], output: Path, model: Path, *more: str) -> None:
+        self.process = subprocess.Popen(
+            command(inputs, output, model, "--prompt", PROMPT, "--json-events", *more),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environment(),
+        )
+
+    def until(self, kind: str) -> dict[str, Any]:
+        """Reads on to the first event of that kind."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = json.loads(line)
+            if event["type"] == kind:
+                return dict(event)
+        raise AssertionError(f"no {kind}; {self.process.communicate()[1]}")
+
+
+class InThisProcess:
+    """An executor that runs the real processor in threads of this process."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def start(self, settings: Settings) -> dict[str, Any]:
+        self._processor = CaseProcessor(settings)
+        return self._processor.facts()
+
+    def run(
+        self, cases: Iterable[Case], listen: Any, cancelled: threading.Event
+    ) -> Iterator[Outcome]:
+        waiting: queue.SimpleQueue[Case | None] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+
+        def work() -> None:
+            while (case := waiting.get()) is not None:
+                def tell(*step: Any, name: str = case.name) -> None:
+                    listen(name, *step)
+
+                ended.put(self._processor.process(case, tell, cancelled))
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(HANDS)]
+        for thread in threads:
+            thread.start()
+        for case in cases:
+            self.asked.append(case.name)
+            listen(case.name, "start", 0, 1, 0.0)
+            waiting.put(case)
+        for _ in self.asked:
+            yield ended.get()
+        for _ in threads:
+            waiting.put(None)
+
+    def close(self) -> None:
+        pass
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    """Case to status."""
+    rows = table(folder / "cases.csv")
+    assert len({row["case"] for row in rows}) == len(rows)
+    return {row["case"]: row["status"] for row in rows}
+
+
+def voxels(folder: Path, case: str) -> np.ndarray:
+    """The labels that a batch has written for a case."""
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "segmentations" /
+                                                     f"{case}.seg.nrrd")))

@@ -1,0 +1,192 @@
+"""What a batch writes, does once, does again and refuses; with the real networks, in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from batch_runs import InThisProcess, statuses, table, voxels, write_scan
+from dicom_files import write_enhanced, write_series
+from tiny_model import PROMPT, ball_scan, write_tiny_model
+
+from DiffuGTSLib.batch import run_batch
+from DiffuGTSLib.batch_case import Settings
+from DiffuGTSLib.batch_ledger import OtherRun
+from DiffuGTSLib.batch_processor import NETWORK_STAGES
+from DiffuGTSLib.errors import OutputNotWritten
+
+OTHER = "glioma"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def settings(model, tmp_path) -> Settings:
+    return Settings(tmp_path / "out", str(model), "cpu")
+
+
+class Ran:
+    """A batch that has run in this process: its summary, its events, the cases that were run."""
+
+    def __init__(self, inputs, settings, *prompts, resume=False, cancel_at=None) -> None:
+        self.events = []
+        executor, cancelled = InThisProcess(), threading.Event()
+
+        def listen(event):
+            self.events.append(event)
+            if (event["type"], event.get("stage")) == cancel_at:
+                cancelled.set()
+
+        self.summary = run_batch(inputs, prompts or (PROMPT,), settings, executor, resume=resume,
+                                 listener=listen, cancelled=cancelled)
+        self.asked = executor.asked
+
+    def of(self, kind, **fields):
+        return [event for event in self.events if event["type"] == kind
+                and all(event[name] == value for name, value in fields.items())]
+
+
+def test_two_prompts_share_one_encoding_and_one_file(settings, tmp_path):
+    scan = write_scan(tmp_path / "a.nrrd")
+    plain = replace(settings, suffix=".nii.gz", maps=True)
+    ran = Ran([scan], plain, f"{PROMPT}; {OTHER}")
+    assert len(ran.of("progress", stage="encode", done=0)) == 1
+    assert len(ran.of("progress", stage="attention", done=0)) == 2
+    (done,) = ran.of("case-done")
+    assert [one["title"] for one in done["prompts"]] == [PROMPT, OTHER]
+    labels = sitk.ReadImage(done["segmentation"])
+    assert set(np.unique(sitk.GetArrayFromImage(labels))) == set(range(done["lesions"] + 1))
+    assert (settings.folder / "maps" / "a" / "2_attention.nii.gz").is_file()
+    assert len(list((settings.folder / "thumbnails").iterdir())) == 2
+
+
+def test_the_networks_work_on_one_case_while_others_are_read(settings, tmp_path):
+    scans = [write_scan(tmp_path / f"{name}.nrrd", seed) for seed, name in enumerate("abcd")]
+    ran = Ran(scans, settings)
+    steps = [event for event in ran.of("progress") if event["stage"] in NETWORK_STAGES]
+    changes = [one["case"] != two["case"] for one, two in pairwise(steps)]
+    assert sum(changes) == len(scans) - 1
+    first_write = ran.events.index(ran.of("progress", stage="write")[0])
+    read_before = {event["case"] for event in ran.events[:first_write]
+                   if event.get("stage") == "read"}
+    assert len(read_before) == 3
+
+
+def test_a_series_of_a_dicom_folder_gets_a_dicom_segmentation(settings, tmp_path):
+    first, second = ball_scan()[0], sitk.Flip(ball_scan()[0], [True, False, False])
+    second.SetDirection((1, 0, 0, 0, 1, 0, 0, 0, 1))
+    write_series(tmp_path / "study", first, 1, "MR")
+    write_series(tmp_path / "study", second, 2, "MR")
+    write_scan(tmp_path / "plain.nrrd")
+    Ran([tmp_path / "study", tmp_path / "plain.nrrd"], replace(settings, dicom_seg=True))
+    assert statuses(settings.folder) == dict.fromkeys(("study-1", "study-2", "plain"), "done")
+    assert len(list((settings.folder / "segmentations").glob("*.dcm"))) == 2
+    for number in (1, 2):
+        path = settings.folder / "segmentations" / f"study-{number}.dcm"
+        made = highdicom.seg.segread(path)
+        whole = made.get_volume(combine_segments=True, allow_missing_positions=True)
+        labels = voxels(settings.folder, f"study-{number}")
+        assert {s.segment_label for s in map(made.get_segment_description, [1])} == {
+            "brain tumor 1"}
+        assert int((whole.array > 0).sum()) == int((labels > 0).sum())
+    assert not np.array_equal(voxels(settings.folder, "study-1"),
+                              voxels(settings.folder, "study-2"))
+
+
+def test_a_multi_frame_scan_is_a_case_like_any_other(settings, tmp_path):
+    body = sitk.Cast(ball_scan()[0], sitk.sitkInt16) - 1000
+    write_enhanced(tmp_path / "scan.dcm", body, range(31, -1, -1))
+    Ran([tmp_path / "scan.dcm"], replace(settings, modality="CT", dicom_seg=True))
+    assert statuses(settings.folder) == {"scan": "done"}
+
+
+def test_a_case_runs_again_when_its_scan_or_prompt_has_changed(settings, tmp_path):
+    same, changed, bad = (write_scan(tmp_path / f"{name}.nrrd") for name in ("a", "b", "c"))
+    content = bad.read_bytes()
+    bad.write_bytes(content[:300])
+    assert Ran([same, changed, bad], settings).summary.failed == 1
+    write_scan(changed, 5)
+    bad.write_bytes(content)
+    again = Ran([same, changed, bad], settings, resume=True)
+    assert sorted(again.asked) == ["b", "c"]
+    assert statuses(settings.folder) == dict.fromkeys("abc", "done")
+    other = Ran([same], settings, OTHER, resume=True)
+    assert (other.asked, len(statuses(settings.folder))) == (["a"], 3)
+
+
+def test_a_lost_segmentation_or_a_damaged_record_is_made_again(settings, tmp_path):
+    scans = [write_scan(tmp_path / f"{name}.nrrd") for name in "abc"]
+    Ran(scans, settings)
+    (settings.folder / "segmentations" / "a.seg.nrrd").unlink()
+    (settings.folder / "records" / "b.json").write_text('{"case": ')
+    assert sorted(Ran(scans, settings, resume=True).asked) == ["a", "b"]
+
+
+def test_results_of_other_options_do_not_get_into_one_folder(settings, tmp_path):
+    scan = write_scan(tmp_path / "a.nrrd")
+    Ran([scan], settings)
+    with pytest.raises(OtherRun, match="seed, maps"):
+        Ran([scan], replace(settings, seed=7, maps=True), resume=True)
+    assert len(json.loads((settings.folder / "run.json").read_text())["parts"]) == 1
+
+
+def test_a_cancelled_batch_keeps_what_is_done_and_says_what_waits(settings, tmp_path):
+    scans = [write_scan(tmp_path / f"{name}.nrrd", seed) for seed, name in enumerate("abcde")]
+    ran = Ran(scans, settings, cancel_at=("case-done", None))
+    found = statuses(settings.folder)
+    assert ran.summary.exit_code == 130
+    assert set(found.values()) == {"done", "waiting"}
+    files = (settings.folder / "segmentations").iterdir()
+    assert sorted(path.name.split(".")[0] for path in files) == sorted(
+        name for name, status in found.items() if status == "done")
+    assert table(settings.folder / "cases.csv")[0]["image"] == str(scans[0])
+
+
+def test_events_tell_how_far_the_whole_is(settings, tmp_path):
+    scans = [write_scan(tmp_path / f"{name}.nrrd", seed) for seed, name in enumerate("ab")]
+    events = Ran(scans, settings).events
+    kinds = [event["type"] for event in events]
+    overall = [event["overall"] for event in events if event["type"] == "progress"]
+    assert (kinds[0], kinds[-1]) == ("started", "finished")
+    assert overall == sorted(overall)
+    assert 0 <= overall[0] <= overall[-1] <= 1
+    assert json.dumps(events)
+
+
+@pytest.mark.parametrize(("limit", "finished"), [(5_000, 0), (40_000, 4)])
+def test_files_that_cannot_be_written_stop_the_run_and_leave_nothing_half(
+    settings, tmp_path, limit, finished
+):
+    """At 5 kB no picture can be written, at 40 kB only the report of four cases cannot."""
+    resource = pytest.importorskip("resource")
+    scans = [write_scan(tmp_path / f"{name}.nrrd", seed) for seed, name in enumerate("abcd")]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OutputNotWritten, match=f"{finished} of 4 cases"):
+            Ran(scans, settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    left = [path for path in settings.folder.rglob("*") if path.is_file()]
+    assert sum(path.name.endswith(".seg.nrrd") for path in left) == finished
+    assert sum(path.suffix == ".jpg" for path in left) == finished
+    again = Ran(scans, settings, resume=True)
+    assert (len(again.asked), again.summary.exit_code) == (4 - finished, 0)
+
+
+def test_a_place_that_cannot_be_written_to_is_told_at_once(settings, tmp_path):
+    scan = write_scan(tmp_path / "a.nrrd")
+    settings.folder.write_text("a file")
+    with pytest.raises(OutputNotWritten):
+        Ran([scan], settings)
