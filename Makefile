@@ -17,7 +17,7 @@ help:
 	@echo "make test      run all tests; make test ARGS='-k lesions' runs some"
 	@echo "make lint      check style and types"
 	@echo "make bench     measure speed and memory"
-	@echo "make validate  score the embedded model on the scans in $(DATA), into docs/validation"
+	@echo "make validate  score the embedded model on the scans in $(DATA), tables into docs/validation"
 	@echo "make reproduce-embedded  train the embedded model anew from $(DATA), and score it"
 	@echo "make screenshots  draw the panel and the views, into Resources/Screenshots"
 	@echo "make cmake     write the file lists of the CMakeLists anew"
@@ -40,7 +40,8 @@ bench: $(INSTALLED)
 	@$(PYTHON) Testing/Benchmarks/panel.py
 
 validate: $(INSTALLED)
-	@$(PYTHON) -m DiffuGTSLib.training.embedded validate --data "$(DATA)" --output docs/validation
+	@$(PYTHON) -m DiffuGTSLib.training.embedded validate --data "$(DATA)" \
+	  --output out/validation --docs docs/validation
 
 reproduce-embedded: $(INSTALLED)
 	@$(PYTHON) -m DiffuGTSLib.training.embedded reproduce --data "$(DATA)" \

@@ -16,7 +16,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from DiffuGTSLib.context_tiles import by_tiles
+
 MODALITIES = ("CT", "MR")
+CLOSING = 5  # voxels of the gate's grid
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,36 @@ class ChannelNorm(nn.Module):
         return normed.movedim(-1, 1)
 
 
+class Unit(nn.Module):
+    """Convolution, norm, SiLU. The norm makes the step size fit layers of every width.
+
+    Args:
+        groups: of a GroupNorm; 0 for a norm over the channels of each voxel.
+    """
+
+    def __init__(
+        self, channels: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 8
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(channels, out, kernel, stride=stride, padding=kernel // 2)
+        self.norm = nn.GroupNorm(groups, out) if groups else ChannelNorm(out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.silu(self.norm(self.conv(x)))
+
+
 class ContextBlock(nn.Module):
     """A residual block of two convolutions that starts as the identity."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int = 8) -> None:
         super().__init__()
-        self.norm = ChannelNorm(channels)
-        self.first = nn.Conv3d(channels, channels, 3, padding=1)
+        self.first = Unit(channels, channels, groups=groups)
         self.second = nn.Conv3d(channels, channels, 3, padding=1)
         for parameter in self.second.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
+        return x + self.second(self.first(x))
 
 
 class ContextAttention(nn.Module):
@@ -128,47 +148,64 @@ class ContextPath(nn.Module):
         super().__init__()
         fine, half, quarter = features
         w4, w8, w16 = widths
-        self.enter = nn.Conv3d(quarter, w4, 3, padding=1)
-        self.down8 = nn.Conv3d(w4, w8, 3, stride=2, padding=1)
+        self.enter = Unit(quarter, w4)
+        self.down8 = Unit(w4, w8, stride=2)
         self.block8 = ContextBlock(w8)
-        self.down16 = nn.Conv3d(w8, w16, 3, stride=2, padding=1)
+        self.down16 = Unit(w8, w16, stride=2)
         self.modality = nn.Embedding(len(MODALITIES), w16)
         self.coarse = nn.Sequential(
             ContextBlock(w16), ContextAttention(w16), ContextBlock(w16), ContextAttention(w16)
         )
-        self.join8 = nn.Conv3d(w16 + w8, w8, 3, padding=1)
+        self.join8 = Unit(w16 + w8, w8)
         self.up_block8 = ContextBlock(w8)
-        self.join4 = nn.Conv3d(w8 + w4, w4, 3, padding=1)
+        self.join4 = Unit(w8 + w4, w4)
         self.up_block4 = ContextBlock(w4)
         self.narrow2 = nn.Conv3d(w4, half, 1)
-        self.join2 = nn.Conv3d(2 * half, half, 3, padding=1)
-        self.up_block2 = ContextBlock(half)
+        self.join2 = Unit(2 * half, half, groups=0)
+        self.up_block2 = ContextBlock(half, groups=0)
         self.narrow1 = nn.Conv3d(half, fine, 1)
-        self.join1 = nn.Conv3d(2 * fine, fine, 1)
+        self.join1 = Unit(2 * fine, fine, kernel=1, groups=0)
         # Bounded context keeps the attention's logits bounded; without it training diverged.
-        self.bounds = nn.ModuleList(ChannelNorm(c) for c in (fine, half, w4))
+        self.bounds = nn.ModuleList(ChannelNorm(c) for c in (half, w4))
 
     def forward(
         self, features: Sequence[torch.Tensor], modality: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Features at 1, 1/2, 1/4 and modality (N,) -> context at 1, 1/2, 1/4, same channels."""
         fine, half, quarter = features
-        x4 = F.silu(self.enter(quarter))
-        x8 = self.block8(F.silu(self.down8(x4)))
-        x16 = self.down16(x8) + self.modality(modality)[:, :, None, None, None]
-        x16 = self.coarse(F.silu(x16))
-        x8 = self.up_block8(F.silu(self.join8(torch.cat([_grow(x16, x8), x8], 1))))
-        x4 = self.up_block4(F.silu(self.join4(torch.cat([_grow(x8, x4), x4], 1))))
+        x4 = by_tiles(lambda tile: self._coarse(tile, modality), quarter)
         grown = _grow(self.narrow2(x4), half)
-        x2 = self.up_block2(F.silu(self.join2(torch.cat([grown, half], 1))))
+        x2 = self.up_block2(self.join2(torch.cat([grown, half], 1)))
         grown = _grow(self.narrow1(x2), fine)
-        x1 = F.silu(self.join1(torch.cat([grown, fine], 1)))
-        return self.bounds[0](x1), self.bounds[1](x2), self.bounds[2](x4)
+        x1 = self.join1(torch.cat([grown, fine], 1))
+        return x1, self.bounds[0](x2), self.bounds[1](x4)
+
+    def _coarse(self, quarter: torch.Tensor, modality: torch.Tensor) -> torch.Tensor:
+        """The levels from 1/4 down to 1/16 and back; their norms take in all that they see."""
+        x4 = self.enter(quarter)
+        x8 = self.block8(self.down8(x4))
+        x16 = self.down16(x8) + self.modality(modality)[:, :, None, None, None]
+        x16 = self.coarse(x16)
+        x8 = self.up_block8(self.join8(torch.cat([_grow(x16, x8), x8], 1)))
+        return self.up_block4(self.join4(torch.cat([_grow(x8, x4), x4], 1)))
 
 
 def _grow(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Trilinear to the size of `like`."""
     return F.interpolate(x, size=like.shape[2:], mode="trilinear")
+
+
+def closed(x: torch.Tensor, width: int) -> torch.Tensor:
+    """Grey closing by a cube of `width` voxels: holes that a lesion leaves in a gate are filled."""
+    return -_highest(-_highest(x, width), width)
+
+
+def _highest(x: torch.Tensor, width: int) -> torch.Tensor:
+    for axis in range(3):
+        kernel, pads = [1, 1, 1], [0, 0, 0]
+        kernel[axis], pads[axis] = width, width // 2
+        x = F.max_pool3d(x, kernel, 1, pads)
+    return x
 
 
 class TextReducer(nn.Module):
@@ -291,7 +328,7 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
             total = scores if total is None else scores + _grow(total, scores)
         assert total is not None
         anomaly = total.float() + self.anomaly_bias
-        gate = self.gates(gate_queries, texts)
+        gate = closed(self.gates(gate_queries, texts), CLOSING)
         return Maps(anomaly, F.interpolate(gate, size=size, mode="trilinear"))
 
     def gates(self, gate_queries: torch.Tensor, texts: Texts) -> torch.Tensor:

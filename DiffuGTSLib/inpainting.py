@@ -90,7 +90,8 @@ def find_candidates(
         np.maximum.at(peaks, of, values)
         good = (np.bincount(of) * voxel_ml >= options.minimum_ml) & (peaks >= threshold)
         masses = np.bincount(of, values)
-        kept = sorted(((masses[n], n) for n in np.flatnonzero(good)), reverse=True)[: options.most]
+        found = [(float(masses[n]), int(n)) for n in np.flatnonzero(good)]
+        kept = sorted(found, reverse=True)[: options.most]
     chosen = np.zeros(count + 1, dtype=bool)
     chosen[[label for _, label in kept]] = True
     cores = chosen[labels]

@@ -75,7 +75,7 @@ def unlikeness(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
 
 
 def summed(levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-    """The sum of maps (1, 1, X/2^l, Y/2^l, Z/2^l) upsampled to `size`, (X, Y, Z), never negative."""
+    """The sum of maps (1, 1, X/2^l, Y/2^l, Z/2^l), upsampled to `size`; never negative."""
     total = torch.zeros(1, 1, *size, device=levels[0].device)
     for level in levels:
         total += F.interpolate(level, size=tuple(size), mode="trilinear")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -83,7 +84,7 @@ class Result:
     canonical: Canonical
     image: sitk.Image
     threshold: float
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
     @property
     def found(self) -> bool:

@@ -5,7 +5,8 @@ Reads like METHOD.md: encode, attend, inpaint, compare, refine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from DiffuGTSLib import volume
 from DiffuGTSLib.attention import MODALITIES, Texts
 from DiffuGTSLib.device import choose_device, precision
+from DiffuGTSLib.encoding import LEAST_SLAB, Encoding, encode, maps
 from DiffuGTSLib.errors import ModalityMismatch
 from DiffuGTSLib.foundation.conditioning import REGION_SPANS, Conditioning
 from DiffuGTSLib.grid import (
@@ -24,18 +26,12 @@ from DiffuGTSLib.grid import (
     image_on_input_grid,
     to_canonical,
 )
-from DiffuGTSLib.inpainting import (
-    Box,
-    CandidateOptions,
-    Candidates,
-    find_candidates,
-    inpaint,
-    latent_mask,
-)
+from DiffuGTSLib.inpainting import CandidateOptions, Candidates, find_candidates
+from DiffuGTSLib.memory import TILINGS, Networks, Plan, Planner, carry_out
 from DiffuGTSLib.models import EMBEDDED, Package, load
 from DiffuGTSLib.progress import Callback, Progress
 from DiffuGTSLib.prompt import Prompt, understand
-from DiffuGTSLib.residual import feature_residual, pixel_residual
+from DiffuGTSLib.refinement import Refinement
 from DiffuGTSLib.result import Evidence, Result
 from DiffuGTSLib.text import TextEncoder
 
@@ -57,21 +53,31 @@ class EncodedScan:
 
     Attributes:
         canonical: the scan on the model's grid.
+        encoding: what the networks made of it.
         latent: mu(E(I)) x scale, (1, L, X/4, Y/4, Z/4).
-        joined: adapted features with their context, a tensor a level.
-        gate_queries: (1, G, X/2, Y/2, Z/2).
         image: the scan as it was given.
         name: for tables; no path.
         class_label: the denoiser's, of modality and sequence.
+        notes: what the user should know of how it was encoded; sentences.
     """
 
     canonical: Canonical
+    encoding: Encoding
     latent: torch.Tensor
-    joined: list[torch.Tensor]
-    gate_queries: torch.Tensor
     image: sitk.Image
     name: str
     class_label: int
+    notes: Sequence[str] = ()
+
+    @property
+    def joined(self) -> list[torch.Tensor]:
+        """Adapted features with their context, a tensor a level; see `Encoding`."""
+        return self.encoding.joined
+
+    @property
+    def device(self) -> str:
+        """Where it lies, and where prompts are asked of it."""
+        return str(self.latent.device)
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,9 @@ class Segmenter:
         self.options = CandidateOptions(least_crop=package.card.least_crop)
         self.multiple = max(MULTIPLE, package.multiple)
         self.smallest = -(-SMALLEST // self.multiple) * self.multiple
+        self.networks = Networks(package.autoencoder, package.denoiser, package.attention)
+        self.networks.place(device)
+        self.planner = Planner(self.networks, device)
 
     @classmethod
     def from_pretrained(
@@ -172,21 +181,43 @@ class Segmenter:
         else:
             scan = volume.read(image, modality)
             ready = self.prepare(as_told(scan, sequence, skull_stripped))
-        scan, canonical = ready.scan, ready.canonical
+        canonical = ready.canonical
         steps.step("read", 1, 1)
-        steps.step("encode", 0, 2)
-        with torch.inference_mode(), precision(self.device):
-            x = canonical.tensor.to(self.device)
-            x = x.contiguous(memory_format=torch.channels_last_3d)
-            latent, features = self.package.autoencoder.encode_with_features(x)
-            steps.step("encode", 1, 2)
-            which = torch.tensor([MODALITIES.index(scan.modality)], device=self.device)
-            joined, gate_queries = self.package.attention.visual(features, which)
-        steps.step("encode", 2, 2)
-        scaled = latent.float() * self.package.card.scale_factor
+        notes: list[str] = []
+        encoded = carry_out(
+            self._plans(canonical), lambda plan: self._encoded(ready, plan, steps),
+            "The scan was encoded", notes.append,
+        )
+        return replace(encoded, notes=notes)
+
+    def _plans(self, canonical: Canonical) -> Iterator[Plan]:
+        """How the scan can be encoded, with room for the smallest crop that may be painted."""
+        x, y, z = canonical.tensor.shape[2:]
+        a, b, c = (min(n, least) for n, least in zip((x, y, z), self._least_crop(canonical),
+                                                     strict=True))
+        return self.planner.encoding((x, y, z), (a, b, c), self.package.card.samples)
+
+    def _least_crop(self, canonical: Canonical) -> tuple[int, ...]:
+        lengths = zip(self.options.least_crop, canonical.spacing, strict=True)
+        wanted = (max(least, self.options.least_crop_mm / step) for least, step in lengths)
+        return tuple(math.ceil(n / self.multiple) * self.multiple for n in wanted)
+
+    def _encoded(self, ready: PreparedScan, plan: Plan, steps: Progress) -> EncodedScan:
+        """The scan as the networks see it, encoded as the plan says (METHOD.md 1 and 2)."""
+        self.networks.place(plan.device)
+        scan, canonical = ready.scan, ready.canonical
+        steps.step("encode", 0, 1)
+        with torch.inference_mode():
+            x = canonical.tensor.to(plan.device)
+            encoding = encode(
+                self.package.autoencoder, self.package.attention,
+                x.contiguous(memory_format=torch.channels_last_3d),
+                torch.tensor([MODALITIES.index(scan.modality)], device=plan.device), plan.tiling,
+                lambda done, total: steps.step("encode", done, total),
+            )
+        scaled = encoding.latent.float() * self.package.card.scale_factor
         return EncodedScan(
-            canonical, scaled, joined, gate_queries, scan.image, scan.name,
-            self._class_label(scan),
+            canonical, encoding, scaled, scan.image, scan.name, self._class_label(scan)
         )
 
     def segment(
@@ -217,7 +248,8 @@ class Segmenter:
         card = self.package.card
         asked = understand(prompt, self.text_encoder)
         steps.step("attention", 0, 1)
-        attention = self.attend(scan, asked)
+        notes = list(scan.notes)
+        attention = self.attend(scan, asked, notes.append)
         level = card.threshold if threshold is None else threshold
         candidates = find_candidates(
             attention, min(level, card.threshold), scan.canonical.spacing, self.options,
@@ -225,98 +257,60 @@ class Segmenter:
         )
         steps.step("attention", 1, 1)
         evidence = Evidence.nothing(attention, candidates)
-        result = Result(asked, evidence, scan.canonical, scan.image, level)
+        result = Result(asked, evidence, scan.canonical, scan.image, level, notes)
         if preview is not None:
             preview(_preview(result, candidates))
         drawn = card.samples if samples is None else samples
         told = Conditioning(
             scan.class_label, scan.canonical.spacing, REGION_SPANS[asked.region], card.guidance
         )
-        self._compare(scan, candidates, evidence, told, seed, drawn, steps)
+        Refinement(
+            self.package, self.networks, self.planner, scan.latent, candidates, told, drawn, seed,
+            steps, notes.append,
+        ).fill(evidence, card.fusion[scan.canonical.modality])
         steps.step("lesions", 0, 1)
         _ = result.lesions  # measured here, so that the caller's thread does not wait for it
         steps.step("lesions", 1, 1)
         return result
 
-    def attend(self, scan: EncodedScan, prompt: Prompt) -> np.ndarray:
-        """The calibrated AOVA map of a prompt, float32 (X, Y, Z), canonical grid (METHOD.md 2)."""
-        texts = self._texts(prompt)
-        with torch.inference_mode(), precision(self.device):
-            maps = self.package.attention.attend(scan.joined, scan.gate_queries, texts)
-            gated = maps.probability() if prompt.gate else torch.sigmoid(maps.anomaly)
-            shift = self.package.card.calibration.get(
-                f"{prompt.anatomy}/{scan.canonical.modality}", 0.0
-            )
-            calibrated = torch.sigmoid(torch.logit(gated[0, 0].float(), eps=1e-7) + shift)
-        return calibrated.cpu().numpy()
+    def attend(
+        self, scan: EncodedScan, prompt: Prompt, say: Callable[[str], None] | None = None
+    ) -> np.ndarray:
+        """The calibrated AOVA map of a prompt, float32 (X, Y, Z), canonical grid (METHOD.md 2).
+
+        Args:
+            say: told a sentence where memory runs out.
+        """
+        self.networks.place(scan.device)
+        smaller = replace(scan.encoding, slab=LEAST_SLAB)
+        ways = [Plan(scan.device, None, 0), Plan(scan.device, TILINGS[-1], 0)]
+        return carry_out(
+            iter(ways),
+            lambda plan: self._attended(scan, smaller if plan.tiling else scan.encoding, prompt),
+            "The attention was computed", say or (lambda note: None),
+        )
+
+    def _attended(self, scan: EncodedScan, encoding: Encoding, prompt: Prompt) -> np.ndarray:
+        shift = self.package.card.calibration.get(
+            f"{prompt.anatomy}/{scan.canonical.modality}", 0.0
+        )
+        texts, slabs = self._texts(prompt, scan.device), []
+        with torch.inference_mode(), precision(scan.device):
+            for made in maps(self.package.attention, encoding, texts):
+                gated = made.probability() if prompt.gate else torch.sigmoid(made.anomaly)
+                logit = torch.logit(gated[0, 0].float(), eps=1e-7) + shift
+                slabs.append(torch.sigmoid(logit))
+        return torch.cat(slabs).cpu().numpy()
 
     def _class_label(self, scan: volume.Scan) -> int:
         return self.package.card.class_label(scan.modality, scan.sequence, scan.skull_stripped)
 
-    def _texts(self, prompt: Prompt) -> Texts:
+    def _texts(self, prompt: Prompt, device: str) -> Texts:
         encode = (self.package.text_encoder or self.text_encoder).encode_ensemble
         gate = prompt.gate or prompt.normal
-        rows = (encode(texts)[None].to(self.device)
+        rows = (encode(texts)[None].to(device)
                 for texts in (prompt.normal, prompt.abnormal, gate))
         return Texts(*rows)
-
-    def _compare(
-        self, scan: EncodedScan, candidates: Candidates, evidence: Evidence, told: Conditioning,
-        seed: int, samples: int, steps: Progress,
-    ) -> None:
-        """Pseudo-healthy scan, residuals and refined score, crop by crop (METHOD.md 3 and 4),
-        written into `evidence`."""
-        total = len(candidates.boxes) * samples * self.package.card.steps
-        for number, box in enumerate(candidates.boxes):
-            scores = []
-            done = number * samples * self.package.card.steps
-            for sample in range(samples):
-                # A generator a crop and sample: no crop's outcome depends on the others.
-                generator = torch.Generator().manual_seed(seed * 7919 + number * 101 + sample)
-                start = done + sample * self.package.card.steps
-                scores.append(self._healthy(
-                    scan, candidates, box, told, generator, steps, start, total
-                ))
-            steps.step("residual", number, len(candidates.boxes))
-            self._fuse(scan, candidates, box, scores, evidence)
-        steps.step("residual", 1, 1)
-
-    def _healthy(
-        self, scan: EncodedScan, candidates: Candidates, box: Box, told: Conditioning,
-        generator: torch.Generator, steps: Progress, done: int, total: int,
-    ) -> torch.Tensor:
-        """One pseudo-healthy latent of a crop, scaled."""
-        package, factor = self.package, self.package.autoencoder.downscale
-        latent = scan.latent[(slice(None), slice(None), *_coarser(box, factor))]
-        mask = torch.from_numpy(np.ascontiguousarray(candidates.mask[box]))
-        schedule = package.schedule(package.card.steps, latent[0, 0].numel())
-        with torch.inference_mode(), precision(self.device):
-            return inpaint(
-                package.denoiser, schedule, latent, latent_mask(mask, factor).to(latent),
-                told, generator, steps, done, total, package.card.resamplings,
-            )
-
-    def _fuse(
-        self, scan: EncodedScan, candidates: Candidates, box: Box, latents: list[torch.Tensor],
-        evidence: Evidence,
-    ) -> None:
-        """Residuals of a crop against its pseudo-healthy samples, written into `evidence`."""
-        vae, scale = self.package.autoencoder, self.package.card.scale_factor
-        crop = (slice(None), slice(None), *_coarser(box, vae.downscale))
-        with torch.inference_mode(), precision(self.device):
-            rebuilt = vae.decode(scan.latent[crop] / scale).float()
-            features = vae.encode_with_features(rebuilt)[1]
-            healthy = [vae.decode(z / scale).float() for z in latents]
-            mean = torch.stack(healthy).mean(0)
-            twin = vae.encode_with_features(mean)[1]
-            far = feature_residual(features, twin, rebuilt.shape[2:])
-            near = torch.stack([pixel_residual(rebuilt, h) for h in healthy]).mean(0)[0, 0]
-            spread = torch.stack(healthy).std(0, unbiased=False)[0, 0]
-        evidence.write(
-            box, candidates.mask[box], self.package.card.fusion[scan.canonical.modality],
-            healthy=mean[0, 0].cpu().numpy(), pixel=near.cpu().numpy(),
-            feature=far.float().cpu().numpy(), spread=spread.cpu().numpy(),
-        )
 
 
 def as_told(
@@ -335,12 +329,6 @@ def as_told(
 
 def _progress(given: Callback | Progress | None) -> Progress:
     return given if isinstance(given, Progress) else Progress(given)
-
-
-def _coarser(box: Box, factor: int) -> Box:
-    """A crop's box on the latent's grid."""
-    x, y, z = (slice(s.start // factor, s.stop // factor) for s in box)
-    return x, y, z
 
 
 def _preview(result: Result, candidates: Candidates) -> Preview:

@@ -64,8 +64,8 @@ class Training:
 
 # With these the embedded model is made.
 AUTOENCODER = Training(2000, 4e-4, warmup=100, clip=0.3, save_every=400)
-DENOISER = Training(6000, 8e-4, warmup=200, clip=1.0, save_every=500)
-ATTENTION = Training(7000, 1.5e-4, warmup=100, clip=1.0, save_every=500)
+DENOISER = Training(7000, 6e-4, warmup=200, clip=1.0, save_every=500)
+ATTENTION = Training(11500, 6e-4, warmup=100, clip=1.0, save_every=500)
 DEFAULTS = {"attention": ATTENTION, "autoencoder": AUTOENCODER, "denoiser": DENOISER}
 
 

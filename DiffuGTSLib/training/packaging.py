@@ -25,7 +25,7 @@ STEPS = 12
 SAMPLES = 2
 CLASSES = "classes.json"  # beside the attention's checkpoint: what it was trained on
 # Below this no threshold finds the lesions, and the best one would call everything a lesion.
-MEANINGFUL_DICE = 0.05
+MEANINGFUL_DICE = 0.1
 TRAINED_ON = (
     "Soft-tissue-Sarcoma (TCIA) patients 001-028, NSCLC Radiogenomics r01-001, TotalSegmentator "
     "test data (abdomen, liver slab, two mediastinum crops), open_ms_data p07 and p19, FNNDSC "

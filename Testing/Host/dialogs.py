@@ -67,6 +67,10 @@ def install(dialogs: Dialogs) -> None:
 
         return staticmethod(show)
 
+    def paths(parent: Any = None, caption: str = "", *rest: Any) -> list[str]:
+        answer = dialogs.take(Dialog("getOpenFileNames", caption, ""))
+        return [str(each) for each in answer]
+
     def path(kind: str, pair: bool) -> Any:
         def ask(parent: Any = None, caption: str = "", *rest: Any) -> Any:
             answer = str(dialogs.take(Dialog(kind, caption, "")))
@@ -83,5 +87,6 @@ def install(dialogs: Dialogs) -> None:
         setattr(QMessageBox, name, static_message(name, default))
     for name in ("getOpenFileName", "getSaveFileName", "getExistingDirectory"):
         setattr(QFileDialog, name, path(name, False))
+    QFileDialog.getOpenFileNames = staticmethod(paths)
     for name in ("getText", "getItem"):
         setattr(QInputDialog, name, path(name, False))

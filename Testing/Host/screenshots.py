@@ -17,8 +17,9 @@ from typing import Any
 
 TESTING = Path(__file__).resolve().parents[1]
 REPOSITORY = TESTING.parent
-# In the place of this folder, whose files are not to be taken for packages of their names.
-sys.path[:1] = [str(TESTING), str(REPOSITORY)]
+if not __package__:
+    # In the place of this folder, whose files are not to be taken for packages of their names.
+    sys.path[:1] = [str(TESTING), str(REPOSITORY)]
 
 from Host.boot import Host, boot  # noqa: E402
 
@@ -28,8 +29,8 @@ HEADERS = 48
 SECONDS = 600.0
 NAME = "T1 of a thigh"
 CASE = ("sarcoma/sts_033_t1/image.nii.gz", "soft tissue sarcoma")
-# 256 colours: a third of the size, and no difference that one sees.
-COLOURS = 256
+# Few colours: a third of the size, and no difference that one sees.
+COLOURS = 192
 
 
 def scan_and_prompt(arguments: argparse.Namespace) -> tuple[Path, str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from DiffuGTSLib.attention import Adapter, AnomalyAttention, Maps, Texts
+from DiffuGTSLib.attention import Adapter, AnomalyAttention, Maps, Texts, closed
 
 
 def features(size: int = 48, seed: int = 0) -> list[torch.Tensor]:
@@ -122,5 +122,13 @@ def test_adapters_mix_at_the_constant_ratio() -> None:
 def test_saved_and_loaded_it_answers_the_same(model: AnomalyAttention, tmp_path) -> None:
     model.save_pretrained(tmp_path)
     loaded = AnomalyAttention.from_pretrained(tmp_path, low_cpu_mem_usage=False)
-    assert torch.equal(loaded(features(), CT, texts(1)).anomaly,
-                       model(features(), CT, texts(1)).anomaly)
+    assert torch.allclose(loaded(features(), CT, texts(1)).anomaly,
+                          model(features(), CT, texts(1)).anomaly, atol=1e-4)
+
+
+def test_the_closed_gate_fills_a_hole_and_keeps_the_outline() -> None:
+    gate = torch.zeros(1, 1, 20, 20, 20)
+    gate[..., 4:16, 4:16, 4:16] = 1
+    holed = gate.clone()
+    holed[..., 9:12, 9:12, 9:12] = 0
+    assert torch.equal(closed(holed, 5), gate)

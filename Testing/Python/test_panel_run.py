@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 from panel_case import NAME, Panel, overlays
@@ -45,6 +46,7 @@ class Watch:
             if panel.run is not None:
                 self._add(self.words, ui.progressLabel.text.split(" · ")[0])
                 self._add(self.shown, overlays().pop())
+                time.sleep(0.02)  # the worker may have the same core
             return panel.run is None
 
         panel.host.until(look, SECONDS, "the end of the run")

@@ -1,0 +1,227 @@
+"""A scan as the networks see it, and the maps that a prompt gets from it (METHOD.md 1 and 2).
+
+Small scans go through the networks whole. Of large ones, the attention's two finer levels are made
+in slabs: the finest one for each prompt, the one at half the resolution once or for each prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from DiffuGTSLib.attention import AnomalyAttention, Maps, Texts
+from DiffuGTSLib.device import frozen_precision, precision
+from DiffuGTSLib.foundation import tiling as tiles
+from DiffuGTSLib.foundation.autoencoder import Autoencoder
+from DiffuGTSLib.foundation.planes import (
+    Computed,
+    Planes,
+    Range,
+    Stored,
+    around,
+    spans,
+    store,
+)
+from DiffuGTSLib.foundation.tiling import Tiling
+
+# Planes at a slab's ends that its neighbours give instead, since they see beyond the slab. At the
+# finest level: nine for the closing of the gate, three for the two interpolations from the coarser
+# levels. At half the resolution: one for the interpolation, three for the convolutions; even.
+MARGIN = 12
+HALF_MARGIN = 6
+LEAST_SLAB = 8
+# The least sizes that the attention takes at a half and a quarter of the resolution.
+SMALLEST_LEVELS = (8, 4)
+
+Tick = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FineLevels:
+    """The attention's two finer levels, given out in slabs.
+
+    Attributes:
+        finest: F_0 of the autoencoder, (1, C_0, X, Y, Z).
+        half: of the level at half the resolution, one after the other in the channels: the joined
+            features (2 C_1), the gate's queries (G) and what the context path hands down to the
+            finest level (C_0).
+        modality: (1,), index into MODALITIES.
+    """
+
+    finest: Planes
+    half: Planes
+    modality: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What prompts are asked of.
+
+    Attributes:
+        latent: mu(E(I)), unscaled, (1, L, X/4, Y/4, Z/4).
+        joined: adapted features with their context, a tensor a level; the coarsest level alone
+            where there is `fine`.
+        gate_queries: (1, G, X/2, Y/2, Z/2); none where there is `fine`.
+        fine: the finer levels of a scan that was encoded in slabs.
+        slab: planes of the slabs in which maps are made, a multiple of 4; None for the whole.
+    """
+
+    latent: torch.Tensor
+    joined: list[torch.Tensor]
+    gate_queries: torch.Tensor | None
+    fine: FineLevels | None = None
+    slab: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Planes of the finest level, X."""
+        return self.fine.finest.length if self.fine else self.joined[0].shape[2]
+
+
+def encode(
+    autoencoder: Autoencoder, attention: AnomalyAttention, x: torch.Tensor,
+    modality: torch.Tensor, tiling: Tiling | None = None, tick: Tick | None = None,
+) -> Encoding:
+    """Latent, features and their context: what of a scan depends on no prompt.
+
+    Args:
+        x: (1, 1, X, Y, Z), each axis a multiple of 16.
+        modality: (1,), index into MODALITIES.
+        tiling: how a large scan is cut; None for the whole at once.
+        tick: told how many steps of how many are done; what it raises stops the run.
+    """
+    told = tick or (lambda done, total: None)
+    device = x.device.type
+    if tiling is None:
+        with frozen_precision(device):
+            latent, features = autoencoder.encode_with_features(x.to(autoencoder.dtype))
+        told(1, 2)
+        with precision(device):
+            levels, gate_queries = attention.visual(features, modality)
+        told(2, 2)
+        return Encoding(latent, levels, gate_queries)
+    with frozen_precision(device):
+        latent, planes = tiles.encode(autoencoder, x, tiling, told)
+    with precision(device):
+        joined, half = _context(attention, planes, modality)
+        if tiling.layers_from <= 1:
+            half = store(half, max(2, tiling.slab(half) // 2 * 2))
+    slab = attending(tiling, x.shape[2:])
+    return Encoding(latent, [joined], None, FineLevels(planes[0], half, modality), slab)
+
+
+def attending(tiling: Tiling, size: Sequence[int]) -> int:
+    """Planes of a slab in which the maps of a scan of that size are made, a multiple of 4."""
+    # Its feature maps are of the width of F_0 and of twice that, several at a time.
+    planes = tiling.slab_elements // (128 * size[1] * size[2])
+    return max(LEAST_SLAB, planes // 4 * 4)
+
+
+def _context(
+    attention: AnomalyAttention, features: list[Planes], modality: torch.Tensor
+) -> tuple[torch.Tensor, Planes]:
+    """The coarsest level's joined features, whole, and `FineLevels.half`.
+
+    What a level knows of the coarser ones, it knows through `narrow2` and `narrow1` alone. So each
+    level is asked for by itself: a few voxels stand for the others, and where the coarser one
+    hands its context down, the true one takes the place of theirs.
+    """
+    finest, half, quarter = features
+    handed_down: list[torch.Tensor] = []
+    with _seen(attention.context.narrow2, handed_down):
+        coarsest = next(quarter.slabs(quarter.length))
+        voxels = [coarsest.new_zeros(1, level.shape[1], 1, 1, 1) for level in (finest, half)]
+        joined, queries = attention.visual([*voxels, coarsest], modality)
+        context = handed_down[0]
+    small = joined[2].new_zeros(1, quarter.shape[1], *[SMALLEST_LEVELS[1]] * 3)
+
+    def slab(x: torch.Tensor, first: int, end: int) -> torch.Tensor:
+        grown = _doubled(context[:, :, first // 2 : end // 2], x)
+        handed: list[torch.Tensor] = []
+        with _replaced(attention.context.narrow2, grown), \
+                _seen(attention.context.narrow1, handed):
+            levels, gates = attention.visual([voxels[0], x, small], modality)
+        return torch.cat([levels[1], gates, handed[0]], 1)
+
+    def make(ranges: Sequence[Range]) -> Iterator[torch.Tensor]:
+        near = around(ranges, HALF_MARGIN, half.length)
+        source = half.windows(near)
+        for (first, end), (low, high) in zip(ranges, near, strict=True):
+            yield slab(next(source), low, high)[:, :, first - low : end - low]
+
+    channels = 2 * half.shape[1] + queries.shape[1] + finest.shape[1]
+    return joined[2], Computed((1, channels, *half.shape[2:]), half, make)
+
+
+def maps(
+    attention: AnomalyAttention, encoding: Encoding, texts: Texts
+) -> Iterator[Maps]:
+    """The maps of a prompt, (1, T, n, Y, Z) each: slabs that follow each other along X."""
+    ranges = spans(encoding.length, encoding.slab or encoding.length)
+    near = around(ranges, MARGIN, encoding.length)
+    inputs = _inputs(attention, encoding, near)
+    for (first, end), (low, _) in zip(ranges, near, strict=True):
+        with precision(texts.gate.device.type):
+            made = attention.attend(*next(inputs), texts)
+        kept = slice(first - low, end - low)
+        yield Maps(made.anomaly[:, :, kept], made.gate[:, :, kept])
+
+
+def _inputs(
+    attention: AnomalyAttention, encoding: Encoding, ranges: Sequence[Range]
+) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+    """The joined features and the gate's queries of ranges of the finest level's planes."""
+    halves = [(low // 2, high // 2) for low, high in ranges]
+    quarters = Stored(encoding.joined[-1]).windows([(a // 2, b // 2) for a, b in halves])
+    if encoding.fine is None:
+        assert encoding.gate_queries is not None
+        finest, half = (Stored(level) for level in encoding.joined[:2])
+        gates = Stored(encoding.gate_queries).windows(halves)
+        levels = zip(finest.windows(ranges), half.windows(halves), quarters, strict=True)
+        yield from ((list(level), next(gates)) for level in levels)
+        return
+    fine = encoding.fine
+    device = encoding.latent.device.type
+    finest_slabs, half_slabs = fine.finest.windows(ranges), fine.half.windows(halves)
+    config = attention.config
+    widths = [2 * config.feature_channels[1], config.gate_channels, config.feature_channels[0]]
+    for _ in ranges:
+        with frozen_precision(device):
+            x = next(finest_slabs)
+        with precision(device):
+            joined, gates, context = next(half_slabs).split(widths, 1)
+            yield [_finest(attention, x, context, fine.modality), joined, next(quarters)], gates
+
+
+def _finest(
+    attention: AnomalyAttention, x: torch.Tensor, context: torch.Tensor, modality: torch.Tensor
+) -> torch.Tensor:
+    """The finest level's features with their context."""
+    small = [
+        x.new_zeros(1, channels, n, n, n)
+        for channels, n in zip(attention.config.feature_channels[1:], SMALLEST_LEVELS, strict=True)
+    ]
+    with _replaced(attention.context.narrow1, _doubled(context, x)):
+        return attention.visual([x, *small], modality)[0][0]
+
+
+def _doubled(context: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(context, size=like.shape[2:], mode="trilinear")
+
+
+def _seen(module: nn.Module, outputs: list[torch.Tensor]) -> RemovableHandle:
+    """While it is held, what the module puts out is appended to `outputs`."""
+    def look(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        outputs.append(output)
+
+    return module.register_forward_hook(look)
+
+
+def _replaced(module: nn.Module, output: torch.Tensor) -> RemovableHandle:
+    """While it is held, the module puts out `output`."""
+    return module.register_forward_hook(lambda *_: output)
