@@ -35,7 +35,6 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(PYTHON) Testing/Benchmarks/speed.py
-	@$(PYTHON) Testing/Benchmarks/foundation.py
 	@$(PYTHON) Testing/Benchmarks/batch.py
 	@$(PYTHON) Testing/Benchmarks/panel.py
 

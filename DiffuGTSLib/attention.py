@@ -85,7 +85,7 @@ class Unit(nn.Module):
     """Convolution, norm, SiLU. The norm makes the step size fit layers of every width.
 
     Args:
-        groups: of a GroupNorm; 0 for a norm over the channels of each voxel.
+        groups: of a GroupNorm, at most; 0 for a norm over the channels of each voxel.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Unit(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv3d(channels, out, kernel, stride=stride, padding=kernel // 2)
-        self.norm = nn.GroupNorm(groups, out) if groups else ChannelNorm(out)
+        self.norm = nn.GroupNorm(math.gcd(groups, out), out) if groups else ChannelNorm(out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.silu(self.norm(self.conv(x)))

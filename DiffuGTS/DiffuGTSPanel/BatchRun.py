@@ -105,7 +105,12 @@ class BatchCase:
         """What came out, in words; "" while that is open."""
         if self.failure is not None:
             return self.failure.message
-        return " ".join(_found(result) for result in self.results)
+        return " ".join(self.sentences)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What each prompt has found, in words."""
+        return [_found(result) for result in self.results]
 
 
 @dataclass(frozen=True)

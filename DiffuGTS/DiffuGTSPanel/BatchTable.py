@@ -117,7 +117,8 @@ class BatchTable(Section):
         elif case.failure is not None:
             text = f"{coloured(case.failure.message, 'bad')} {escape(case.failure.hint)}"
         else:
-            text = escape(case.sentence) or coloured(", ".join(case.prompts), "muted")
+            found = "<br>".join(escape(each) for each in case.sentences)
+            text = found or coloured(", ".join(case.prompts), "muted")
         self.ui.caseDetailLabel.text = text
 
 

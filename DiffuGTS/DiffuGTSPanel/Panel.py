@@ -40,7 +40,7 @@ class Panel(VTKObservationMixin):
         self.logic = logic
         self.run: Run | None = None
         self._started = 0.0
-        self.parameters: Parameters | None = None
+        self.parameters: Any = None
         self._guiTag: Any = None
         self.root = slicer.util.loadUI(widget.resourcePath("UI/DiffuGTS.ui"))
         self.ui = slicer.util.childWidgetVariables(self.root)
@@ -115,7 +115,7 @@ class Panel(VTKObservationMixin):
             self.parameters.disconnectGui(self._guiTag)
             self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent,
                                 self._follow)
-        self.parameters = Parameters(node) if node else None
+        self.parameters = Parameters(node) if node else None  # type: ignore[call-arg]
         if self.parameters is not None:
             self._guiTag = self.parameters.connectGui(self.root)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._follow)

@@ -94,5 +94,5 @@ def _showLegend(shown: Any) -> None:
             legend.SetSize(0.10, 0.40)
             legend.SetPosition(0.98, 0.05)
             legend.SetNumberOfLabels(3)
-            legend.SetLabelFormat("%.2g")
+            legend.SetLabelFormat("%.3g")
             legend.SetVisibility(True)

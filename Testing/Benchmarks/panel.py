@@ -23,9 +23,10 @@ TESTING = Path(__file__).resolve().parents[1]
 REPOSITORY = TESTING.parent
 sys.path[:1] = [str(TESTING), str(REPOSITORY)]
 
-from Host.boot import Host, boot  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
+
+from Host.boot import Host, boot  # noqa: E402
 
 AIM_MS = 50.0
 TICK_MS = 2

@@ -142,6 +142,27 @@ def take(host: Host, scan: Path, prompt: str, folder: Path) -> None:
     panel.ui.advancedButton.collapsed = False
     host.until(lambda: panel.advanced.ui.refreshDevicesButton.enabled, 120, "the devices")
     studio.panel("panel-advanced")
+    _batch(host, panel, studio, scan, prompt)
+
+
+def _batch(host: Host, panel: Any, studio: Studio, scan: Path, prompt: str) -> None:
+    """Runs a batch over the scan, the volume of the scene and a file that is none."""
+    place = Path(tempfile.mkdtemp())
+    (place / "damaged.nii.gz").write_bytes(b"no image")
+    for button in ("findButton", "lesionsButton", "evidenceButton", "advancedButton"):
+        getattr(panel.ui, button).collapsed = True
+    panel.ui.batchButton.collapsed = False
+    batch = panel.batch
+    batch.inputs.add(scan, place / "damaged.nii.gz", panel.parameters.volume)
+    batch.ui.batchPromptEdit.setText(prompt)
+    batch.ui.outputEdit.currentPath = str(place / "results")
+    batch.start()
+    run = batch.run
+    host.until(lambda: not run.active or run.count("done"), SECONDS, "the first scan")
+    studio.panel("panel-batch-during")
+    host.until(lambda: not run.active, SECONDS, "the end of the batch")
+    batch.table.ui.caseTable.selectRow(0)
+    studio.panel("panel-batch")
 
 
 def _during(host: Host, panel: Any, studio: Studio) -> None:

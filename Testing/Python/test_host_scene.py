@@ -228,8 +228,9 @@ def test_closed_surfaces_are_made(host: Host) -> None:
 
 def test_the_views_draw_the_scene(host: Host, tmp_path: Path) -> None:
     import slicer
-    from Host import views
     from PySide6.QtGui import QImage
+
+    from Host import views
 
     if not views.can_render():
         pytest.skip("VTK finds nothing to draw with (libEGL or libOSMesa)")

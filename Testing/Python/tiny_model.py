@@ -51,6 +51,8 @@ def write_tiny_model(folder: Path, steps: int = 3) -> Path:
         feature_channels=(8, 16, 16), context_channels=(16, 16, 16), gate_channels=8
     )
     aova.gate_bias.data.fill_(20.0)  # open everywhere
+    for query in aova.queries:  # the untrained context says nothing of brightness
+        query.weight.data[:, query.weight.shape[0]:] = 0
     fusion = Fusion(dict.fromkeys(("attention", "both"), (0.0, 1.0, 0.0, 0.0)), 1.0, 1.0)
     card = Card(
         "tiny", "Apache-2.0", ("CT", "MR"), (2.0, 2.0, 2.0), 1.0, {"CT": 1, "MR": 8}, 0.5,
@@ -76,7 +78,7 @@ def _calibrate(folder: Path, aova: AnomalyAttention) -> None:
         where, scan.canonical.geometry, sitk.Transform(), sitk.sitkNearestNeighbor)).T > 0
     x, y, z = inside.shape
     middle = logit[:x, :y, :z][inside].mean(), np.median(logit[:x, :y, :z][~inside])
-    scale = 6.0 / (middle[0] - middle[1])
+    scale = 9.0 / (middle[0] - middle[1])
     with torch.no_grad():  # the map's logit is linear in the queries and the bias
         for query in aova.queries:
             query.weight.mul_(scale)
