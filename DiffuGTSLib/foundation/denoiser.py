@@ -152,6 +152,7 @@ class Denoiser(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"each axis must be a multiple of {self.downscale}, got {tuple(x.shape[2:])}"
             )
+        given, x = x.dtype, x.to(self.dtype)  # the weights of a GPU run are bfloat16
         embedding = self._time_and_class(x, timesteps, class_labels)
         embedding = self._with_inputs(embedding, top_region, bottom_region, spacing)
         h = self.conv_in(x)
@@ -161,7 +162,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         h = self.middle_block(h, embedding)
         for level in self.up_blocks:
             h = level(h, embedding, skips)
-        return self.out(h)
+        return self.out(h).to(given)
 
     def _time_and_class(
         self, x: torch.Tensor, timesteps: torch.Tensor, class_labels: torch.Tensor | None
