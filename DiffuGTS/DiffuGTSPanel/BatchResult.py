@@ -88,8 +88,7 @@ def _asNode(image: Any, name: str) -> Any:
 
 
 def _loadSegments(case: BatchCase, placement: Placement | None) -> Any:
-    name = slicer.mrmlScene.GenerateUniqueName(
-        _("{scan} lesions").format(scan=case.volume.GetName()))
+    name = _("{scan} lesions").format(scan=case.volume.GetName())
     try:
         node = slicer.util.loadSegmentation(str(case.segmentation), properties={"name": name})
     except RuntimeError:

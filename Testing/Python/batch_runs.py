@@ -41,7 +41,8 @@ def command(inputs: Iterable[Path | str], output: Path, model: Path, *more: str)
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    # Other numbers of threads add up in another order: masks differ by some voxels.
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
 def batch(

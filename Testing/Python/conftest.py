@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from host_fixtures import host, running_host
@@ -20,3 +23,19 @@ def shared_data() -> Path:
     if not (folder / "manifest.json").exists():
         pytest.skip("the real scans (DIFFUGTS_TEST_DATA or ../shared/data) are not here")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _the_library_stays_the_one_that_was_imported() -> Iterator[None]:
+    """Slicer's "reload" imports the library anew; the next file's classes are those from before."""
+    before = _library()
+    yield
+    if any(sys.modules.get(name) is not module for name, module in before.items()):
+        for name in _library():
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _library() -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items()
+            if name.partition(".")[0] == "DiffuGTSLib"}

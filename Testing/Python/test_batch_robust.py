@@ -128,8 +128,11 @@ def test_a_full_disk_stops_the_batch_and_spares_what_is_finished(small_disk, mod
     assert statuses(disk / "out") == dict.fromkeys(NAMES, "done")
 
 
-def test_two_processes_do_the_same_as_one_and_survive_a_death(resumed, model, scans, tmp_path):
+def test_two_processes_do_the_same_as_one_and_survive_a_death(
+    resumed, model, scans, tmp_path, monkeypatch
+):
     """Case "a" dies with its process each time, as if memory ran out; the others do not mind."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     executor = Processes(jobs=2)
     settings = Settings(tmp_path, str(model), "cpu")
     starts: list[str] = []

@@ -89,7 +89,11 @@ def test_the_wheel_carries_every_package_of_the_library() -> None:
 
 def test_every_required_package_has_an_exact_version() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    required = project["dependencies"] + project["optional-dependencies"]["dev"]
-    names = {re.split(r"[<>=!]", line)[0].lower() for line in required}
+    required = project["dependencies"] + [
+        line for extra in project["optional-dependencies"].values() for line in extra
+    ]
+    names = {re.split(r"[<>=!\[]", line)[0].lower() for line in required} - {project["name"]}
     constraints = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").lower()
-    assert names <= set(re.findall(r"^([\w.-]+)==\d", constraints, re.MULTILINE))
+    constraints = constraints.replace("_", "-")
+    pinned = set(re.findall(r"^([\w.-]+)==\d", constraints, re.MULTILINE))
+    assert {name.replace("_", "-") for name in names} <= pinned
