@@ -36,6 +36,15 @@ from DiffuGTSLib.training.loop import LoopConfig
 from DiffuGTSLib.training.windows import ORGANS, Window
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _as_many_threads_as_the_commands() -> Iterator[None]:
+    """Other numbers of threads add up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_encoder() -> Iterator[None]:
     """The text encoder keeps what it has encoded; each training would begin with another one."""
