@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,26 @@ SIMILARITY_WEIGHT = 0.1
 IMAGE_WEIGHT = 0.1
 GATE_WEIGHT = 0.5
 WINDOWS = 1  # a step
-# Lesions first weigh up to 20 voxels for one, so that they are found at all; in the last two fifths
-# of the training 5, so that what is not one is let go.
-BALANCE = (20.0, 5.0)
+SPILL_VOXELS = 200.0  # of false alarm in a window without lesion count as half wrong
+
+
+@dataclass(frozen=True)
+class Emphasis:
+    """How lesions weigh against what is none.
+
+    Attributes:
+        balance: voxels for which one of a lesion counts, at most, in the first three fifths of the
+            training and in the rest: many, so that lesions are found at all; then fewer, so that
+            what is not one is let go.
+        spill: weight of what is marked in windows without a lesion.
+    """
+
+    balance: tuple[float, float] = (20.0, 5.0)
+    spill: float = 0.0
+
+
+FIND = Emphasis()
+LET_GO = Emphasis((5.0, 2.0), 0.5)
 
 
 class PromptTexts:
@@ -68,12 +86,15 @@ def pick(texts: Texts, index: int) -> Texts:
 
 
 def map_loss(
-    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, balance: float = 40.0
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, balance: float = 40.0,
+    spill: float = 0.0,
 ) -> torch.Tensor:
     """Balanced cross-entropy and Dice over the map itself (L_dice); all (X, Y, Z).
 
     Dice alone settles at "nothing anywhere", where its gradient is gone. So lesions weigh as much
     as all the rest (up to `balance` voxels for one), and Dice counts only where there is a lesion.
+    Where there is none, `spill` weighs the share of the window's false alarm in itself and
+    SPILL_VOXELS.
     """
     positive = float((target * weight).sum())
     negative = float(weight.sum()) - positive
@@ -81,9 +102,9 @@ def map_loss(
     balanced = weight * (1 + (share - 1) * target)
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     loss = (entropy * balanced).sum() / balanced.sum().clamp_min(1)
-    if positive < 8:
-        return loss
     p = torch.sigmoid(logits) * weight
+    if positive < 8:
+        return loss + spill * p.sum() / (p.sum() + SPILL_VOXELS) if spill else loss
     dice = 1 - 2 * (p * target).sum() / (p.sum() + positive)
     return loss + 0.5 * dice
 
@@ -184,14 +205,18 @@ def _untrained(
 def train(
     autoencoder: Autoencoder, feed: Feed, held_out: Sequence[Window],
     config: LoopConfig, prompts: PromptTexts, network: Mapping[str, Any] | None = None,
+    start: AnomalyAttention | None = None, emphasis: Emphasis = FIND,
 ) -> AnomalyAttention:
     """Trains the attention; the autoencoder stays frozen and outside the optimizer.
 
     Args:
         held_out: windows of patients that are not trained on; their Dice goes into the log.
         network: arguments of AnomalyAttention beyond those that the frozen parts settle.
+        start: a trained attention of the same make to go on from.
     """
     model = _untrained(autoencoder, feed, config, prompts, network or {})
+    if start is not None:
+        model.load_state_dict(start.state_dict())
 
     def one(window: Window, texts: Texts, balance: float) -> dict[str, torch.Tensor]:
         with config.autocast():
@@ -203,14 +228,14 @@ def train(
             gates = model.gates(gate_queries, texts)[0]
         logits = maps.anomaly[0, 0].float()
         return {
-            "map": map_loss(logits, window.lesion, window.weight, balance),
+            "map": map_loss(logits, window.lesion, window.weight, balance, emphasis.spill),
             "gate": GATE_WEIGHT * gate_loss(gates.float(), window),
             "image": IMAGE_WEIGHT * image_loss(logits, window.lesion),
             "similarity": SIMILARITY_WEIGHT * similarity_loss(model, joined, window, texts),
         }
 
     def loss(step: int, generator: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        balance = BALANCE[int(step >= 0.6 * config.steps)]
+        balance = emphasis.balance[int(step >= 0.6 * config.steps)]
         drawn = [one(window.to(config.device), prompts.draw(generator), balance)
                  for window in feed.windows(step, config)]
         parts = {k: torch.stack([d[k] for d in drawn]).mean() for k in drawn[0]}

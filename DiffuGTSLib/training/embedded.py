@@ -23,7 +23,7 @@ import typer
 
 from DiffuGTSLib.cli_base import plain_errors
 from DiffuGTSLib.training import reproduce as again
-from DiffuGTSLib.training.config import ATTENTION, AUTOENCODER, DENOISER
+from DiffuGTSLib.training.config import ATTENTION, ATTENTION_WIDE, AUTOENCODER, DENOISER
 from DiffuGTSLib.training.workshop import Workshop
 
 app = typer.Typer(add_completion=False, help="Builds the embedded model, part by part.",
@@ -32,6 +32,7 @@ app = typer.Typer(add_completion=False, help="Builds the embedded model, part by
 DataOption = Annotated[Path, typer.Option("--data", help="Folder with manifest.json and scans.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="For checkpoints, logs and the cache.")]
 StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps in all.")]
+WideOption = Annotated[int, typer.Option(min=1, help="Steps on wide windows, afterwards.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")]
 OnlyOption = Annotated[list[str] | None, typer.Option("--only", help="Validation cases to run.")]
 
@@ -57,10 +58,11 @@ def unet(data: DataOption, runs: RunsOption, steps: StepsOption = DENOISER.steps
 @app.command()
 @plain_errors
 def aova(data: DataOption, runs: RunsOption, steps: StepsOption = ATTENTION.steps,
-         threads: ThreadsOption = 1) -> None:
-    """Trains the attention over the frozen autoencoder."""
+         wide_steps: WideOption = ATTENTION_WIDE.steps, threads: ThreadsOption = 1) -> None:
+    """Trains the attention over the frozen autoencoder: on small windows, then on wide ones."""
     torch.set_num_threads(threads)
-    Workshop(data, runs).aova(replace(ATTENTION, steps=steps))
+    Workshop(data, runs).aova(replace(ATTENTION, steps=steps),
+                              replace(ATTENTION_WIDE, steps=wide_steps))
 
 
 @app.command()

@@ -213,7 +213,7 @@ class WindowSampler:
         sizes = []
         for n in source.stack.shape[1:]:
             bound = min(self.largest, n)
-            least = min(bound, 48)
+            least = min(bound, self.largest * 2 // 3)
             size = int(generator.integers(least, bound + 1))
             if source.kind.startswith("sarcoma"):
                 size = min(size, int(n * generator.uniform(0.55, 0.95)))

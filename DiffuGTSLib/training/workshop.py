@@ -9,16 +9,25 @@ from pathlib import Path
 
 import torch
 
+from DiffuGTSLib.attention import AnomalyAttention
 from DiffuGTSLib.evaluation.evaluate import Evaluation
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.text import TextEncoder
 from DiffuGTSLib.training import attention, autoencoder, denoiser, packaging, validation
-from DiffuGTSLib.training.config import ATTENTION, AUTOENCODER, DENOISER, Training
+from DiffuGTSLib.training.config import (
+    ATTENTION,
+    ATTENTION_WIDE,
+    AUTOENCODER,
+    DENOISER,
+    Training,
+)
 from DiffuGTSLib.training.corpus import Corpus
 from DiffuGTSLib.training.data import Sample, read_cases
 from DiffuGTSLib.training.feed import Feed
 from DiffuGTSLib.training.loop import LoopConfig
 from DiffuGTSLib.training.project_folder import ProjectFolder, Wanted
+
+SMALL, WIDE = 72, 96  # voxels an axis of a window, at most
 
 
 @dataclass(frozen=True)
@@ -61,14 +70,24 @@ class Workshop:
         config = self._loop(training, "unet")
         denoiser.train(scans, config).save_pretrained(self.runs / "unet" / "model")
 
-    def aova(self, training: Training = ATTENTION) -> None:
-        """Trains the attention over the frozen autoencoder."""
-        corpus = Corpus([(self.folder, 1.0)], Wanted())
-        config = self._loop(training, "aova")
-        prompts = attention.PromptTexts(TextEncoder.from_package(), corpus.organs)
-        model = attention.train(self.autoencoder(), Feed(corpus.sampler(), attention.WINDOWS),
-                                corpus.held_out(), config, prompts)
-        classes = json.dumps(corpus.trained_classes())
+    def aova(self, training: Training = ATTENTION, wide: Training = ATTENTION_WIDE) -> None:
+        """Trains the attention over the frozen autoencoder: on small windows, then on wide ones."""
+        encoder = TextEncoder.from_package()
+
+        def train(
+            part: str, plan: Training, largest: int, emphasis: attention.Emphasis,
+            start: AnomalyAttention | None = None,
+        ) -> AnomalyAttention:
+            corpus = self._corpus(largest)
+            return attention.train(
+                self.autoencoder(), Feed(corpus.sampler(), attention.WINDOWS), corpus.held_out(),
+                self._loop(plan, part), attention.PromptTexts(encoder, corpus.organs),
+                start=start, emphasis=emphasis,
+            )
+
+        small = train("aova_small", training, SMALL, attention.FIND)
+        model = train("aova", wide, WIDE, attention.LET_GO, small)
+        classes = json.dumps(self._corpus(WIDE).trained_classes())
         (self.runs / "aova" / packaging.CLASSES).write_text(classes)
         model.save_pretrained(self.runs / "aova" / "model")
 
@@ -94,6 +113,11 @@ class Workshop:
         model = Autoencoder.from_pretrained(self.runs / "vae" / "model", low_cpu_mem_usage=False)
         model.requires_grad_(False).eval()
         return model.to(memory_format=torch.channels_last_3d)
+
+    def _corpus(self, largest: int) -> Corpus:
+        """The data in windows of at most so many voxels an axis."""
+        folder = ProjectFolder(self.data, self.runs / "cache", Wanted(largest=largest))
+        return Corpus([(folder, 1.0)], folder.wanted)
 
     def _loop(self, training: Training, part: str) -> LoopConfig:
         steps = self.quick or training.steps

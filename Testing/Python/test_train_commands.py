@@ -22,17 +22,21 @@ from DiffuGTSLib.cli import app
 from DiffuGTSLib.errors import AttentionMissing, BadConfiguration, OutputNotWritten
 from DiffuGTSLib.segmenter import Segmenter
 from DiffuGTSLib.text import TextEncoder
+from DiffuGTSLib.training import attention
 from DiffuGTSLib.training.attention import PromptTexts, gate_loss
 from DiffuGTSLib.training.commands import train_attention, train_autoencoder, train_denoiser
 from DiffuGTSLib.training.config import (
     AttentionConfig,
     AutoencoderConfig,
+    Data,
     DenoiserConfig,
     read_config,
 )
+from DiffuGTSLib.training.corpus import gather
 from DiffuGTSLib.training.curves import read_curve
 from DiffuGTSLib.training.feed import Feed
 from DiffuGTSLib.training.loop import LoopConfig
+from DiffuGTSLib.training.project_folder import Wanted
 from DiffuGTSLib.training.windows import ORGANS, Window
 
 
@@ -229,3 +233,14 @@ def test_prompts_of_organs_beyond_the_usual_ones_are_encoded() -> None:
     prompts = PromptTexts(encoder, (*ORGANS, "prostate"))
     assert prompts.gate.shape == (len(ORGANS) + 1, 384)
     assert torch.equal(prompts.gate[:-1], PromptTexts(encoder).gate)
+
+
+def test_training_goes_on_from_another(whole: Path, bench: Path, tmp_path: Path) -> None:
+    package = models.load(whole)
+    corpus = gather([Data(bench / "cases")], tmp_path, Wanted(largest=48, held_out=0.5))
+    prompts = PromptTexts(TextEncoder.from_package(), corpus.organs)
+    network = {"context_channels": (16, 8, 8), "gate_channels": 8}
+    still = LoopConfig(1, 0.0, tmp_path / "still", bfloat16=False)
+    made = attention.train(package.autoencoder, Feed(corpus.sampler()), [], still, prompts, network,
+                           start=package.attention)
+    assert same(made.state_dict(), package.attention.state_dict())

@@ -14,7 +14,7 @@ import torch
 
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.training import augment, autoencoder
-from DiffuGTSLib.training.attention import image_loss, map_loss
+from DiffuGTSLib.training.attention import SPILL_VOXELS, image_loss, map_loss
 from DiffuGTSLib.training.data import Case, Sample, load_sample, read_cases
 from DiffuGTSLib.training.denoiser import centre_latents, hole
 from DiffuGTSLib.training.lesions import add_lesion
@@ -163,6 +163,25 @@ def test_the_map_loss_prefers_the_truth_to_nothing_and_nothing_to_everything_els
     right, nothing, wrong = (map_loss(x, target, weight) for x in
                              (8 * target - 4, torch.full_like(target, -4.0), 4 - 8 * target))
     assert right < 0.25 < nothing < wrong
+
+
+def test_what_is_marked_without_a_lesion_weighs_more_when_false_alarms_are_let_go() -> None:
+    nothing, weight = torch.zeros(16, 16, 16), torch.ones(16, 16, 16)
+    alarm = torch.full((16, 16, 16), -9.0)
+    alarm[4:8, 4:12, 4:12] = 9.0  # 256 voxels
+    added = map_loss(alarm, nothing, weight, spill=0.5) - map_loss(alarm, nothing, weight)
+    assert float(added) == pytest.approx(0.5 * 256 / (256 + SPILL_VOXELS), rel=0.01)
+    lesion = torch.zeros(16, 16, 16)
+    lesion[4:8, 4:8, 4:8] = 1
+    assert map_loss(alarm, lesion, weight, spill=0.5) == map_loss(alarm, lesion, weight)
+
+
+def test_wide_windows_are_wide() -> None:
+    sampler = WindowSampler([source()], largest=96)
+    inner = Source("brain", torch.zeros(4, 120, 100, 80), np.ones(len(ORGANS), bool), 1)
+    sizes = np.array([sampler._size(inner, np.random.default_rng(i)) for i in range(40)])
+    assert sizes.min() == 64
+    assert sizes.max() == 96
 
 
 def test_ignored_voxels_do_not_count() -> None:
