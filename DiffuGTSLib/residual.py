@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
@@ -80,18 +79,3 @@ def summed(levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
     for level in levels:
         total += F.interpolate(level, size=tuple(size), mode="trilinear")
     return total[0, 0].clamp_min(0)
-
-
-def otsu_inside(score: np.ndarray, mask: np.ndarray) -> float:
-    """Otsu's threshold of the scores inside `mask` alone: never over the whole scan, air included.
-
-    Raises:
-        ValueError: the mask is empty.
-    """
-    inside = score[mask]
-    if inside.size == 0:
-        raise ValueError("Otsu's threshold needs at least one voxel in the mask")
-    image = sitk.GetImageFromArray(inside.astype(np.float32)[None])
-    otsu = sitk.OtsuThresholdImageFilter()
-    otsu.Execute(image)
-    return float(otsu.GetThreshold())

@@ -10,7 +10,6 @@ from DiffuGTSLib.residual import (
     Fusion,
     feature_residual,
     logits,
-    otsu_inside,
     pixel_residual,
 )
 
@@ -52,16 +51,3 @@ def test_larger_residuals_raise_the_score_in_units_of_their_floor() -> None:
 
 def test_certain_attention_stays_finite() -> None:
     assert np.isfinite(logits(np.array([0.0, 1.0]))).all()
-
-
-def test_otsu_looks_inside_the_mask_only() -> None:
-    score = np.zeros((20, 20, 20))  # air everywhere
-    score[:10, :10, :10] = 0.5
-    score[:5, :10, :10] = 0.8
-    mask = score > 0
-    assert 0.5 <= otsu_inside(score, mask) < 0.8
-
-
-def test_otsu_without_a_mask_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one voxel"):
-        otsu_inside(np.zeros((2, 2, 2)), np.zeros((2, 2, 2), bool))
