@@ -28,11 +28,12 @@ GROWN = {
     "abdomen": {"liver": 1, "kidney": 1, "pancreas": 1, "colon": 1},
 }
 MOST_VOXELS = 20_000  # a scan, so that no large tumor rules the fit
+ALARM_ML = 1.0  # marked in a scan without a lesion counts as half wrong
 
 
 @dataclass(frozen=True)
 class Example:
-    """A scan with a known lesion, and what to ask for.
+    """A scan with a known lesion, or known to hold none, and what to ask for.
 
     Attributes:
         image: a scan that the segmenter can encode.
@@ -62,6 +63,7 @@ class Measured:
         truth: bool (X, Y, Z).
         inside: bool (X, Y, Z), M.
         pixel, feature: float32 (X, Y, Z).
+        voxel_ml: volume of a voxel.
     """
 
     modality: str
@@ -70,6 +72,17 @@ class Measured:
     inside: np.ndarray
     pixel: np.ndarray
     feature: np.ndarray
+    voxel_ml: float = 0.008
+
+    def worth(self, score: np.ndarray) -> np.ndarray:
+        """For each of THRESHOLDS, what masks of the scores (X, Y, Z) above it are worth, 0 to 1.
+
+        Dice where there is a lesion; where there is none, 1 for nothing and half for ALARM_ML.
+        """
+        if self.truth.any():
+            return dice_by_threshold(score, self.truth)
+        marked = np.array([np.count_nonzero(score > t) for t in THRESHOLDS]) * self.voxel_ml
+        return ALARM_ML / (ALARM_ML + marked)
 
 
 def real_examples(cases: Sequence[Case]) -> list[Example]:
@@ -99,6 +112,15 @@ def grown_examples(
     return examples
 
 
+def healthy_examples(samples: Sequence[Sample], sources: Sequence[Source]) -> list[Example]:
+    """The same scans as they are, without a lesion that anyone knows of."""
+    return [
+        _example(sample, source.stack[0].numpy(), np.zeros(source.stack.shape[1:], bool), organ)
+        for sample, source in zip(samples, sources, strict=True)
+        for organ in GROWN.get(source.kind, {}) if not source.stack[2:].any()
+    ]
+
+
 def _grown(
     sample: Sample, source: Source, organ: str, generator: np.random.Generator
 ) -> Example | None:
@@ -110,8 +132,10 @@ def _grown(
         grown = add_lesion(image, inside, organ, sample.case.modality, generator)
         if grown is not None:
             image, lesion = grown.image, lesion | grown.mask
-    if not lesion.any():
-        return None
+    return _example(sample, image, lesion, organ) if lesion.any() else None
+
+
+def _example(sample: Sample, image: np.ndarray, lesion: np.ndarray, organ: str) -> Example:
     values = image * 2000 - 1000 if sample.case.modality == "CT" else image
     return Example(
         _as_image(values), _as_image(lesion.astype(np.uint8)),
@@ -145,25 +169,28 @@ def measure(segmenter: Segmenter, example: Example, inpaint: bool = True) -> Mea
         maps = (attention, blank > 0, blank, blank)
     x, y, z = truth.shape
     attention, inside, pixel, feature = (m[:x, :y, :z] for m in maps)
-    return Measured(example.modality, attention, truth, inside, pixel, feature)
+    voxel_ml = float(np.prod(scan.canonical.geometry.GetSpacing())) / 1000
+    return Measured(example.modality, attention, truth, inside, pixel, feature, voxel_ml)
 
 
 def best_shift(measured: Sequence[Measured]) -> tuple[float, float]:
-    """What to add to the map's logit so that 0.5 is the threshold of the best mean Dice.
+    """What to add to the map's logit so that 0.5 is the threshold of the best mean worth.
 
     Returns:
-        The shift, and that Dice.
+        The shift, and the mean Dice there of the examples with a lesion; 0 if none has one.
     """
-    curve = np.mean([dice_by_threshold(m.attention, m.truth) for m in measured], axis=0)
-    best = int(np.argmax(curve))
+    curves = np.array([m.worth(m.attention) for m in measured])
+    best = int(np.argmax(curves.mean(0)))
     threshold = float(np.clip(THRESHOLDS[best], 0.005, 0.98))
-    return float(-np.log(threshold / (1 - threshold))), float(curve[best])
+    with_lesion = [bool(m.truth.any()) for m in measured]
+    dice = float(curves[with_lesion, best].mean()) if any(with_lesion) else 0.0
+    return float(-np.log(threshold / (1 - threshold))), dice
 
 
 def fit(measured: Sequence[Measured]) -> Fusion:
     """Logistic fusion inside M for each kind of `residual.FUSIONS`, one modality's examples.
 
-    The bias is then moved to where the mean Dice of the tuning examples is highest at 0.5.
+    The bias is then moved to where the mean worth of the tuning examples is highest at 0.5.
     """
     usable = [m for m in measured if m.inside.any()]
     healthy = [m.inside & ~m.truth for m in usable]
@@ -218,7 +245,7 @@ def _with_best_bias(
     for m in usable:
         score = np.zeros(m.truth.shape)
         score[m.inside] = 1 / (1 + np.exp(-(_columns(m, blank) @ coefficients)))
-        curves.append(dice_by_threshold(score, m.truth))
+        curves.append(m.worth(score))
     threshold = float(np.clip(THRESHOLDS[int(np.argmax(np.mean(curves, axis=0)))], 0.02, 0.98))
     bias, attention, pixel, feature = coefficients
     moved = float(bias - np.log(threshold / (1 - threshold)))

@@ -175,7 +175,8 @@ class ProjectFolder:
         return real | {lesion_class(e.prompt) for e in self._tuning_examples()}, synthetic
 
     def examples(self, most: int) -> list[fusion.Example]:
-        """Scans for calibration and fusion: the tuning patients', and grown lesions.
+        """Scans for calibration and fusion: the tuning patients', and training scans with grown
+        lesions and without any.
 
         Args:
             most: scans of a class and modality.
@@ -185,6 +186,7 @@ class ProjectFolder:
             samples = [load_sample(c, self.cache) for c in self.cases("training")]
             sources = [make_source(s, self.cache) for s in samples]
             examples += fusion.grown_examples(samples, sources, seed=77)
+            examples += fusion.healthy_examples(samples, sources)
         chosen: dict[str, list[fusion.Example]] = {}
         for example in examples:
             if lesion_class(example.prompt) not in self.wanted.left_out:

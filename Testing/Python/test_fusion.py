@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from DiffuGTSLib.scores import dice
+from DiffuGTSLib.scores import THRESHOLDS, dice
 from DiffuGTSLib.training.fusion import Measured, best_shift, fit
 
 
@@ -53,3 +55,21 @@ def test_floors_are_the_residuals_of_healthy_tissue() -> None:
     made = fit([measured(i) for i in range(3)])
     assert made.pixel_floor == pytest.approx(0.02, rel=0.1)
     assert made.feature_floor == pytest.approx(np.exp(-3), rel=0.1)
+
+
+def test_what_a_scan_without_a_lesion_is_worth_falls_with_what_is_marked() -> None:
+    score, none = np.zeros((10, 10, 20)), np.zeros((10, 10, 20), bool)
+    score[:5, :5, :5] = 0.7  # 1 ml at 2 mm
+    worth = Measured("MR", score, none, none, score, score).worth(score)
+    assert worth[THRESHOLDS < 0.7] == pytest.approx(0.5)
+    assert worth[THRESHOLDS > 0.7] == pytest.approx(1.0)
+
+
+def test_false_alarms_in_healthy_scans_raise_the_threshold() -> None:
+    examples = [measured(i) for i in range(3)]
+    healthy = replace(examples[0], truth=np.zeros_like(examples[0].truth))
+    without, dice_without = best_shift(examples)
+    with_healthy, dice_with = best_shift([*examples, healthy, healthy])
+    assert with_healthy < without  # 0.5 is reached by fewer voxels
+    assert dice_with <= dice_without
+    assert best_shift([healthy])[1] == 0.0
