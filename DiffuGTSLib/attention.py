@@ -196,8 +196,13 @@ def _grow(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def closed(x: torch.Tensor, width: int) -> torch.Tensor:
-    """Grey closing by a cube of `width` voxels: holes that a lesion leaves in a gate are filled."""
-    return -_highest(-_highest(x, width), width)
+    """Grey closing by a cube of `width` voxels: holes that a lesion leaves in a gate are filled.
+
+    Beyond the edge the outermost voxels go on, so that nothing is joined to the edge.
+    """
+    wide = F.pad(x, (width,) * 6, mode="replicate")
+    near = -_highest(-_highest(wide, width), width)
+    return near[..., width:-width, width:-width, width:-width]
 
 
 def _highest(x: torch.Tensor, width: int) -> torch.Tensor:

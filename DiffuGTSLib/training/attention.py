@@ -23,7 +23,7 @@ from DiffuGTSLib.vocabulary import vocabulary
 FINDINGS = ("tumor", "cancer", "metastasis", "mass", "lesion")
 SIMILARITY_WEIGHT = 0.1
 IMAGE_WEIGHT = 0.1
-GATE_WEIGHT = 0.5
+GATE_WEIGHT = 1.0
 WINDOWS = 1  # a step
 SPILL_VOXELS = 200.0  # of false alarm in a window without lesion count as half wrong
 
@@ -110,21 +110,29 @@ def map_loss(
 
 
 def gate_loss(gates: torch.Tensor, window: Window) -> torch.Tensor:
-    """Balanced cross-entropy and Dice of all known organs' gates; gates (O, X, Y, Z) logits."""
-    losses = []
+    """Balanced cross-entropy and Dice of all known organs' gates; gates (O, X, Y, Z) logits.
+
+    Organs that are in the window count as much as all that are not: averaged over all, one among
+    a dozen, a present organ hardly counted, and the air around a patient passed for lung.
+    """
+    present: list[torch.Tensor] = []
+    absent: list[torch.Tensor] = []
     for organ in torch.nonzero(window.known)[:, 0].tolist():
         target = (window.organs[::2, ::2, ::2] == organ + 1).float()
-        logits = gates[organ]
-        present = target.sum()
+        logits, p = gates[organ], torch.sigmoid(gates[organ])
+        size = target.sum()
         entropy = F.binary_cross_entropy_with_logits(logits, target)
-        p = torch.sigmoid(logits)
-        dice = 1 - (2 * (p * target).sum() + 20.0) / (p.sum() + present + 20.0)
-        losses.append(entropy * 2 + dice * (1.0 if present > 20 else 0.3))
+        dice = 1 - (2 * (p * target).sum() + 20.0) / (p.sum() + size + 20.0)
+        if size > 20:
+            present.append(entropy * 2 + dice)
+        else:
+            absent.append(entropy * 2 + 0.3 * dice)
     lesion = window.lesion[::2, ::2, ::2] > 0.5
     if not window.known[window.organ] and lesion.any():
         # Nobody outlined the organ, but where its lesion is, there it is.
-        losses.append(2 * F.softplus(-gates[window.organ][lesion]).mean())
-    return torch.stack(losses).mean() if losses else gates.sum() * 0.0
+        present.append(2 * F.softplus(-gates[window.organ][lesion]).mean())
+    means = [torch.stack(losses).mean() for losses in (present, absent) if losses]
+    return torch.stack(means).sum() if means else gates.sum() * 0.0
 
 
 def image_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

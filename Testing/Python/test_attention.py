@@ -132,3 +132,9 @@ def test_the_closed_gate_fills_a_hole_and_keeps_the_outline() -> None:
     holed = gate.clone()
     holed[..., 9:12, 9:12, 9:12] = 0
     assert torch.equal(closed(holed, 5), gate)
+
+
+def test_the_closed_gate_is_not_joined_to_the_scans_edge() -> None:
+    gate = torch.zeros(1, 1, 20, 20, 20)
+    gate[..., 2:16, 4:16, 4:16] = 1
+    assert torch.equal(closed(gate, 5), gate)

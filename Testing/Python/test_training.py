@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.training import augment, autoencoder
-from DiffuGTSLib.training.attention import SPILL_VOXELS, image_loss, map_loss
+from DiffuGTSLib.training.attention import SPILL_VOXELS, gate_loss, image_loss, map_loss
 from DiffuGTSLib.training.data import Case, Sample, load_sample, read_cases
 from DiffuGTSLib.training.denoiser import centre_latents, hole
 from DiffuGTSLib.training.lesions import add_lesion
@@ -182,6 +183,19 @@ def test_wide_windows_are_wide() -> None:
     sizes = np.array([sampler._size(inner, np.random.default_rng(i)) for i in range(40)])
     assert sizes.min() == 64
     assert sizes.max() == 96
+
+
+def test_the_one_organ_in_a_window_counts_as_much_as_all_that_are_not() -> None:
+    window = WindowSampler([source()], largest=56).draw(np.random.default_rng(1))
+    window = replace(window, known=torch.ones(len(ORGANS), dtype=torch.bool))
+    here = (window.organs[::2, ::2, ::2] == ORGANS.index("soft_tissue") + 1).float()
+    right = torch.full((len(ORGANS), *here.shape), -12.0)
+    right[ORGANS.index("soft_tissue")] = 24 * here - 12
+    missed, alarm = right.clone(), right.clone()
+    missed[ORGANS.index("soft_tissue")] = -12.0
+    alarm[ORGANS.index("lung")] = 24 * here - 12
+    assert gate_loss(right, window) < 0.01
+    assert gate_loss(missed, window) > 4 * gate_loss(alarm, window) > 0.04
 
 
 def test_ignored_voxels_do_not_count() -> None:
