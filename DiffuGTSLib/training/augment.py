@@ -53,7 +53,10 @@ def deformed_window(
     shape = np.array(stack.shape[1:])
     half = (np.array(size) - 1) / 2
     low, high = np.minimum(half, shape / 2), np.maximum(shape - 1 - half, shape / 2)
-    centre = generator.uniform(low, high)
+    # Drawn from beyond and moved inside: a large scan's tiles lie in its corners and on its sides,
+    # where most is air, and windows must lie there as often.
+    beyond = np.minimum(half, high - low) / 2
+    centre = np.clip(generator.uniform(low - beyond, high + beyond), low, high)
     if focus is not None:
         centre = np.clip(focus + generator.uniform(-0.5, 0.5, 3) * half, low, high)
     matrix = _affine(generator, mirror_x)

@@ -194,7 +194,7 @@ class WindowSampler:
         lesion, ignore = stack[2] > 0.5, stack[3] > 0.5
         modality = "CT" if source.modality == 0 else "MR"
         organ = ASKED.get(kind)
-        if kind == "brain" and generator.random() < 0.5:
+        if kind == "brain" and generator.random() < 0.25:
             image = np.where(index == ORGANS.index("brain") + 1, image, 0.0)
         if modality == "MR":
             image = augment.random_contrast(image, generator)
@@ -222,7 +222,7 @@ class WindowSampler:
 
     def _focus(self, source: Source, generator: np.random.Generator) -> np.ndarray | None:
         """Half the abdominal and chest windows are drawn around a labelled organ."""
-        if source.kind not in ("abdomen", "chest") or generator.random() < 0.4:
+        if source.kind not in ("abdomen", "chest") or generator.random() < 0.5:
             return None
         present = np.unique(source.stack[1][::4, ::4, ::4].numpy()).astype(int)
         wanted = [ORGANS.index(o) + 1 for o in GROWN_IN[source.kind]]

@@ -254,3 +254,16 @@ def test_holes_are_sometimes_everything_and_mostly_not() -> None:
     assert 0.01 < float(np.median(shares)) < 0.6
 
 
+
+
+def test_windows_lie_at_the_edges_of_a_scan_as_often_as_inside() -> None:
+    places = torch.arange(100.0)[:, None, None].expand(100, 60, 60)
+    stack = torch.stack([places, torch.zeros_like(places)])
+    middles = [
+        float(augment.deformed_window(stack, (40, 24, 24), None, np.random.default_rng(i), False)
+              [0].mean()) for i in range(60)
+    ]
+    at_an_edge = np.mean([min(m, 99 - m) < 23 for m in middles])
+    assert 0.3 < at_an_edge < 0.7
+    assert 19 < min(middles)
+    assert max(middles) < 80
