@@ -106,7 +106,7 @@ class SequenceUnknown(DiffuGTSError):
     """The model has to be told the MR sequence, and nothing in the scan tells it.
 
     Attributes:
-        choices: the sequences that the model knows.
+        suggestions: the sequences that the model knows.
     """
 
     code = "sequence-unknown"
@@ -116,7 +116,7 @@ class SequenceUnknown(DiffuGTSError):
         what = (f"The model knows no MR sequence {sequence}." if sequence
                 else "Which MR sequence this is cannot be told from the scan.")
         super().__init__(what, f"State it with --sequence: {known}.")
-        self.choices = tuple(choices)
+        self.suggestions = tuple(choices)
 
 
 class LicenceNotAccepted(DiffuGTSError):

@@ -10,7 +10,8 @@ from DiffuGTSLib.catalogue import Entry, catalogue
 from DiffuGTSLib.catalogue import entry as catalogue_entry
 from DiffuGTSLib.download import Fetched, by_hand, cached_text_folder
 from DiffuGTSLib.errors import ModelMissing, OutputNotWritten
-from DiffuGTSLib.store import store_folder, under_construction
+from DiffuGTSLib.store import VARIABLE, check_free, store_folder
+from DiffuGTSLib.whole_folder import whole_folder
 
 INSTALLED = "installed"
 Notify = Callable[[str], None]
@@ -30,8 +31,9 @@ def install(entry: Entry, files: Fetched, folder: Path | None, notify: Notify) -
         ModelDamaged: a file is not what it should be; nothing is left then.
     """
     target = folder or store_folder() / entry.name
+    check_free(target)
     check_room(entry, target)
-    with under_construction(target) as building:
+    with whole_folder(target, f"Set {VARIABLE} to a folder of yours.") as building:
         from DiffuGTSLib.foundation.conversion import convert
 
         convert(entry, files.autoencoder, files.denoiser, files.text_folder, building, notify)

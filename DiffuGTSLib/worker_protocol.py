@@ -19,7 +19,8 @@ Events, each with the `id` of its job (null where there is none):
                threshold, lesions, and paths: mask (labels 1.. as the lesions' numbers),
                attention, pseudo_healthy, residual, uncertainty, probability; after `threshold`
                only mask. The job is done with the result whose index is count - 1.
-    error      code, message, hint, suggestions
+    error      code, message, hint, suggestions (prompts that would be understood, or the MR
+               sequences of which one has to be stated)
     cancelled
 """
 

@@ -1,4 +1,4 @@
-"""Model, device, modality, seed, region, frames, and the Python to use."""
+"""Model, device, modality, MR sequence, seed, region, frames, and the Python to use."""
 
 from __future__ import annotations
 

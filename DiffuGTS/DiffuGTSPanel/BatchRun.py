@@ -9,11 +9,13 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from DiffuGTSPanel import Library
 from DiffuGTSPanel.Failure import Failure
+from DiffuGTSPanel.Run import MethodOptions
 
 
 @dataclass(frozen=True)
-class BatchOptions:
+class BatchOptions(MethodOptions):
     """What a batch may be told.
 
     Attributes:
@@ -21,28 +23,12 @@ class BatchOptions:
         jobs: scans at the same time, in processes of their own; None is one.
         maps: also write attention, pseudo-healthy scan, residual and more.
         dicomSeg: also write DICOM segmentations of scans that are DICOM.
-        model: catalogue name or folder.
-        device: "auto", "cpu", "cuda:0" ...
-        threshold: of the score, 0 to 1; None leaves it to the model.
-        seed: the same one gives the same segments.
-        samples: pseudo-healthy scans to draw; None leaves it to the model.
-        modality: "CT", "MR", or None to find out for each scan.
-        sequence: of all MR scans, "t1", "t1c", "t2", "flair" or "other"; None reads their names.
-        skullStripped: of all MR scans; None reads their names.
     """
 
     resume: bool = False
     jobs: int | None = None
     maps: bool = False
     dicomSeg: bool = False
-    model: str = "embedded"
-    device: str = "auto"
-    threshold: float | None = None
-    seed: int = 0
-    samples: int | None = None
-    modality: str | None = None
-    sequence: str | None = None
-    skullStripped: bool | None = None
 
     def arguments(self) -> list[str]:
         """As the command line takes them."""
@@ -93,12 +79,15 @@ class BatchCase:
     @property
     def lesions(self) -> list[dict[str, Any]]:
         """Those of all prompts, as the tables hold them."""
-        return [lesion for result in self.results for lesion in result["lesions"]]
+        Library.useLibrary()
+        from DiffuGTSLib.batch_case import lesions_in
+
+        return lesions_in(self.results)
 
     @property
     def volumeMl(self) -> float:
         """Of all lesions."""
-        return float(sum(lesion["volume_ml"] for lesion in self.lesions))
+        return _volumeMlOf(self.lesions)
 
     @property
     def sentence(self) -> str:
@@ -210,13 +199,20 @@ class BatchRun:
         return ", ".join(text.format(count=count) for text, count in counts if count)
 
 
+def _volumeMlOf(lesions: list[dict[str, Any]]) -> float:
+    Library.useLibrary()
+    from DiffuGTSLib.batch_case import volume_ml_of
+
+    return volume_ml_of(lesions)
+
+
 def _found(result: dict[str, Any]) -> str:
     title, count = result["title"], len(result["lesions"])
     if not count:
         return _('No tumor found for "{title}" (highest score {score:.2f}, threshold '
                  "{threshold:.2f}).").format(title=title, score=result["highest_score"],
                                              threshold=result["threshold"])
-    millilitres = sum(lesion["volume_ml"] for lesion in result["lesions"])
+    millilitres = _volumeMlOf(result["lesions"])
     text = _("{title}: 1 lesion, {ml:.2f} ml.") if count == 1 else _(
         "{title}: {count} lesions, {ml:.2f} ml in all.")
     return text.format(title=title, count=count, ml=millilitres)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,21 +101,24 @@ class BatchScans:
         if not rows:
             return tables
         file = self._place() / f"{name}.json"
-        try:
+        with _writable():
             file.write_text(json.dumps(rows), encoding="utf-8")
-        except OSError:
-            raise Failure("output-not-written", _("The temporary folder cannot be written."),
-                          _("Free some space on the disk.")) from None
         return [file, *tables]
 
     def touch(self) -> None:
-        """Marks the files as in use: another Slicer would take old ones for left behind."""
-        os.utime(self._place())
+        """Marks the files as in use: another Slicer would take old ones for left behind.
+
+        Raises:
+            Failure: the temporary folder cannot be written.
+        """
+        with _writable():
+            os.utime(self._place())
 
     def remove(self, images: Iterable[Path]) -> None:
         """Removes the files among `images` that were written here."""
         for image in set(images) & set(self._scans):
-            image.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder goes at the end of the session anyway
+                image.unlink(missing_ok=True)
 
     def _write(self, node: Any) -> Piecewise:
         source = Scene.readSource(node)
@@ -122,9 +126,7 @@ class BatchScans:
         if key in self._files and self._files[key].is_file():
             return
         self._count += 1
-        # No name of a patient; only what the library would read out of it.
-        hint = Scene.sequenceIn(node.GetName()) or "scan"
-        path = self._place() / f"{hint}_{self._count}.nrrd"
+        path = self._place() / f"{source.hint or 'scan'}_{self._count}.nrrd"
         yield from VolumeFile.write(path, source.array, source.placement.fileToRas, source.tag)
         if _key(node) != key:
             path.unlink(missing_ok=True)
@@ -135,8 +137,19 @@ class BatchScans:
 
     def _place(self) -> Path:
         place = self._folder.new("batch")
-        place.mkdir(exist_ok=True)
+        with _writable():
+            place.mkdir(parents=True, exist_ok=True)  # some systems clear such folders
         return place
+
+
+@contextlib.contextmanager
+def _writable() -> Iterator[None]:
+    """What is written to the temporary folder; a disk that refuses is told in words."""
+    try:
+        yield
+    except OSError:
+        raise Failure("output-not-written", _("The temporary folder cannot be written."),
+                      _("Free some space on the disk.")) from None
 
 
 def _key(node: Any) -> tuple[object, ...]:

@@ -154,6 +154,7 @@ class BatchSection(Section):
             missing = self._missing()
             self.ui.batchRunButton.enabled = not missing
             self.ui.batchRunButton.toolTip = missing
+            self._say(coloured(missing, "muted") if missing else escape(self._ending))
 
     def _showReading(self) -> None:
         rows = []
@@ -183,9 +184,13 @@ class BatchSection(Section):
 
     def _endProgress(self, sentence: str) -> None:
         self.ui.batchProgressBar.visible = False
-        self.ui.batchProgressLabel.text = escape(sentence)
-        self.ui.batchProgressPlace.visible = bool(sentence)
+        self._ending = sentence
+        self._say(escape(sentence))
         self.table.setReport(bool(self.last and self.last.report))
+
+    def _say(self, richText: str) -> None:
+        self.ui.batchProgressLabel.text = richText
+        self.ui.batchProgressPlace.visible = bool(richText)
 
     def _showFailure(self, failure: Failure) -> None:
         self._showMessage(f"<b>{coloured(failure.message, 'bad')}</b><br>{escape(failure.hint)}")

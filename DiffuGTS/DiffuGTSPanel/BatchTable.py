@@ -10,7 +10,7 @@ import qt
 from slicer.i18n import tr as _
 
 from DiffuGTSPanel.BatchRun import BatchCase
-from DiffuGTSPanel.Section import Section, coloured, shade
+from DiffuGTSPanel.Section import Section, coloured, setColumns, shade
 
 ROWS_SHOWN = 8
 
@@ -31,19 +31,13 @@ class BatchTable(Section):
         self._onOpen = onOpen
         self._rows: dict[str, int] = {}
         self._cases: list[BatchCase] = []
-        columns = (
+        table = self.ui.caseTable
+        setColumns(table, (
             (_("Scan"), _("A double-click loads the scan and its result.")),
             (_("Status"), ""),
             (_("Lesions"), _("Of all prompts.")),
             (_("Volume\nml"), _("Of all lesions, in ml.")),
-        )
-        table = self.ui.caseTable
-        table.setHorizontalHeaderLabels([title for title, _tip in columns])
-        for column, (_title, tip) in enumerate(columns):
-            table.horizontalHeaderItem(column).setToolTip(tip)
-        header = table.horizontalHeader()
-        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        ))
         table.cellDoubleClicked.connect(self._open)
         table.itemSelectionChanged.connect(self._showDetail)
         self.ui.loadCaseButton.clicked.connect(self._openSelected)

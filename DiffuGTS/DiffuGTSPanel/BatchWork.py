@@ -17,7 +17,7 @@ from DiffuGTSPanel.ChildProcess import ChildProcess, Ending
 from DiffuGTSPanel.Failure import Failure
 from DiffuGTSPanel.Log import Log
 from DiffuGTSPanel.Steps import Piecewise, Steps
-from DiffuGTSPanel.Work import stageText, unexpected
+from DiffuGTSPanel.Work import hintOf, stageText, unexpected
 
 Event = dict[str, Any]
 
@@ -177,10 +177,13 @@ class BatchWork:
         self._set(event["case"], status="done", fraction=1.0, seconds=event["seconds"],
                   results=event["prompts"], segmentation=Path(event["segmentation"]),
                   failure=None)
-        self._scans.touch()
+        try:
+            self._scans.touch()
+        except Failure as failure:
+            self._log.add(failure.message)  # the cases that need the files will say so, too
 
     def _caseFailed(self, event: Event) -> None:
-        failure = Failure(event["code"], event["message"], event["hint"])
+        failure = Failure(event["code"], event["message"], hintOf(event))
         self._set(event["case"], status="failed", seconds=event["seconds"], failure=failure)
 
     def _finished(self, event: Event) -> None:
@@ -259,7 +262,7 @@ def _hint(event: Event) -> str:
     return {"folder-not-empty": resume,
             "output-not-written": _("Free some space on the disk, then go on with the earlier run "
                                     "(resume)."),
-            }.get(event["code"], str(event["hint"]))
+            }.get(event["code"], hintOf(event))
 
 
 def _endingInWords(ending: Ending) -> Failure:

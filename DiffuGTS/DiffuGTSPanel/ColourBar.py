@@ -61,5 +61,5 @@ def gradient(colours: Any) -> str:
 
 
 def short(value: float) -> str:
-    """A value in few letters: 0.25, 3.1, 120."""
-    return f"{value:.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.2g}"
+    """A value in few letters, as at the colour bar of the views: 0.25, 1.85, 553, 1200."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

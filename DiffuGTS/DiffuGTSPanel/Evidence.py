@@ -19,6 +19,9 @@ from DiffuGTSPanel.Scene import putBeside
 from DiffuGTSPanel.VolumeFile import Reader
 
 _SIZE = 256
+# Enough for the window of a map, in a millisecond.
+_SAMPLE_VOXELS = 100_000
+_BRIGHTEST_PERCENT = 99
 _COLOURS_ATTRIBUTE = "DiffuGTS.Colours"
 # Dark to light, so that they read as more on a grey scan, also by colour-blind eyes.
 _HOT = ((0.1, 0.0, 0.25), (0.55, 0.05, 0.45), (0.95, 0.35, 0.15), (1.0, 0.95, 0.55))
@@ -33,7 +36,7 @@ class Look:
     Attributes:
         title: of the node and its colour bar.
         anchors: colours from low to high; none are the scan's own grey.
-        top: the highest value; None takes it from the voxels.
+        top: the value shown brightest; None takes it from the voxels.
         hidden: share of the top below which nothing is drawn over the scan.
     """
 
@@ -48,7 +51,7 @@ def look(kind: str) -> Look:
     return {
         "attention": Look(_("attention"), _HOT, 1.0, 0.15),
         "probability": Look(_("score"), _HOT, 1.0, 0.15),
-        "residual": Look(_("difference from healthy"), _COLD),
+        "residual": Look(_("residual"), _COLD),
         "uncertainty": Look(_("uncertainty"), _VIOLET),
         "pseudo_healthy": Look(_("pseudo-healthy scan")),
     }[kind]
@@ -56,7 +59,7 @@ def look(kind: str) -> Look:
 
 @dataclass(frozen=True)
 class Map:
-    """A map as it was read: (K, J, I) float32, and its highest value."""
+    """A map as it was read: (K, J, I) float32, and the value to show brightest."""
 
     voxels: np.ndarray
     top: float
@@ -68,13 +71,23 @@ def readMap(path: Path | str) -> Generator[None, None, Map]:
     Raises:
         Failure: the file cannot be read.
     """
-    reader, top = Reader(path), 0.0
+    reader, sample = Reader(path), []
     voxels = np.empty(reader.shape, np.float32)
+    step = max(1, round((voxels.size / _SAMPLE_VOXELS) ** (1 / 3)))
     for number, plane in enumerate(reader.planes()):
         voxels[number] = plane
-        top = max(top, float(plane.max()))
+        if number % step == 0:
+            sample.append(voxels[number, ::step, ::step].ravel())
         yield
+    top = _brightest(np.concatenate(sample))
+    yield
     return Map(voxels, top)
+
+
+def _brightest(sample: np.ndarray) -> float:
+    """What is shown brightest of a map: a few hot voxels must not darken the rest."""
+    shown = sample[sample > 0]
+    return float(np.percentile(shown, _BRIGHTEST_PERCENT)) if shown.size else 0.0
 
 
 def addVolume(
@@ -106,7 +119,7 @@ def addVolume(
     return node
 
 
-def _displayOf(kind: str, highest: float, volumeNode: Any) -> Any:
+def _displayOf(kind: str, brightest: float, volumeNode: Any) -> Any:
     looks = look(kind)
     display = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
     display.SetAutoWindowLevel(False)
@@ -116,7 +129,7 @@ def _displayOf(kind: str, highest: float, volumeNode: Any) -> Any:
             display.SetWindowLevel(scans.GetWindow(), scans.GetLevel())
             display.SetAndObserveColorNodeID(scans.GetColorNodeID())
         return display
-    top = looks.top or max(highest, 1e-3)
+    top = looks.top or max(brightest, 1e-3)
     display.SetWindowLevelMinMax(0.0, top)
     display.SetThreshold(looks.hidden * top, top * 1e3)
     display.ApplyThresholdOn()

@@ -12,7 +12,8 @@ class Failure(Exception):
         code: short and stable, for programs; those of DiffuGTSLib/errors.py are among them.
         message: one sentence for a person.
         hint: what to do about it; may be empty.
-        suggestions: texts that would have been understood, best first.
+        suggestions: texts that would have been understood, best first; with the code
+            "sequence-unknown" the MR sequences of which one has to be stated.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSPanel import LesionTable, Views
 from DiffuGTSPanel.Failure import Failure
-from DiffuGTSPanel.Section import Section, coloured
+from DiffuGTSPanel.Section import Section, coloured, setColumns
 
 if TYPE_CHECKING:
     from DiffuGTSPanel.Logic import DiffuGTSLogic
@@ -90,19 +90,13 @@ class LesionSection(Section):
 
     def _prepareTable(self) -> None:
         table = self.ui.lesionTable
-        columns = (
+        setColumns(table, (
             (_("Lesion"), _("Without its tick a lesion is dropped from the segmentation.")),
             (_("Volume\nml"), _("In ml.")),
             (_("Long axis\nmm"), _("Longest diameter in a slice, in mm.")),
             (_("Short axis\nmm"), _("Longest diameter at right angles to it, in mm.")),
             (_("Score"), _("Mean score of its voxels, 0 to 1.")),
-        )
-        table.setHorizontalHeaderLabels([title for title, _tip in columns])
-        for column, (_title, tip) in enumerate(columns):
-            table.horizontalHeaderItem(column).setToolTip(tip)
-        header = table.horizontalHeader()
-        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        ))
         table.cellChanged.connect(self._keep)
         table.cellClicked.connect(self._jump)
         table.itemSelectionChanged.connect(self._jumpToSelected)

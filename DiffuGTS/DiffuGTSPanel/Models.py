@@ -28,10 +28,14 @@ def listModels() -> list[ModelEntry]:
 
 def _entry(facts: dict[str, Any]) -> ModelEntry:
     size = facts["bytes"] or facts["expected_bytes"]
+    message = facts["message"]
+    if not facts["installed"] and "download" in facts["actions"]:
+        # The library names the command.
+        message = _("Not installed; Download is under Advanced.")
     return ModelEntry(
         facts["name"], facts["title"], facts["purpose"], tuple(facts["modalities"]),
         facts["licence"]["name"], facts["licence"]["url"], size / 1e6 if size else None,
-        facts["installed"], facts["ready"], facts["message"], facts["trained_on"],
+        facts["installed"], facts["ready"], message, facts["trained_on"],
         facts["scores"], tuple(facts["actions"]),
     )
 

@@ -16,9 +16,9 @@ from DiffuGTSPanel.BatchSection import BatchSection
 from DiffuGTSPanel.EvidenceSection import EvidenceSection
 from DiffuGTSPanel.Failure import Failure
 from DiffuGTSPanel.LesionSection import LesionSection
-from DiffuGTSPanel.Parameters import FrameChoice, ModalityChoice, Parameters
+from DiffuGTSPanel.Parameters import FrameChoice, ModalityChoice, Parameters, SequenceChoice
 from DiffuGTSPanel.PromptSection import PromptSection
-from DiffuGTSPanel.RunSection import RunSection, duration
+from DiffuGTSPanel.RunSection import SEQUENCE, RunSection, duration
 from DiffuGTSPanel.Section import coloured
 from DiffuGTSPanel.SetupSection import SetupSection
 
@@ -40,6 +40,7 @@ class Panel(VTKObservationMixin):
         self.logic = logic
         self.run: Run | None = None
         self._started = 0.0
+        self._volume: Any = None
         self.parameters: Any = None
         self._guiTag: Any = None
         self.root = slicer.util.loadUI(widget.resourcePath("UI/DiffuGTS.ui"))
@@ -85,6 +86,7 @@ class Panel(VTKObservationMixin):
         if self.parameters and self.parameters.volume is None:
             self.parameters.volume = slicer.mrmlScene.GetFirstNodeByClass(
                 "vtkMRMLScalarVolumeNode")
+        self._updateReady()
 
     def exit(self) -> None:
         """Another module is shown; a run goes on."""
@@ -128,8 +130,18 @@ class Panel(VTKObservationMixin):
             self.prompt.setText(self.parameters.prompt)
             self.advanced.models.choose(self.parameters.model)
             self.prompt.setModel(self.parameters.model)
+            self._forgetTold()
             self.advanced.setVolume(self.parameters.volume)
+            isCt = self.parameters.modality is ModalityChoice.CT
+            self.advanced.ui.sequenceSelector.enabled = not isCt
         self._updateReady()
+
+    def _forgetTold(self) -> None:
+        """What was said of one scan does not hold for the next."""
+        before, self._volume = self._volume, self.parameters.volume
+        if None not in (before, self._volume) and before is not self._volume:
+            self.parameters.modality = ModalityChoice.AUTOMATIC
+            self.parameters.sequence = SequenceChoice.AUTOMATIC
 
     def _promptChanged(self) -> None:
         if self.parameters is not None and self.parameters.prompt != self.prompt.text:
@@ -153,14 +165,22 @@ class Panel(VTKObservationMixin):
         parameters = self.parameters
         if parameters is None:
             return {"model": self.prompt.model}
-        automatic = parameters.modality is ModalityChoice.AUTOMATIC
         return {"model": parameters.model, "device": self.advanced.device,
-                "seed": parameters.seed,
-                "modality": None if automatic else parameters.modality.name}
+                "seed": parameters.seed, **self._told(parameters)}
+
+    def _told(self, parameters: Any) -> dict[str, Any]:
+        """What the person says of the scan; a CT has no MR sequence."""
+        isCt = parameters.modality is ModalityChoice.CT
+        return {"modality": parameters.modality.told,
+                "sequence": None if isCt else parameters.sequence.told}
 
     def _useSuggestion(self, suggestion: str) -> None:
         self.runSection.clearMessage()
-        self.prompt.replaceWith(suggestion)
+        if suggestion.startswith(SEQUENCE):
+            self.parameters.sequence = SequenceChoice[suggestion.removeprefix(SEQUENCE)]
+            self.start()
+        else:
+            self.prompt.replaceWith(suggestion)
 
     # Runs.
 
@@ -188,7 +208,6 @@ class Panel(VTKObservationMixin):
         if self.run is not None or self._missing() or self.parameters is None:
             return
         parameters = self.parameters
-        automatic = parameters.modality is ModalityChoice.AUTOMATIC
         try:
             self.run = self.logic.segmentAsync(
                 parameters.volume, self.prompt.text,
@@ -196,8 +215,7 @@ class Panel(VTKObservationMixin):
                 onFinished=self._onFinished, onError=self._onError,
                 onCancelled=self._onCancelled, onUpdated=self.lesions.refresh,
                 roi=parameters.roi, seed=parameters.seed, model=parameters.model,
-                modality=None if automatic else parameters.modality.name,
-                device=self.advanced.device,
+                device=self.advanced.device, **self._told(parameters),
                 frames="all" if parameters.frames is FrameChoice.ALL else "this",
             )
         except Failure as failure:

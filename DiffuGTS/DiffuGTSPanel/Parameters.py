@@ -21,6 +21,35 @@ class ModalityChoice(Enum):
         """The words in the list."""
         return _("Automatic") if self is ModalityChoice.AUTOMATIC else self.name
 
+    @property
+    def told(self) -> str | None:
+        """As the worker calls it; None where it finds out itself."""
+        return None if self is ModalityChoice.AUTOMATIC else self.name
+
+
+class SequenceChoice(Enum):
+    """Which MR sequence the scan is; automatic reads its name."""
+
+    AUTOMATIC = 0
+    T1 = 1
+    T1C = 2
+    T2 = 3
+    FLAIR = 4
+    OTHER = 5
+
+    def label(self) -> str:
+        """The words in the list."""
+        return {
+            SequenceChoice.AUTOMATIC: _("Automatic"),
+            SequenceChoice.T1C: _("T1 with contrast"),
+            SequenceChoice.OTHER: _("Other"),
+        }.get(self, self.name)
+
+    @property
+    def told(self) -> str | None:
+        """As the worker calls it; None where it finds out itself."""
+        return None if self is SequenceChoice.AUTOMATIC else self.name.lower()
+
 
 class FrameChoice(Enum):
     """Which time points of a sequence are looked at."""
@@ -42,6 +71,7 @@ class Parameters:
     opacity: Annotated[float, WithinRange(0, 1)] = 0.5
     model: str = "embedded"
     modality: ModalityChoice = ModalityChoice.AUTOMATIC
+    sequence: SequenceChoice = SequenceChoice.AUTOMATIC
     seed: Annotated[int, WithinRange(0, 999999)] = 0
     roi: vtkMRMLMarkupsROINode
     frames: FrameChoice = FrameChoice.THIS

@@ -51,6 +51,7 @@ class Received:
             volume, placement, parts, _("{prompt} candidates").format(prompt=event["prompt"]))
         shown = Preview(event["index"], event["prompt"], attention, candidates)
         self._previews[event["index"]] = shown
+        yield  # what follows is a turn's work of its own: the views
         if self.run.callbacks.onPreview is not None:
             self.run.callbacks.onPreview(self.run, shown)
 
@@ -143,6 +144,7 @@ class Received:
         read = yield from Evidence.readMap(result.files[kind])
         result.evidence[kind] = Evidence.addVolume(
             kind, read, self._volume(), placement, self.group)
+        yield
 
     def removePreviews(self) -> None:
         """Takes the previews out of the scene."""

@@ -19,19 +19,18 @@ Position = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a run may be told.
+class MethodOptions:
+    """What the method may be told, for one scan or for many.
 
     Attributes:
         seed: the same one gives the same segments.
         threshold: of the score, 0 to 1; None leaves it to the model.
-        modality: "CT", "MR", or None to find out.
+        modality: "CT", "MR", or None to find out for each scan.
         model: catalogue name or folder.
         device: "auto", "cpu", "cuda:0" ...
         samples: pseudo-healthy scans to draw; None leaves it to the model.
-        frames: "this" or "all" frames of a sequence.
-        sequence: of an MR, "t1", "t1c", "t2", "flair" or "other"; None reads it from the name.
-        skullStripped: whether a brain was cut out of the head; None leaves it to the library.
+        sequence: of MR scans, "t1", "t1c", "t2", "flair" or "other"; None reads their names.
+        skullStripped: whether brains were cut out of heads; None reads the scans' names.
     """
 
     seed: int = 0
@@ -40,9 +39,19 @@ class Options:
     model: str = "embedded"
     device: str = "auto"
     samples: int | None = None
-    frames: str = "this"
     sequence: str | None = None
     skullStripped: bool | None = None
+
+
+@dataclass(frozen=True)
+class Options(MethodOptions):
+    """What a run may be told.
+
+    Attributes:
+        frames: "this" or "all" frames of a sequence.
+    """
+
+    frames: str = "this"
 
 
 @dataclass(frozen=True)

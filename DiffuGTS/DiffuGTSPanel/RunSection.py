@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 import qt
 from slicer.i18n import tr as _
 
+from DiffuGTSPanel.Parameters import SequenceChoice
 from DiffuGTSPanel.Section import Section, coloured, link
 
 if TYPE_CHECKING:
     from DiffuGTSPanel.Failure import Failure
     from DiffuGTSPanel.Log import Log
     from DiffuGTSPanel.Run import Progress
+
+# Begins the targets of links that answer which MR sequence it is; no prompt can begin so.
+SEQUENCE = "#sequence "
 
 
 class RunSection(Section):
@@ -25,7 +29,8 @@ class RunSection(Section):
         layout: where to be.
         log: what the background process says.
         onRun, onCancel: called by the button.
-        onSuggestion: called with a suggested prompt that was clicked in a message.
+        onSuggestion: called with what was clicked in a message: a suggested prompt, or `SEQUENCE`
+            and the name of a `SequenceChoice`.
     """
 
     def __init__(self, resourcePath: Callable[[str], str], layout: Any, log: Log, *,
@@ -34,7 +39,8 @@ class RunSection(Section):
         super().__init__("Run", resourcePath, layout)
         self._log, self._onRun, self._onCancel = log, onRun, onCancel
         self._running = False
-        self.ui.progressPlace.visible = False
+        self._ending = ""  # how the last run ended
+        self.ui.progressBar.visible = False
         self.ui.logText.visible = False
         self.ui.messageLabel.visible = False
         self.ui.runButton.clicked.connect(self._press)
@@ -47,10 +53,11 @@ class RunSection(Section):
         if not self._running:
             self.ui.runButton.enabled = ready
             self.ui.runButton.toolTip = why
+            self._say(self._ending if ready else coloured(why, "muted"))
 
     def start(self) -> None:
         """A run has begun: the button cancels from now on."""
-        self._running = True
+        self._running, self._ending = True, ""
         self.clearMessage()
         self._setButton(_("Cancel"), _("Stops the run; nothing of it is kept."), True)
         self.ui.progressBar.visible = True
@@ -86,8 +93,8 @@ class RunSection(Section):
         self._setButton(_("Run"), "", True)
         self.ui.progressBar.visible = False
         self.ui.progressBar.setRange(0, 1000)
-        self.ui.progressLabel.text = sentence
-        self.ui.progressPlace.visible = bool(sentence)
+        self._ending = sentence
+        self._say(sentence)
 
     def showFailure(self, failure: Failure) -> None:
         """What went wrong, what to do, and prompts that are understood."""
@@ -95,8 +102,7 @@ class RunSection(Section):
         if failure.hint:
             lines.append(escape(failure.hint))
         if failure.suggestions:
-            nearest = " \u00b7 ".join(link(text) for text in failure.suggestions)
-            lines.append(_("Nearest:") + " " + nearest)
+            lines.append(_offered(failure))
         self.ui.messageLabel.text = "<br>".join(lines)
         self.ui.messageLabel.visible = True
 
@@ -109,6 +115,10 @@ class RunSection(Section):
         """Takes the last message away."""
         self.ui.messageLabel.visible = False
         self.ui.messageLabel.text = ""
+
+    def _say(self, richText: str) -> None:
+        self.ui.progressLabel.text = richText
+        self.ui.progressPlace.visible = bool(richText)
 
     def _setButton(self, text: str, toolTip: str, enabled: bool) -> None:
         self.ui.runButton.text = text
@@ -132,6 +142,18 @@ class RunSection(Section):
         # A folded log costs nothing; it is filled when it is unfolded.
         if self.ui.logButton.checked:
             self.ui.logText.appendPlainText(line)
+
+
+def _offered(failure: Failure) -> str:
+    """What can be clicked: prompts that are understood, or an answer to which sequence it is."""
+    if failure.code == "sequence-unknown":
+        known = [SequenceChoice[name.upper()] for name in failure.suggestions
+                 if name.upper() in SequenceChoice.__members__]
+        title = _("It is:")
+        links = [link(each.label(), f"{SEQUENCE}{each.name}") for each in known]
+    else:
+        title, links = _("Nearest:"), [link(text) for text in failure.suggestions]
+    return title + " " + "&nbsp;\u00b7 ".join(links)
 
 
 def timeLeft(seconds: float) -> str:

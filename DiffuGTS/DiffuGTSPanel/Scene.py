@@ -38,6 +38,7 @@ class Source:
         placement: their grid.
         tag: modality to write into the file; "" leaves it to the worker to find out.
         told: modality to state in the request; None where it was not chosen.
+        hint: what the volume's name says of an MR scan, to be part of the file's; may be "".
     """
 
     array: np.ndarray
@@ -45,12 +46,13 @@ class Source:
     placement: Placement
     tag: str
     told: str | None
+    hint: str
 
     @property
     def key(self) -> tuple[object, ...]:
         """Stays the same as long as the file would be the same."""
         return (self.imageData.GetAddressAsString(""), self.imageData.GetMTime(), self.tag,
-                self.placement.extent, self.placement.fileToRas.tobytes())
+                self.hint, self.placement.extent, self.placement.fileToRas.tobytes())
 
 
 def readSource(
@@ -80,7 +82,8 @@ def readSource(
     if roiNode is not None:
         # A region may hold neither air nor bone: only the whole scan tells what it is.
         tag, modality = _settledModality(whole, tag, modality), None
-    return Source(whole[k, j, i], imageData, placement, tag, modality)
+    hint = _hintIn(volumeNode.GetName())
+    return Source(whole[k, j, i], imageData, placement, tag, modality, hint)
 
 
 def _checkedImage(volumeNode: Any) -> Any:
@@ -128,12 +131,13 @@ def _settledModality(whole: np.ndarray, tag: str, told: str | None) -> str:
         raise Failure(error.code, error.message, error.hint) from None
 
 
-def sequenceIn(name: str) -> str | None:
-    """The MR sequence that a volume's name hints at; the file for the worker has no such name."""
+def _hintIn(name: str) -> str:
+    """Only what the library would read out of a volume's name: no name of a patient."""
     Library.useLibrary()
-    from DiffuGTSLib.modality import guess_sequence
+    from DiffuGTSLib.modality import guess_sequence, guess_skull_stripped
 
-    return guess_sequence(name) or None
+    words = [guess_sequence(name), "stripped" if guess_skull_stripped(name) else ""]
+    return "-".join(word for word in words if word)
 
 
 def subjectHierarchy() -> Any:
@@ -198,7 +202,7 @@ class JobFolder:
         """
         key = source.key
         self._count += 1
-        path = self._rootFolder() / f"scan-{self._count}.nrrd"
+        path = self._rootFolder() / f"{source.hint or 'scan'}-{self._count}.nrrd"
         yield from VolumeFile.write(path, source.array, source.placement.fileToRas, source.tag)
         if source.key != key:
             path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -26,6 +26,16 @@ class Section:
         self.root = slicer.util.loadUI(resourcePath(f"UI/{name}.ui"))
         self.ui = slicer.util.childWidgetVariables(self.root)
         layout.addWidget(self.root)
+
+
+def setColumns(table: Any, columns: Sequence[tuple[str, str]]) -> None:
+    """Titles and tool tips; the first column takes the space that the others leave."""
+    table.setHorizontalHeaderLabels([title for title, _tip in columns])
+    for column, (_title, tip) in enumerate(columns):
+        table.horizontalHeaderItem(column).setToolTip(tip)
+    header = table.horizontalHeader()
+    header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+    header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
 
 
 def isDark() -> bool:

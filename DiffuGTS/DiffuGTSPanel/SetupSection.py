@@ -23,19 +23,18 @@ class SetupSection(Section):
         layout: where to be.
         logic: what knows the packages.
         onReady: called after a successful installation.
+
+    Attributes:
+        complete: nothing is missing, as far as is known.
     """
 
     def __init__(self, resourcePath: Callable[[str], str], layout: Any, logic: DiffuGTSLogic, *,
                  onReady: Callable[[], None]) -> None:
         super().__init__("Setup", resourcePath, layout)
         self._logic, self._onReady = logic, onReady
+        self.complete = True
         self.ui.setupButton.clicked.connect(self._install)
         self.root.visible = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is missing, as far as is known."""
-        return not self.root.visible
 
     def refresh(self) -> None:
         """Looks again; imports nothing."""
@@ -46,7 +45,8 @@ class SetupSection(Section):
     def _show(self, richText: str, button: str) -> None:
         self.ui.setupLabel.text = richText
         self.ui.setupButton.text = button
-        self.root.visible = bool(richText)
+        self.complete = not richText
+        self.root.visible = not self.complete
 
     def _install(self, *_arguments: object) -> None:
         self.ui.setupButton.enabled = False

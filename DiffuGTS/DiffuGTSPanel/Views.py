@@ -10,6 +10,7 @@ from DiffuGTSPanel.Evidence import look
 from DiffuGTSPanel.Run import Position, inScene
 
 _BEFORE = "DiffuGTS.ForegroundBefore"
+_WHOLE_NUMBERS_FROM = 100.0
 
 
 def showOverlay(
@@ -91,8 +92,10 @@ def _showLegend(shown: Any) -> None:
         legend = logic.AddDefaultColorLegendDisplayNode(shown)
         if legend is not None:  # where the module Colors is not loaded
             legend.SetTitleText(look(shown.GetAttribute("DiffuGTS.Evidence")).title)
-            legend.SetSize(0.10, 0.40)
+            legend.SetSize(0.12, 0.40)
             legend.SetPosition(0.98, 0.05)
             legend.SetNumberOfLabels(3)
-            legend.SetLabelFormat("%.3g")
+            # VTK makes title and labels as large as the longest label allows: all have one width.
+            highest = shown.GetDisplayNode().GetWindowLevelMax()
+            legend.SetLabelFormat("%5.0f" if highest >= _WHOLE_NUMBERS_FROM else "%5.3g")
             legend.SetVisibility(True)

@@ -185,7 +185,7 @@ class Work:
                 "prompt": list(self.run.prompts), "folder": str(self._folder.new(self._job.id)),
                 "seed": options.seed, "threshold": options.threshold, "modality": source.told,
                 "samples": options.samples, "skull_stripped": options.skullStripped,
-                "sequence": options.sequence or Scene.sequenceIn(self.run.volume.GetName()),
+                "sequence": options.sequence,
             })
         except Failure as failure:
             self._atWorker = False
@@ -282,7 +282,14 @@ class Work:
 
 def failureOf(event: Event) -> Failure:
     """What an `error` event tells."""
-    return Failure(event["code"], event["message"], event["hint"], event["suggestions"])
+    return Failure(event["code"], event["message"], hintOf(event), event["suggestions"])
+
+
+def hintOf(event: Event) -> str:
+    """What to do about an error; the library's hints may name options of its command line."""
+    if event["code"] == "sequence-unknown":
+        return _("Choose it under Advanced > MR sequence.")
+    return str(event["hint"])
 
 
 def unexpected(error: Exception) -> Failure:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -25,12 +26,16 @@ from Host.boot import Host, boot  # noqa: E402
 
 PANEL_WIDTH = 440
 VIEW = (430, 330)
+# Higher than the panel ever is: no scroll bar takes of its width.
+TALL = 2000
+TURNS = 8
 HEADERS = 48
 SECONDS = 600.0
 NAME = "T1 of a thigh"
 CASE = ("sarcoma/sts_033_t1/image.nii.gz", "soft tissue sarcoma")
-# Few colours: a third of the size, and no difference that one sees.
-COLOURS = 192
+OTHER = "sts_035_t1"
+# Of each colour's eight bits: half the size, and no difference that one sees.
+BITS = 6
 
 
 def scan_and_prompt(arguments: argparse.Namespace) -> tuple[Path, str]:
@@ -64,13 +69,18 @@ class Studio:
 
     def panel(self, name: str) -> Any:
         """The module panel in its whole height."""
-        for _ in range(4):  # wrapped labels and tables settle in turns
-            whole = self._root.parent().sizeHint.height()
-            self._window.resize(PANEL_WIDTH, whole + 4)
-            self._host.process()
+        panel = self._root.parent()
+        self._settle(TALL)
+        self._settle(max(panel.sizeHint.height(), panel.heightForWidth(PANEL_WIDTH - 2)) + 4)
         picture = self._window.grab().toImage()
         self._save(picture, name)
         return picture
+
+    def _settle(self, height: int) -> None:
+        """Gives the window a height; what that changes passes from layout to layout, one a turn."""
+        self._window.resize(PANEL_WIDTH, height)
+        for _ in range(TURNS):
+            self._host.process()
 
     def views(self, name: str, **options: Any) -> None:
         """The three slices and the 3D view."""
@@ -95,13 +105,13 @@ class Studio:
         self._save(picture, name)
 
     def _save(self, picture: Any, name: str) -> None:
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         path = self._folder / f"{name}.png"
         if not picture.save(str(path)):
             raise OSError(f"The picture could not be written to {path}")
         with Image.open(path) as whole:
-            small = whole.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+            small = ImageOps.posterize(whole.convert("RGB"), BITS)
         small.save(path, optimize=True)
         print(f"{path.name}: {path.stat().st_size // 1024} KB")
 
@@ -125,7 +135,6 @@ def take(host: Host, scan: Path, prompt: str, folder: Path) -> None:
     position = lesions[0].position if lesions else None
     panel.lesions.ui.show3DCheckBox.checked = True
     studio.overview("overview", studio.panel("panel-after"), position=position)
-    studio.views("views-after", position=position)
     for kind in ("attention", "residual", "uncertainty"):
         getattr(panel.evidence.ui, f"{kind}CheckBox").checked = True
         result = panel.lesions.current[1]
@@ -146,14 +155,20 @@ def take(host: Host, scan: Path, prompt: str, folder: Path) -> None:
 
 
 def _batch(host: Host, panel: Any, studio: Studio, scan: Path, prompt: str) -> None:
-    """Runs a batch over the scan, the volume of the scene and a file that is none."""
-    place = Path(tempfile.mkdtemp())
+    """Runs a batch over another scan, the volume of the scene and a file that is none."""
+    # A name that looks well in the picture.
+    place = Path(tempfile.gettempdir()) / "thighs"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
     (place / "damaged.nii.gz").write_bytes(b"no image")
+    other = scan.parents[1] / OTHER / scan.name
+    file = place / f"{OTHER}.nii.gz"
+    shutil.copyfile(other if other.exists() else scan, file)
     for button in ("findButton", "lesionsButton", "evidenceButton", "advancedButton"):
         getattr(panel.ui, button).collapsed = True
     panel.ui.batchButton.collapsed = False
     batch = panel.batch
-    batch.inputs.add(scan, place / "damaged.nii.gz", panel.parameters.volume)
+    batch.inputs.add(file, place / "damaged.nii.gz", panel.parameters.volume)
     batch.ui.batchPromptEdit.setText(prompt)
     batch.ui.outputEdit.currentPath = str(place / "results")
     batch.start()
@@ -163,6 +178,7 @@ def _batch(host: Host, panel: Any, studio: Studio, scan: Path, prompt: str) -> N
     host.until(lambda: not run.active, SECONDS, "the end of the batch")
     batch.table.ui.caseTable.selectRow(0)
     studio.panel("panel-batch")
+    shutil.rmtree(place)
 
 
 def _during(host: Host, panel: Any, studio: Studio) -> None:

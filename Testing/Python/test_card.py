@@ -46,7 +46,7 @@ def test_the_class_follows_modality_sequence_and_skull(
 def test_a_model_that_needs_the_sequence_asks_for_it(sequence: str) -> None:
     with pytest.raises(SequenceUnknown) as caught:
         card("maisi-mr-brain").class_label("MR", sequence)
-    assert caught.value.choices == ("t1", "t1c", "t2", "flair", "other")
+    assert caught.value.suggestions == ("t1", "t1c", "t2", "flair", "other")
     assert "--sequence" in caught.value.hint
 
 

@@ -85,7 +85,8 @@ def test_the_extensions_metadata_is_one_quoted_line_each():
     found = dict(re.findall(r'^set\(EXTENSION_(\w+) "([^"\n]+)"\)$', text, re.MULTILINE))
     assert set(found) == {"HOMEPAGE", "CATEGORY", "CONTRIBUTORS", "DESCRIPTION", "ICONURL",
                           "SCREENSHOTURLS", "DEPENDS"}
-    assert (REPOSITORY / found["ICONURL"].split("/main/")[1]).is_file()
+    for picture in ("ICONURL", "SCREENSHOTURLS"):
+        assert (REPOSITORY / found[picture].split("/main/")[1]).is_file()
     assert "project(DiffuGTS)" in text
 
 

@@ -12,7 +12,7 @@ from DiffuGTSLib.catalogue import entry
 from DiffuGTSLib.download import Fetched
 from DiffuGTSLib.errors import ModelDamaged, ModelMissing, OutputNotWritten
 from DiffuGTSLib.installing import check_room, install, sort_out
-from DiffuGTSLib.store import under_construction
+from DiffuGTSLib.whole_folder import whole_folder
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_full_disk_is_seen_before_the_work(
 
 def test_what_fails_while_it_is_built_leaves_nothing(tmp_path: Path) -> None:
     def build() -> None:
-        with under_construction(tmp_path / "model") as folder:
+        with whole_folder(tmp_path / "model") as folder:
             (folder / "half").write_text("half")
             raise ZeroDivisionError
 
@@ -96,7 +96,7 @@ def test_what_fails_while_it_is_built_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    building = under_construction(tmp_path / "file" / "model")
+    building = whole_folder(tmp_path / "file" / "model")
     with pytest.raises(OutputNotWritten, match="cannot be written"):
         building.__enter__()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from panel_case import Panel
+from panel_case import Panel, plain
 from slicer_scans import add_roi, add_volume
 
 
@@ -26,6 +26,7 @@ def volume(panel):
 def test_opening_says_what_a_run_needs(panel):
     assert not panel.button.enabled
     assert panel.button.toolTip == "Load a CT or MR scan first."
+    assert plain(panel.runSection.ui.progressLabel) == panel.button.toolTip
     assert "not for clinical decisions" in panel.ui.researchLabel.text
 
 
@@ -139,9 +140,10 @@ def test_missing_packages_are_one_line_with_one_button_that_can_be_pressed_again
 
     file = tmp_path / "requirements.txt"
     file.write_text("no-such-package-anywhere>=1\n")
+    panel.type("liver tumor")
+    assert panel.button.enabled
     panel.logic.packages = Packages(file)
     panel.enter()
-    panel.type("liver tumor")
     assert panel.setup.ui.setupLabel.text == "Not installed yet: no-such-package-anywhere."
     assert panel.button.toolTip == "Install what is missing first."
     host.dialogs.answer("Ok")
@@ -175,6 +177,7 @@ def test_models_show_licence_and_size_and_only_what_can_be_done(panel):
     assert ui.modelDownloadButton.isHidden()
     panel.parameters.model = "maisi-ct"
     assert not ui.modelDownloadButton.isHidden()
+    assert "Not installed; Download is under Advanced." in plain(ui.modelInfoLabel)
     assert ui.modelRemoveButton.isHidden()
     panel.advanced.close()
 

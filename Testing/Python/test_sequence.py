@@ -10,10 +10,11 @@ import pytest
 import SimpleITK as sitk
 import typer
 
-from DiffuGTSLib import cli, volume
+from DiffuGTSLib import cli, cli_base, volume
 from DiffuGTSLib.errors import SequenceUnknown
 from DiffuGTSLib.modality import SEQUENCES, guess_skull_stripped
-from DiffuGTSLib.run import Options, Run
+from DiffuGTSLib.options import Options
+from DiffuGTSLib.run import Run
 from DiffuGTSLib.worker_protocol import BadRequest, Segment, parse
 
 CHOICES = ("t1", "t2", "other")
@@ -57,7 +58,7 @@ def test_a_request_with_a_wrong_word_is_refused(wrong: dict[str, str]) -> None:
 
 
 def test_the_command_knows_the_sequences() -> None:
-    assert tuple(choice.value for choice in cli.SequenceChoice) == SEQUENCES
+    assert tuple(choice.value for choice in cli_base.SequenceChoice) == SEQUENCES
 
 
 def attempt(options: Options) -> Run:
