@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from DiffuGTSLib.errors import DiffuGTSError, OutOfMemory, OutputNotWritten
+from DiffuGTSLib.options import Options
 
 # One case is read and one is written while the networks run on a third.
 HANDS = 3
@@ -34,12 +35,14 @@ class Case:
         image: absolute path of a file or DICOM folder.
         prompts: at least one; they share one encoding of the scan.
         series: DICOM series UID where the folder holds several.
+        sequence: of an MR scan; "" leaves it to the settings.
     """
 
     name: str
     image: Path
     prompts: tuple[str, ...]
     series: str = ""
+    sequence: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """In plain values, for JSON."""
@@ -49,12 +52,12 @@ class Case:
     def from_dict(cls, entries: Mapping[str, Any]) -> Case:
         """The case that `as_dict` described."""
         return cls(entries["name"], Path(entries["image"]), tuple(entries["prompts"]),
-                   entries["series"])
+                   entries["series"], entries["sequence"])
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is the same for all cases of a run; None leaves it to the model.
+class Settings(Options):
+    """What is the same for all cases of a run: the method's options, and what to write where.
 
     Attributes:
         folder: where the outputs go, absolute; the same place on every machine.
@@ -63,15 +66,7 @@ class Settings:
         maps: also write attention, pseudo-healthy scan, residual and more.
     """
 
-    folder: Path
-    model: str = "embedded"
-    device: str = "auto"
-    threshold: float | None = None
-    seed: int = 0
-    samples: int | None = None
-    modality: str | None = None
-    sequence: str | None = None
-    skull_stripped: bool | None = None
+    folder: Path = field(kw_only=True)
     suffix: str = ".seg.nrrd"
     dicom_seg: bool = False
     maps: bool = False
@@ -139,12 +134,12 @@ class Outcome:
     @property
     def lesions(self) -> list[dict[str, Any]]:
         """Those of all prompts."""
-        return [lesion for prompt in self.prompts for lesion in prompt["lesions"]]
+        return lesions_in(self.prompts)
 
     @property
     def volume_ml(self) -> float:
         """Of all lesions."""
-        return float(sum(lesion["volume_ml"] for lesion in self.lesions))
+        return volume_ml_of(self.lesions)
 
     def as_dict(self) -> dict[str, Any]:
         """In plain values, for JSON."""
@@ -155,6 +150,16 @@ class Outcome:
         """The outcome that `as_dict` described."""
         error = entries["error"]
         return cls(**{**entries, "error": Failure(**error) if error else None})
+
+
+def lesions_in(prompts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The lesions of all prompts, as `Outcome.prompts` holds them."""
+    return [lesion for prompt in prompts for lesion in prompt["lesions"]]
+
+
+def volume_ml_of(lesions: Iterable[Mapping[str, Any]]) -> float:
+    """Of all of them, in ml."""
+    return float(sum(lesion["volume_ml"] for lesion in lesions))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from DiffuGTSLib.batch_case import Case, Failure
 from DiffuGTSLib.batch_names import assign
 from DiffuGTSLib.batch_scans import Found, find
-from DiffuGTSLib.batch_table import is_table, read_table
+from DiffuGTSLib.batch_table import BadTable, is_table, read_table
 from DiffuGTSLib.errors import DiffuGTSError, PromptNotUnderstood
 from DiffuGTSLib.prompt import several, understand
 
@@ -43,11 +43,13 @@ class Asked:
     Attributes:
         found: the scan, or why there is none.
         prompts: what to look for in it.
+        sequence: of an MR scan, where a table says it.
         refused: why one of the prompts cannot be looked for.
     """
 
     found: Found
     prompts: tuple[str, ...]
+    sequence: str = ""
     refused: Failure | None = None
 
 
@@ -68,7 +70,7 @@ def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) ->
     Raises:
         NothingAsked: there is no input, or no prompt for some.
         PromptNotUnderstood: one of `prompts`; a table's become problems of their cases.
-        BadTable: see batch_table.
+        BadTable: see batch_table; or two rows name different sequences for one scan.
     """
     # A text without any prompt in it goes on as it is and is refused in words.
     shared = tuple(part for text in prompts for part in several(text) or [text])
@@ -97,7 +99,8 @@ def name_cases(asked: Sequence[Asked], names: Mapping[Identity, str]) -> list[En
     given = iter(assign(new, names.values()))
     entries = []
     for one, name in zip(asked, known, strict=True):
-        case = Case(name or next(given), one.found.image, one.prompts, one.found.series)
+        case = Case(name or next(given), one.found.image, one.prompts, one.found.series,
+                    one.sequence)
         entries.append(Entry(case, one.found.problem or one.refused, one.found.skipped))
     return entries
 
@@ -106,7 +109,7 @@ def _asked(source: Path | str, shared: tuple[str, ...], avoid: Path) -> list[Ask
     if not (is_table(source) and Path(source).is_file()):
         return [Asked(found, shared) for found in find(source, avoid)]
     return [
-        Asked(replace(found, name=row.name or found.name), row.prompts or shared)
+        Asked(replace(found, name=row.name or found.name), row.prompts or shared, row.sequence)
         for row in read_table(Path(source)) for found in find(row.image, avoid)
     ]
 
@@ -116,10 +119,13 @@ def _merged(asked: Sequence[Asked]) -> list[Asked]:
     merged: dict[tuple[Path, str], Asked] = {}
     for one in asked:
         key = one.found.image, one.found.series
-        before = merged.get(key)
-        prompts = (*(before.prompts if before else ()), *one.prompts)
-        found = before.found if before else one.found
-        merged[key] = Asked(found, tuple(dict.fromkeys(prompts)))
+        before = merged.get(key, one)
+        sequences = {before.sequence, one.sequence} - {""}
+        if len(sequences) > 1:
+            raise BadTable(f"{one.found.image.name} is said to be of two MR sequences: "
+                           f"{' and '.join(sorted(sequences))}.", "Correct the table.")
+        prompts = dict.fromkeys((*before.prompts, *one.prompts))
+        merged[key] = Asked(before.found, tuple(prompts), "".join(sequences))
     return list(merged.values())
 
 

@@ -6,6 +6,7 @@ from the records. So a batch that is killed at any moment has neither half a cas
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,16 +85,15 @@ class Ledger:
                                    "Choose another place.") from None
         self._lock = FileLock(folder / LOCK)
         self._acquire()
-        try:
+        with contextlib.ExitStack() as held:
+            held.callback(self.close)
             self._run = self._read_run()
             if self._run and not resume:
                 raise FolderNotEmpty(f"The folder {folder.name} holds an earlier run.",
                                      "Go on with it by --resume, or choose another folder.")
             remove_unfinished(folder)
             self.records = self._read_records()
-        except BaseException:
-            self.close()
-            raise
+            held.pop_all()  # nothing has failed: the lock is kept
 
     def _acquire(self) -> None:
         """The system gives the lock back when its holder dies, however it dies."""
@@ -142,9 +142,9 @@ class Ledger:
         self._write_run()
 
     def kept(self, case: Case) -> bool:
-        """Whether the case is done: same scan, same prompts, and its segmentation still there."""
+        """Whether the same was asked of the same scan, and the answer is still there."""
         record = self.records.get(case.name)
-        if record is None or not record.done or record.case.prompts != case.prompts:
+        if record is None or not record.done or record.case != case:
             return False
         segmentation = self._folder / record.outcome.files["segmentation"]
         return segmentation.is_file() and record.stamp == stamp(case)

@@ -1,7 +1,6 @@
 """An executor of child processes on this machine: one a GPU, or several on the CPU.
 
-A child that dies, because memory ran out or a library crashed, takes no other case with it: what
-it had at hand runs again, one case at a time, and only the case that it dies of again has failed.
+A child that dies, because memory ran out or a library crashed, is replaced; see batch_places.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ import queue
 import subprocess
 import sys
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.batch_case import HANDS, Case, Failure, Outcome, Settings
+from DiffuGTSLib.batch_case import Case, Failure, Outcome, Settings
 from DiffuGTSLib.batch_executor import Listen
+from DiffuGTSLib.batch_places import Place, Places
 from DiffuGTSLib.errors import DiffuGTSError, ModelDamaged, WorkerDied
 
 _LIBRARY = Path(__file__).resolve().parents[1]
@@ -36,23 +35,21 @@ class ChildFailed(DiffuGTSError):
         self.code = failure.code
 
 
-class _Child:
-    """A child process and the cases that it has at hand.
+class _Child(Place):
+    """A child process.
 
     Args:
-        place: its number, from 0.
+        number: its own, from 0.
         jobs: how many there are, which share the cores.
         messages: gets (child, event) pairs; the event is None once the child has ended.
     """
 
     def __init__(
-        self, settings: Settings, place: int, jobs: int,
+        self, settings: Settings, number: int, jobs: int,
         messages: queue.Queue[tuple[_Child, dict[str, Any] | None]],
     ) -> None:
-        self.place = place
-        self.ready = False
-        self.cases: dict[str, Case] = {}
-        self.alone = False
+        super().__init__()
+        self.number = number
         self._messages = messages
         # A session of its own: Ctrl+C is for the batch, which tells its children to end.
         self.process = subprocess.Popen(
@@ -60,7 +57,7 @@ class _Child:
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment(jobs),
             start_new_session=True, creationflags=_OWN_GROUP,
         )
-        self.send({"type": "settings", "settings": settings.as_dict(), "place": place})
+        self.send({"type": "settings", "settings": settings.as_dict(), "place": number})
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, request: dict[str, Any]) -> None:
@@ -92,7 +89,7 @@ class _Child:
         self._messages.put((self, None))
 
 
-class Processes:
+class Processes(Places[_Child]):
     """Processes cases in child processes; see batch_executor.Executor.
 
     Args:
@@ -101,75 +98,46 @@ class Processes:
     """
 
     def __init__(self, jobs: int = 1) -> None:
+        super().__init__()
         self._jobs = jobs
-        self._children: list[_Child] = []
         self._messages: queue.Queue[tuple[_Child, dict[str, Any] | None]] = queue.Queue()
-        self._suspects: deque[Case] = deque()
         self._settings: Settings | None = None
         self._facts: dict[str, Any] | None = None
-        self._exhausted = False
 
     def start(self, settings: Settings) -> dict[str, Any]:
         """Starts the children and waits until the first one has loaded the model."""
         self._settings = settings
-        self._children = [self._child(place) for place in range(self._jobs)]
+        self._places = [self._child(number) for number in range(self._jobs)]
         while self._facts is None:
             self._handle(*self._messages.get())
         return self._facts
 
-    def run(
-        self, cases: Iterable[Case], listen: Listen, cancelled: threading.Event
-    ) -> Iterator[Outcome]:
-        """One outcome a case, in the order in which they end."""
-        waiting = iter(cases)
-        self._exhausted = told = False
-        while True:
-            if not cancelled.is_set():
-                self._hand_out(waiting, listen)
-            elif not told:
-                told = True
-                for child in self._children:
-                    child.send({"type": "cancel"})
-            finished = cancelled.is_set() or (self._exhausted and not self._suspects)
-            if finished and not any(child.cases for child in self._children):
-                return
-            with contextlib.suppress(queue.Empty):
-                child, event = self._messages.get(timeout=_SECONDS_BETWEEN_LOOKS)
-                if event is not None and event["type"] == "progress":
-                    listen(event["id"], event["stage"], event["done"], event["total"],
-                           event["fraction"])
-                else:
-                    yield from self._handle(child, event)
-
     def close(self) -> None:
         """Ends the children."""
-        for child in self._children:
+        for child in self._places:
             child.close()
-        for child in self._children:
+        for child in self._places:
             child.wait()
-        self._children = []
+        self._places = []
 
-    def _child(self, place: int) -> _Child:
+    def _child(self, number: int) -> _Child:
         assert self._settings is not None
-        return _Child(self._settings, place, self._jobs, self._messages)
+        return _Child(self._settings, number, self._jobs, self._messages)
 
-    def _hand_out(self, waiting: Iterator[Case], listen: Listen) -> None:
-        """Gives each child as many cases as it has hands; a suspect is given alone."""
-        # Evenly: every child gets its first case before any gets its second.
-        for hands in range(1, HANDS + 1):
-            for child in self._children:
-                if not child.ready or child.alone or len(child.cases) >= hands:
-                    continue
-                if self._suspects and not child.cases:
-                    case: Case | None = self._suspects.popleft()
-                    child.alone = True
-                else:
-                    case = next(waiting, None)
-                    self._exhausted = case is None
-                if case is not None:
-                    child.cases[case.name] = case
-                    child.send({"type": "case", **case.as_dict()})
-                    listen(case.name, "start", 0, 1, 0.0)
+    def _give(self, place: _Child, case: Case) -> None:
+        place.send({"type": "case", **case.as_dict()})
+
+    def _cancel(self, place: _Child) -> None:
+        place.send({"type": "cancel"})
+
+    def _news(self, listen: Listen) -> Iterator[Outcome]:
+        with contextlib.suppress(queue.Empty):
+            child, event = self._messages.get(timeout=_SECONDS_BETWEEN_LOOKS)
+            if event is not None and event["type"] == "progress":
+                listen(event["id"], event["stage"], event["done"], event["total"],
+                       event["fraction"])
+            else:
+                yield from self._handle(child, event)
 
     def _handle(self, child: _Child, event: dict[str, Any] | None) -> list[Outcome]:
         """What an event of a child means; the outcomes that it brings."""
@@ -180,9 +148,7 @@ class Processes:
         if event["type"] == "ready":
             self._welcome(child, event["facts"])
         elif event["type"] == "outcome":
-            del child.cases[event["id"]]
-            child.alone = False
-            return [Outcome.from_dict(event["outcome"])]
+            return [self._take(child, Outcome.from_dict(event["outcome"]))]
         return []
 
     def _welcome(self, child: _Child, facts: dict[str, Any]) -> None:
@@ -195,7 +161,7 @@ class Processes:
 
     def _bury(self, child: _Child) -> list[Outcome]:
         """Replaces a child that has ended; its cases are run again, or one has failed."""
-        if child not in self._children:
+        if child not in self._places:
             return []
         if not child.ready:
             raise WorkerDied("A process of the batch ended before the model was loaded.",
@@ -203,7 +169,7 @@ class Processes:
         cases, alone = list(child.cases.values()), child.alone
         child.close()
         child.wait()
-        self._children[self._children.index(child)] = self._child(child.place)
+        self._places[self._places.index(child)] = self._child(child.number)
         if not alone:
             self._suspects.extend(cases)
             return []

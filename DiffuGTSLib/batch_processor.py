@@ -90,9 +90,9 @@ class CaseProcessor:
         settings = self._settings
         spacing = self._segmenter.package.card.spacing_mm
         scan = volume.read(case.image, settings.modality, spacing, case.series)
-        # The sequence that was told is that of the MR scans; a batch may hold CT as well.
-        sequence = settings.sequence if scan.modality == "MR" else None
-        return as_told(scan, sequence, settings.skull_stripped)
+        # What was told of all is meant for the MR scans; a batch may hold CT as well.
+        shared = settings.sequence if scan.modality == "MR" else None
+        return as_told(scan, case.sequence or shared, settings.skull_stripped)
 
     def _segment(self, case: Case, prepared: PreparedScan, watch: _Watch) -> list[Result]:
         watch.pause()

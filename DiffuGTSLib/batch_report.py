@@ -26,7 +26,9 @@ USE = "Research use only. Not a medical device, not for clinical decisions."
 _LEGEND = (
     "Axial slices, the patient's right at the left of the picture. The frame in the scan is what "
     "the other pictures magnify. Attention: where the text and the scan agree (dark 0, bright 1). "
-    "Pseudo-healthy: the tissue painted anew without a lesion. Residual: what differs from it."
+    "Pseudo-healthy: the tissue painted anew without a lesion. Residual: what differs from it. "
+    "Where nothing was found, that says nothing about the patient: the model may have missed a "
+    "lesion."
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 STYLE = """
 :root { --ink: #1d2530; --soft: #5c6878; --line: #d9dfe7; --card: #fff; --page: #f4f6f9;
-  --found: #b4540a; --none: #2f6f4f; --failed: #b3261e; --quiet: #6b7686; --accent: #1f5fa8; }
+  --found: #b4540a; --none: #3c5a80; --failed: #b3261e; --quiet: #6b7686; --accent: #1f5fa8; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1240px; padding: 24px; background: var(--page);
   color: var(--ink); font: 15px/1.45 system-ui, "Segoe UI", Roboto, sans-serif; }

@@ -137,16 +137,14 @@ def _is_scan(path: Path) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-    """By its suffix, or by the letters that a DICOM file has after its preamble."""
+    """By its suffix, or by what is in it."""
     if path.name.upper() == "DICOMDIR":
         return False
     if path.suffix.lower() in _DICOM_SUFFIXES:
         return True
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+    from DiffuGTSLib.image_file import has_dicom_mark
+
+    return has_dicom_mark(path)
 
 
 def _series(files: list[Path]) -> list[Found]:

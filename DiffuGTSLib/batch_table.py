@@ -1,4 +1,4 @@
-"""Tables of scans: CSV or JSON with image, prompt and name."""
+"""Tables of scans: CSV or JSON with image, prompt, name and MR sequence."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import DiffuGTSError
+from DiffuGTSLib.modality import SEQUENCES
 from DiffuGTSLib.prompt import several
 
 SUFFIXES = (".csv", ".tsv", ".json")
@@ -30,11 +31,13 @@ class Row:
         image: as the table says; relative to the table's folder.
         prompts: none where the table does not say.
         name: may be empty.
+        sequence: one of modality.SEQUENCES; empty where the table does not say.
     """
 
     image: Path
     prompts: tuple[str, ...] = ()
     name: str = ""
+    sequence: str = ""
 
 
 def is_table(path: Path | str) -> bool:
@@ -46,12 +49,12 @@ def read_table(path: Path) -> list[Row]:
     """The rows of a table, in their order.
 
     CSV: divided by commas, semicolons or tabs; the first line names the columns, of which
-    "image" is needed, "prompt" and "name" are not, and others are left alone. Several prompts in
-    one cell are divided by semicolons or line breaks. JSON: a list of objects with the same
-    fields; "prompt" may be a list.
+    "image" is needed, "prompt", "name" and "sequence" are not, and others are left alone. Several
+    prompts in one cell are divided by semicolons or line breaks. JSON: a list of objects with the
+    same fields; "prompt" may be a list.
 
     Raises:
-        BadTable: it cannot be read, has no rows, or lacks images.
+        BadTable: it cannot be read, has no rows, lacks images, or names no known sequence.
     """
     try:
         text = _text(path.read_bytes())
@@ -92,12 +95,16 @@ def _json(text: str) -> list[dict[str, Any]]:
 
 
 def _row(entry: dict[str, Any], number: int, table: Path) -> Row:
-    image, name = entry.get("image") or "", entry.get("name") or ""
-    prompt = entry.get("prompt") or ""
+    image, name, sequence, prompt = (
+        entry.get(column) or "" for column in ("image", "name", "sequence", "prompt"))
     texts = prompt if isinstance(prompt, list) else [prompt]
-    if not all(isinstance(text, str) for text in (image, name, *texts)):
+    if not all(isinstance(text, str) for text in (image, name, sequence, *texts)):
         raise BadTable(f"Row {number} of {table.name} holds something that is no text.", _EXAMPLE)
     if not image.strip():
         raise BadTable(f"Row {number} of {table.name} names no image.", _EXAMPLE)
+    sequence = sequence.strip().lower()
+    if sequence and sequence not in SEQUENCES:
+        raise BadTable(f"Row {number} of {table.name} names no MR sequence that is known.",
+                       f"Use one of {', '.join(SEQUENCES)}, or leave the cell empty.")
     prompts = tuple(part for text in texts for part in several(text))
-    return Row(table.absolute().parent / image.strip(), prompts, name.strip())
+    return Row(table.absolute().parent / image.strip(), prompts, name.strip(), sequence)

@@ -16,31 +16,27 @@ from DiffuGTSLib import __version__, cli_batch, cli_data, cli_evaluate, cli_mode
 from DiffuGTSLib.cli_base import (
     DeviceOption,
     JsonOption,
-    ModalityChoice,
+    ModalityOption,
     ModelOption,
+    SamplesOption,
+    SeedOption,
+    SequenceOption,
+    StrippedOption,
+    ThresholdOption,
     own_stdout,
     plain_errors,
     print_json,
 )
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.run import Options, Run
+    from DiffuGTSLib.options import Options
+    from DiffuGTSLib.run import Run
 
 app = typer.Typer(
     help="Text-prompted tumor segmentation in CT and MR. Research use, not for clinical decisions.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class SequenceChoice(enum.StrEnum):
-    """What --sequence takes."""
-
-    t1 = "t1"
-    t1c = "t1c"
-    t2 = "t2"
-    flair = "flair"
-    other = "other"
 
 
 class PhantomKind(enum.StrEnum):
@@ -79,25 +75,21 @@ def segment(
     figure: Annotated[Path | None, typer.Option(help="Overview picture, PNG.")] = None,
     model: ModelOption = "embedded",
     device: DeviceOption = "auto",
-    threshold: Annotated[float | None, typer.Option(
-        min=0, max=1, help="Of the score; the model's own if not given.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same mask.")] = 0,
-    samples: Annotated[int | None, typer.Option(
-        min=1, max=100, help="Pseudo-healthy scans to draw.")] = None,
-    modality: Annotated[ModalityChoice | None, typer.Option(
-        help="Guessed if not given.", case_sensitive=False)] = None,
-    sequence: Annotated[SequenceChoice | None, typer.Option(
-        help="Of an MR scan; by the scan's names if not given.", case_sensitive=False)] = None,
-    skull_stripped: Annotated[bool | None, typer.Option(
-        "--skull-stripped/--whole-head", help="Of an MR scan; by its names if not given.")] = None,
+    threshold: ThresholdOption = None,
+    seed: SeedOption = 0,
+    samples: SamplesOption = None,
+    modality: ModalityOption = None,
+    sequence: SequenceOption = None,
+    skull_stripped: StrippedOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Segment what a text names in a scan, lesion by lesion."""
     from DiffuGTSLib.prompt import several
 
     with own_stdout(as_json) as out:
+        from DiffuGTSLib.options import Options
         from DiffuGTSLib.progress_bar import bar
-        from DiffuGTSLib.run import Options, Outputs, run
+        from DiffuGTSLib.run import Outputs, run
 
         options = Options(model, device, threshold, seed, samples,
                           modality.value if modality else None,
@@ -126,8 +118,8 @@ def demo(
     """Show the method on a public scan or, without network, on a digital phantom."""
     with own_stdout(as_json) as out:
         from DiffuGTSLib.demo import run_demo
+        from DiffuGTSLib.options import Options
         from DiffuGTSLib.progress_bar import bar
-        from DiffuGTSLib.run import Options
 
         notes = sys.stderr if as_json else out
         finished = run_demo(
@@ -198,7 +190,7 @@ def _asking(attempt: Callable[[Options], Run], options: Options) -> Run:
     except SequenceUnknown as unknown:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
-        choices, answer = unknown.choices, ""
+        choices, answer = unknown.suggestions, ""
     while answer not in choices:
         answer = typer.prompt(f"Which MR sequence is it ({', '.join(choices)})?", err=True)
         answer = answer.strip().lower()

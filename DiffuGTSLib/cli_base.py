@@ -31,8 +31,29 @@ class ModalityChoice(enum.StrEnum):
     MR = "MR"
 
 
+class SequenceChoice(enum.StrEnum):
+    """What --sequence takes."""
+
+    t1 = "t1"
+    t1c = "t1c"
+    t2 = "t2"
+    flair = "flair"
+    other = "other"
+
+
 ModelOption = Annotated[str, typer.Option(help="Catalogue name or folder of a model package.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ThresholdOption = Annotated[float | None, typer.Option(
+    min=0, max=1, help="Of the score; the model's own if not given.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same mask.")]
+SamplesOption = Annotated[int | None, typer.Option(
+    min=1, max=100, help="Pseudo-healthy scans to draw.")]
+ModalityOption = Annotated[ModalityChoice | None, typer.Option(
+    help="Guessed if not given.", case_sensitive=False)]
+SequenceOption = Annotated[SequenceChoice | None, typer.Option(
+    help="Of MR scans; by their names if not given.", case_sensitive=False)]
+StrippedOption = Annotated[bool | None, typer.Option(
+    "--skull-stripped/--whole-head", help="Of MR scans; by their names if not given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, only that.")]
 
 

@@ -16,15 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from DiffuGTSLib.cli_base import (
-    DeviceOption,
-    JsonOption,
-    ModalityChoice,
-    ModelOption,
-    own_stdout,
-    plain_errors,
-    print_json,
-)
+from DiffuGTSLib import cli_base
+from DiffuGTSLib.cli_base import own_stdout, plain_errors, print_json
 
 if TYPE_CHECKING:
     from DiffuGTSLib.batch import Summary
@@ -36,16 +29,6 @@ class FormatChoice(enum.StrEnum):
 
     seg_nrrd = "seg.nrrd"
     nii_gz = "nii.gz"
-
-
-class SequenceChoice(enum.StrEnum):
-    """What --sequence takes."""
-
-    t1 = "t1"
-    t1c = "t1c"
-    t2 = "t2"
-    flair = "flair"
-    other = "other"
 
 
 InputsArgument = Annotated[list[str], typer.Argument(
@@ -66,17 +49,6 @@ DicomSegOption = Annotated[bool, typer.Option(
     "--dicom-seg", help="Also write DICOM segmentations of scans that are DICOM.")]
 MapsOption = Annotated[bool, typer.Option(
     "--maps", help="Also write attention, pseudo-healthy scan, residual and more.")]
-ThresholdOption = Annotated[float | None, typer.Option(
-    min=0, max=1, help="Of the score; the model's own if not given.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same masks.")]
-SamplesOption = Annotated[int | None, typer.Option(
-    min=1, max=100, help="Pseudo-healthy scans to draw.")]
-ModalityOption = Annotated[ModalityChoice | None, typer.Option(
-    help="Of all scans; guessed if not given.", case_sensitive=False)]
-SequenceOption = Annotated[SequenceChoice | None, typer.Option(
-    help="Of all MR scans; by their names if not given.", case_sensitive=False)]
-StrippedOption = Annotated[bool | None, typer.Option(
-    "--skull-stripped/--whole-head", help="Of all MR scans; by their names if not given.")]
 EventsOption = Annotated[bool, typer.Option(
     "--json-events", help="Print JSON lines while running; cancelled when stdin closes.")]
 
@@ -86,10 +58,11 @@ def batch(
     inputs: InputsArgument, output: OutputOption, prompt: PromptOption = None,
     resume: ResumeOption = False, jobs: JobsOption = None, cluster: ClusterOption = None,
     file_format: FormatOption = FormatChoice.seg_nrrd, dicom_seg: DicomSegOption = False,
-    maps: MapsOption = False, model: ModelOption = "embedded", device: DeviceOption = "auto",
-    threshold: ThresholdOption = None, seed: SeedOption = 0, samples: SamplesOption = None,
-    modality: ModalityOption = None, sequence: SequenceOption = None,
-    skull_stripped: StrippedOption = None, as_json: JsonOption = False,
+    maps: MapsOption = False, model: cli_base.ModelOption = "embedded",
+    device: cli_base.DeviceOption = "auto", threshold: cli_base.ThresholdOption = None,
+    seed: cli_base.SeedOption = 0, samples: cli_base.SamplesOption = None,
+    modality: cli_base.ModalityOption = None, sequence: cli_base.SequenceOption = None,
+    skull_stripped: cli_base.StrippedOption = None, as_json: cli_base.JsonOption = False,
     json_events: EventsOption = False,
 ) -> None:
     """Segment many scans; one that fails does not stop the others."""
@@ -103,9 +76,9 @@ def batch(
 
             check_installed()
         settings = Settings(
-            output, model, device, threshold, seed, samples,
-            modality.value if modality else None, sequence.value if sequence else None,
-            skull_stripped, f".{file_format.value}", dicom_seg, maps,
+            model, device, threshold, seed, samples, modality.value if modality else None,
+            sequence.value if sequence else None, skull_stripped, folder=output,
+            suffix=f".{file_format.value}", dicom_seg=dicom_seg, maps=maps,
         )
         cancelled = threading.Event()
         with _signals(cancelled), _listener(json_events, cancelled, out) as listen:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.batch_case import HANDS, Case, Failure, Outcome, Settings
 from DiffuGTSLib.batch_executor import Listen
+from DiffuGTSLib.batch_places import Place, Places
 from DiffuGTSLib.batch_processes import ChildFailed
 from DiffuGTSLib.cluster_connection import THREADS, divided, import_ray, join, located
 from DiffuGTSLib.cluster_place import ClusterPlace
@@ -45,22 +45,18 @@ class OtherVersion(DiffuGTSError):
 
 
 @dataclass(eq=False)
-class _Place:
-    """An actor, and the cases that it has at hand.
+class _Place(Place):
+    """An actor.
 
     Attributes:
         node: identifier of its machine, once it is ready.
-        alone: its case is a suspect, and gets no company.
     """
 
-    actor: Any
+    actor: Any = field(kw_only=True)
     node: str = ""
-    ready: bool = False
-    alone: bool = False
-    cases: dict[str, Case] = field(default_factory=dict)
 
 
-class RayExecutor:
+class RayExecutor(Places[_Place]):
     """Processes cases on a Ray cluster; see batch_executor.Executor.
 
     Args:
@@ -73,18 +69,16 @@ class RayExecutor:
     """
 
     def __init__(self, address: str, jobs: int | None = None) -> None:
+        super().__init__()
         self._ray = import_ray()
         self._address = located(address)
         self._jobs = jobs
         self._joined = False
         self._sign: Path | None = None
         self._facts: dict[str, Any] | None = None
-        self._places: list[_Place] = []
         self._asked: dict[Any, tuple[_Place, str]] = {}
-        self._suspects: deque[Case] = deque()
         self._deaths: dict[str, list[str]] = defaultdict(list)
         self._stillborn = 0
-        self._exhausted = False
         self._last_ready = time.monotonic()
 
     def start(self, settings: Settings) -> dict[str, Any]:
@@ -102,25 +96,8 @@ class RayExecutor:
         self._last_ready = time.monotonic()
         while self._facts is None:
             for reference in self._answered():
-                self._take(reference)
+                self._handle(reference)
         return self._facts
-
-    def run(self, cases: Iterable[Case], listen: Listen, cancelled: Event) -> Iterator[Outcome]:
-        """One outcome a case, in the order in which they end."""
-        waiting = iter(cases)
-        self._exhausted = told = False
-        while True:
-            if not cancelled.is_set():
-                self._hand_out(waiting, listen)
-            elif not told:
-                told = True
-                for place in self._places:
-                    place.actor.cancel.remote()
-            finished = cancelled.is_set() or (self._exhausted and not self._suspects)
-            if finished and not any(place.cases for place in self._places):
-                return
-            for reference in self._answered():
-                yield from self._take(reference, listen)
 
     def close(self) -> None:
         """Ends the places and leaves the cluster."""
@@ -148,26 +125,19 @@ class RayExecutor:
                 THREADS: threads, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads}},
         ).remote(self._settings.as_dict(),
                  "cuda" if layout.gpu else "cpu" if device == "auto" else device, self._sign.name)
-        place = _Place(actor)
+        place = _Place(actor=actor)
         self._asked[actor.load.remote()] = place, "load"
         return place
 
-    def _hand_out(self, waiting: Iterator[Case], listen: Listen) -> None:
-        """Gives each place as many cases as it has hands; a suspect is given alone."""
-        # Evenly: every place gets its first case before any gets its second.
-        for hands in range(1, HANDS + 1):
-            for place in self._places:
-                if not place.ready or place.alone or len(place.cases) >= hands:
-                    continue
-                case = None if place.cases else self._suspect(place)
-                place.alone = case is not None
-                if case is None:
-                    case = next(waiting, None)
-                    self._exhausted = case is None
-                if case is not None:
-                    place.cases[case.name] = case
-                    self._asked[place.actor.process.remote(case.as_dict())] = place, case.name
-                    listen(case.name, "start", 0, 1, 0.0)
+    def _give(self, place: _Place, case: Case) -> None:
+        self._asked[place.actor.process.remote(case.as_dict())] = place, case.name
+
+    def _cancel(self, place: _Place) -> None:
+        place.actor.cancel.remote()
+
+    def _news(self, listen: Listen) -> Iterator[Outcome]:
+        for reference in self._answered():
+            yield from self._handle(reference, listen)
 
     def _suspect(self, place: _Place) -> Case | None:
         """One that another machine has lost, or any where there is no other machine."""
@@ -200,7 +170,7 @@ class RayExecutor:
             ready, _ = self._ray.wait(asked, num_returns=len(asked), timeout=0)
         return list(ready)
 
-    def _take(self, reference: Any, listen: Listen | None = None) -> list[Outcome]:
+    def _handle(self, reference: Any, listen: Listen | None = None) -> list[Outcome]:
         """What an answer means; the outcomes that it brings."""
         place, what = self._asked.pop(reference)
         if place not in self._places:
@@ -214,9 +184,7 @@ class RayExecutor:
         elif what == "steps/":
             self._tell(place, answer, listen)
         else:
-            del place.cases[what]
-            place.alone = False
-            return [Outcome.from_dict(answer)]
+            return [self._take(place, Outcome.from_dict(answer))]
         self._asked[place.actor.steps.remote()] = place, "steps/"
         return []
 

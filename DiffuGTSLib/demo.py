@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
+from DiffuGTSLib.options import Options
 from DiffuGTSLib.phantom import Kind, make_phantom
-from DiffuGTSLib.run import Bar, Options, Outputs, Run, run
+from DiffuGTSLib.run import Bar, Outputs, Run, run
 from DiffuGTSLib.samples import DownloadFailed, fetch, samples
+from DiffuGTSLib.scores import dice
 
 SAMPLE = "MRBrainTumor1"
 
@@ -57,12 +58,7 @@ def run_demo(
     tell(f'Scan: digital phantom, {kind}, prompt "{phantom.prompt}".')
     finished = run(phantom.image, [phantom.prompt], outputs, options, bar, phantom.mask)
     finished.document["scan"] = f"phantom {kind}"
-    finished.document["dsc"] = dice(finished.results[0].mask, phantom.mask)
+    found, there = (sitk.GetArrayViewFromImage(mask) > 0
+                    for mask in (finished.results[0].mask, phantom.mask))
+    finished.document["dsc"] = dice(found, there)
     return finished
-
-
-def dice(one: sitk.Image, other: sitk.Image) -> float:
-    """2 |A and B| / (|A| + |B|) of two masks on one grid; 1 when both are empty."""
-    a, b = (sitk.GetArrayViewFromImage(mask) > 0 for mask in (one, other))
-    both = int(a.sum()) + int(b.sum())
-    return 2 * int(np.logical_and(a, b).sum()) / both if both else 1.0

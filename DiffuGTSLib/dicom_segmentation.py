@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,9 @@ import SimpleITK as sitk
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.dicom_series import series_files
-from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten, PackageMissing
+from DiffuGTSLib.errors import DiffuGTSError, PackageMissing
+from DiffuGTSLib.image_file import has_dicom_mark
+from DiffuGTSLib.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -28,13 +30,7 @@ class DicomNotMade(DiffuGTSError):
 
 def is_dicom(path: Path) -> bool:
     """Whether a scan that was read from `path` was DICOM: a folder, or a file that says so."""
-    if path.is_dir():
-        return True
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+    return path.is_dir() or has_dicom_mark(path)
 
 
 def check_installed() -> None:
@@ -84,7 +80,7 @@ def write_dicom_segmentation(
             "The scan's DICOM files lack something that a DICOM segmentation refers to.",
             "Leave out --dicom-seg; the other outputs do not need it.",
         ) from error
-    _save(segmentation, path)
+    write_whole(path, _content(segmentation))
 
 
 def _made(
@@ -159,15 +155,8 @@ def _series_number(source: Dataset) -> int:
     return int(source.get("SeriesNumber") or 0) % 10000 + 90000
 
 
-def _save(segmentation: Any, path: Path) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}.dcm")
-    try:
-        segmentation.save_as(temporary)
-        temporary.replace(path)
-    except OSError:
-        raise OutputNotWritten(
-            f"{path.name} could not be written completely.",
-            "Free some space on the disk or choose another folder.",
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+def _content(segmentation: Any) -> bytes:
+    """The file, in memory: packed bits, and only the slices with something in them."""
+    stream = io.BytesIO()
+    segmentation.save_as(stream)
+    return stream.getvalue()

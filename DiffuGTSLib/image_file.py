@@ -65,6 +65,15 @@ def _hush() -> None:
     os.close(nowhere)
 
 
+def has_dicom_mark(path: Path) -> bool:
+    """Whether a file has DICOM's four letters after its preamble; False if it cannot be opened."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
 def read_header(path: Path) -> sitk.ImageFileReader:
     """A reader that knows the header of `path` and has read no voxels.
 

@@ -16,6 +16,7 @@ from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.figure import overview
 from DiffuGTSLib.lesions import labelled
 from DiffuGTSLib.meter import Meter
+from DiffuGTSLib.options import Options
 from DiffuGTSLib.progress import Callback
 from DiffuGTSLib.report import describe
 from DiffuGTSLib.segmentation_file import COLOURS, check_output, write_image, write_segmentation
@@ -59,20 +60,6 @@ class Outputs:
         if self.maps is not None and self.maps.exists() and not self.maps.is_dir():
             raise OutputNotWritten(f"{self.maps.name} is a file, not a folder.",
                                    "Choose another name for the maps.")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run may be told; None leaves it to the model."""
-
-    model: str = "embedded"
-    device: str = "auto"
-    threshold: float | None = None
-    seed: int = 0
-    samples: int | None = None
-    modality: str | None = None
-    sequence: str | None = None
-    skull_stripped: bool | None = None
 
 
 @dataclass

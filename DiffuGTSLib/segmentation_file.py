@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.image_file import is_complete, quiet, read_header
+from DiffuGTSLib.whole_file import replacing, unfinished
 
 Colour = tuple[float, float, float]
 
@@ -40,7 +40,7 @@ def check_output(path: Path | str) -> Path:
         raise OutputNotWritten(
             f"{path.name} is a folder, not a file.", "Choose another name for the output."
         )
-    probe = _temporary(path, suffix)
+    probe = unfinished(path, suffix)
     try:
         probe.touch()
         probe.unlink()
@@ -105,23 +105,13 @@ def _write(image: sitk.Image, path: Path, fields: Mapping[str, str]) -> Path:
         plain.EraseMetaData(key)
     for key, value in fields.items():
         plain.SetMetaData(key, value)
-    temporary = _temporary(path, _suffix(path))
-    try:
-        with quiet():
-            sitk.WriteImage(
-                plain, str(temporary), useCompression=True, compressionLevel=_COMPRESSION_LEVEL
-            )
-            # A full disk makes SimpleITK's NIfTI writer stop without an error.
-            if not is_complete(temporary, read_header(temporary)):
-                raise OSError("incomplete")
-        temporary.replace(path)
-    except (RuntimeError, OSError):
-        raise OutputNotWritten(
-            f"{path.name} could not be written completely.",
-            "Free some space on the disk or choose another folder.",
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, _suffix(path)) as temporary, quiet():
+        sitk.WriteImage(
+            plain, str(temporary), useCompression=True, compressionLevel=_COMPRESSION_LEVEL
+        )
+        # A full disk makes SimpleITK's NIfTI writer stop without an error.
+        if not is_complete(temporary, read_header(temporary)):
+            raise OSError("incomplete")
     return path
 
 
@@ -133,11 +123,6 @@ def _suffix(path: Path) -> str:
         f"{path.name} does not end in a suffix that can be written.",
         "Use .seg.nrrd, .nrrd or .nii.gz.",
     )
-
-
-def _temporary(path: Path, suffix: str) -> Path:
-    """A name that nobody has, in the same folder, so that renaming is one step of the disk."""
-    return path.with_name(f".{uuid.uuid4().hex}{suffix}")
 
 
 def _segmentation_fields(labelmap: sitk.Image) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Small files that are whole or not there at all, whatever happens while they are written."""
+"""Files that are whole or not there at all, whatever happens while they are written."""
 
 from __future__ import annotations
 
@@ -6,35 +6,52 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import OutputNotWritten
 
-# As segmentation_file.py names its unfinished files, too.
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.[\w.]+")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name, to the disk itself, and renames it.
+def unfinished(path: Path, suffix: str) -> Path:
+    """A name that nobody has, in the same folder; `remove_unfinished` knows it."""
+    return path.with_name(f".{uuid.uuid4().hex}{suffix}")
+
+
+@contextmanager
+def replacing(path: Path, suffix: str) -> Iterator[Path]:
+    """The name to write to; at the end the file is renamed to `path`, in one step of the disk.
 
     Raises:
-        OutputNotWritten: no space, no permission; the file that was there stays as it was.
+        OutputNotWritten: no space, no permission, or SimpleITK failed; the file that was there
+            stays as it was.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    temporary = unfinished(path, suffix)
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
         temporary.replace(path)
-    except OSError:
+    except (RuntimeError, OSError):
         raise OutputNotWritten(
             f"{path.name} could not be written completely.",
             "Free some space on the disk or choose another folder.",
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file, to the disk itself.
+
+    Raises:
+        OutputNotWritten: see `replacing`.
+    """
+    with replacing(path, ".tmp") as temporary, temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

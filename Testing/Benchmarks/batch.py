@@ -97,11 +97,13 @@ def in_a_batch(scans: list[Path], output: Path, options: argparse.Namespace) -> 
     for line in process.stdout:
         event = json.loads(line)
         if event["type"] in ("case-failed", "error"):
-            print(event["message"], file=sys.stderr)
+            print(event["message"], event["hint"], file=sys.stderr)
         if event["type"] == "case-done":
             tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
             memory.append(sum(one.memory_info().rss for one in tree) / 1e6)
     process.wait()
+    if event.get("type") != "finished" or event["failed"]:
+        sys.exit("The batch did not do all cases; no figures.")
     return Measured(time.monotonic() - started, event, np.array(memory))
 
 
@@ -123,7 +125,10 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     options = parser.parse_args()
     load = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    table = Table(title=f"Model {Path(options.model).name}, {options.jobs} at a time; {load}")
+    if Path(options.model).is_dir():
+        options.model = str(Path(options.model).resolve())  # the commands run elsewhere
+    title = f"Model {Path(options.model).name}, {options.jobs} at a time; {load}"
+    table = Table(title=title, show_header=False)
     table.add_column("", min_width=48)
     table.add_column("", justify="right", min_width=28)
     with tempfile.TemporaryDirectory() as name:

@@ -70,11 +70,12 @@ class EventStream:
     def until(self, kind: str) -> dict[str, Any]:
         """Reads on to the first event of that kind."""
         assert self.process.stdout is not None
+        event = {}
         for line in self.process.stdout:
             event = json.loads(line)
             if event["type"] == kind:
                 return dict(event)
-        raise AssertionError(f"no {kind}; {self.process.communicate()[1]}")
+        raise AssertionError(f"no {kind}, {event} last; {self.process.communicate()[1]}")
 
 
 class InThisProcess:

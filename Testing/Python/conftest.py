@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from host_fixtures import host, running_host
 
-__all__ = ["host", "running_host", "shared_data"]
+__all__ = ["host", "one_thread", "running_host", "shared_data"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -23,6 +23,23 @@ def shared_data() -> Path:
     if not (folder / "manifest.json").exists():
         pytest.skip("the real scans (DIFFUGTS_TEST_DATA or ../shared/data) are not here")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """This process, and those that it starts, compute with one thread until the end of the file.
+
+    Other numbers of threads add up in another order: whoever compares voxels needs the same one
+    on both sides.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True, scope="module")

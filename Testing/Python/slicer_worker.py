@@ -16,7 +16,8 @@ def scan(shared_data):
 
 @pytest.fixture(scope="module")
 def shared_logic(running_host, tmp_path_factory):
-    """A logic whose worker all tests share; its temporary folder has a name beyond ASCII."""
+    """A logic that all tests share; its temporary folder, with a name beyond ASCII, is empty again
+    at the end."""
     on_path()
     import slicer
 

@@ -77,7 +77,7 @@ def test_the_json_document_is_all_that_is_printed(ran):
     assert {case["status"] for case in document["cases"]} == {"done", "failed"}
 
 
-def test_a_batch_finds_what_the_segmenter_finds(ran, inputs, model):
+def test_a_batch_finds_what_the_segmenter_finds(one_thread, ran, inputs, model):
     segmenter = Segmenter.from_pretrained(model, "cpu")
     scan = segmenter.encode(inputs / "good" / "two words.nrrd")
     labels = sitk.GetArrayFromImage(labelled(segmenter.segment(scan, PROMPT).mask))

@@ -126,7 +126,7 @@ def test_a_json_table_may_list_prompts_and_hold_more_fields(tmp_path):
 
 @pytest.mark.parametrize("content", [
     "", "scan,prompt\na.nii,x\n", "image\n", "image,prompt\n,lung tumor\n", '{"image": 1}',
-    '[{"image": 5}]', "[1]", "[" * 100_000, "\0\0\0",
+    '[{"image": 5}]', "[1]", "[" * 100_000, "\0\0\0", "image,sequence\na.nii,t9\n",
 ])
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
 def test_a_table_that_says_too_little_is_refused(tmp_path, content, suffix):
@@ -134,6 +134,19 @@ def test_a_table_that_says_too_little_is_refused(tmp_path, content, suffix):
     path.write_text(content)
     with pytest.raises(BadTable):
         read_table(path)
+
+
+def test_a_table_may_tell_the_mr_sequence_of_each_scan(tmp_path):
+    touch(tmp_path, "a.nii", "b.nii")
+    (tmp_path / "t.csv").write_text("image,sequence\na.nii, T1C\nb.nii,\na.nii,\n")
+    assert [case.sequence for case in cases(tmp_path / "t.csv")] == ["t1c", ""]
+
+
+def test_two_sequences_for_one_scan_are_refused(tmp_path):
+    touch(tmp_path, "a.nii")
+    (tmp_path / "t.csv").write_text("image,sequence\na.nii,t1\na.nii,t2\n")
+    with pytest.raises(BadTable, match=r"a\.nii is said to be of two MR sequences: t1 and t2"):
+        cases(tmp_path / "t.csv")
 
 
 def test_prompts_for_one_scan_share_a_case(tmp_path):

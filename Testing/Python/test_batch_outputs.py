@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from itertools import pairwise
@@ -21,6 +22,7 @@ from DiffuGTSLib.batch import run_batch
 from DiffuGTSLib.batch_case import Settings
 from DiffuGTSLib.batch_ledger import OtherRun
 from DiffuGTSLib.batch_processor import NETWORK_STAGES
+from DiffuGTSLib.card import Card
 from DiffuGTSLib.errors import OutputNotWritten
 
 OTHER = "glioma"
@@ -33,7 +35,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def settings(model, tmp_path) -> Settings:
-    return Settings(tmp_path / "out", str(model), "cpu")
+    return Settings(str(model), "cpu", folder=tmp_path / "out")
 
 
 class Ran:
@@ -123,6 +125,25 @@ def test_a_case_runs_again_when_its_scan_or_prompt_has_changed(settings, tmp_pat
     assert statuses(settings.folder) == dict.fromkeys("abc", "done")
     other = Ran([same], settings, OTHER, resume=True)
     assert (other.asked, len(statuses(settings.folder))) == (["a"], 3)
+
+
+def test_the_sequence_in_a_table_goes_before_that_of_all_scans(model, settings, tmp_path):
+    """This model tells a T1 and a FLAIR apart, and has to know which one it gets."""
+    names = shutil.copytree(model, tmp_path / "named")
+    card = Card.read(names)
+    replace(card, class_labels={"CT": 1, "MR/t1": 8, "MR/flair": 9}).write(names)
+    for name in "abc":
+        write_scan(tmp_path / f"{name}.nrrd")
+    (tmp_path / "t.csv").write_text("image,sequence\na.nrrd,t1\nb.nrrd,\nc.nrrd,t2\n")
+    asking = replace(settings, model=str(names))
+    ran = Ran([tmp_path / "t.csv"], asking)
+    assert {event["case"]: event["code"] for event in ran.of("case-failed")} == dict.fromkeys(
+        "bc", "sequence-unknown")
+    told = replace(asking, sequence="t1", folder=tmp_path / "told")
+    Ran([tmp_path / "t.csv"], told)
+    assert statuses(told.folder) == {"a": "done", "b": "done", "c": "failed"}
+    (tmp_path / "t.csv").write_text("image,sequence\na.nrrd,t1\nb.nrrd,\nc.nrrd,flair\n")
+    assert Ran([tmp_path / "t.csv"], told, resume=True).asked == ["c"]
 
 
 def test_a_lost_segmentation_or_a_damaged_record_is_made_again(settings, tmp_path):

@@ -107,6 +107,7 @@ def test_the_report_is_sound_and_names_every_case(tmp_path):
     assert {"c1", "c2", "c3", "c4"} <= page.ids
     assert "1 lesion, 2.50 ml in all" in page.text
     assert "no tumor found" in page.text
+    assert "the model may have missed a lesion" in page.text
     assert "It is empty." in page.text
     assert "not for clinical decisions" in page.text
 

@@ -77,6 +77,15 @@ def test_a_line_on_stdin_cancels_a_batch(resumed):
     assert cancelled["kept"] >= 1
 
 
+def test_ctrl_c_ends_a_batch_in_good_order(model, scans, tmp_path):
+    stream = EventStream(scans, tmp_path, model)
+    stream.until("case-started")
+    stream.process.send_signal(signal.SIGINT)
+    assert stream.until("finished")["cancelled"]
+    assert stream.process.wait(60) == 130
+    assert "waiting" in statuses(tmp_path).values()
+
+
 def test_a_resumed_batch_has_every_row_once_and_nothing_unfinished(resumed):
     output = resumed["output"]
     assert statuses(output) == dict.fromkeys(NAMES, "done")
@@ -129,19 +138,18 @@ def test_a_full_disk_stops_the_batch_and_spares_what_is_finished(small_disk, mod
 
 
 def test_two_processes_do_the_same_as_one_and_survive_a_death(
-    resumed, model, scans, tmp_path, monkeypatch
+    one_thread, resumed, model, scans, tmp_path
 ):
     """Case "a" dies with its process each time, as if memory ran out; the others do not mind."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     executor = Processes(jobs=2)
-    settings = Settings(tmp_path, str(model), "cpu")
+    settings = Settings(str(model), "cpu", folder=tmp_path)
     starts: list[str] = []
 
     def listen(case: str, stage: str, *step: float) -> None:
         if stage == "start":
             starts.append(case)
             if case == "a":
-                (child,) = (one for one in executor._children if "a" in one.cases)
+                (child,) = (one for one in executor._places if "a" in one.cases)
                 os.kill(child.process.pid, signal.SIGKILL)
 
     cases = [Case(path.stem, path, (PROMPT,)) for path in scans]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -9,33 +10,10 @@ import numpy as np
 import pytest
 from slicer_batch import FOLDER, PROMPT, SECONDS, Heard, material, run_batch, statuses
 from slicer_scans import add_transform, add_volume, turned
-from slicer_side import on_path
+from slicer_worker import logic, shared_logic
 from test_slicer_child_process import alive
 
-__all__ = ["material"]
-
-
-@pytest.fixture(scope="module")
-def shared_logic(running_host, tmp_path_factory):
-    """A logic whose temporary folder is empty again at the end."""
-    on_path()
-    import slicer
-
-    from DiffuGTSPanel.Logic import DiffuGTSLogic
-
-    before = slicer.app._folder.name
-    slicer.app._folder.name = str(tmp_path_factory.mktemp("temporär"))
-    logic = DiffuGTSLogic()
-    yield logic
-    logic.shutdown()
-    left = os.listdir(slicer.app._folder.name)
-    slicer.app._folder.name = before
-    assert left == []
-
-
-@pytest.fixture
-def logic(host, shared_logic):
-    return shared_logic
+__all__ = ["logic", "material", "shared_logic"]
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +186,32 @@ def test_what_cannot_be_run_is_told_before_a_process_is_started(
         slicer.mrmlScene.RemoveNode(inputs[0])
     run, heard = run_batch(host, logic, inputs, tmp_path / "out", material)
     assert (heard.ends, heard.failure.code, run.state) == (["error"], code, "failed")
+
+
+def test_a_temporary_folder_that_went_away_is_made_again(host, logic, material):
+    from DiffuGTSPanel.BatchScans import BatchScans
+    from DiffuGTSPanel.Scene import JobFolder
+
+    folder = JobFolder()
+    scans, node = BatchScans(folder), add_scan(material, "again")
+    for _time in range(2):
+        list(scans.write([node]))
+        scans.touch()
+        (table,) = scans.table("batch", [], [node])
+        assert json.loads(table.read_text())[0]["name"] == "again"
+        folder.remove()
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_told_in_words(host, logic):
+    from DiffuGTSPanel.BatchScans import BatchScans
+    from DiffuGTSPanel.Failure import Failure
+    from DiffuGTSPanel.Scene import JobFolder
+
+    folder = JobFolder()
+    folder.new("batch").write_text("a file where the folder should be")
+    with pytest.raises(Failure, match="temporary folder cannot be written"):
+        BatchScans(folder).touch()
+    folder.remove()
 
 
 def test_an_option_that_there_is_not_is_refused(host, logic, tmp_path):

@@ -39,14 +39,8 @@ from DiffuGTSLib.training.loop import LoopConfig
 from DiffuGTSLib.training.project_folder import Wanted
 from DiffuGTSLib.training.windows import ORGANS, Window
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _as_many_threads_as_the_commands() -> Iterator[None]:
-    """Other numbers of threads add up in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+# What is trained here is compared with what the commands train.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", autouse=True)
