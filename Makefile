@@ -37,6 +37,7 @@ bench: $(INSTALLED)
 	@$(PYTHON) Testing/Benchmarks/speed.py
 	@$(PYTHON) Testing/Benchmarks/batch.py
 	@$(PYTHON) Testing/Benchmarks/panel.py
+	@$(PYTHON) Testing/Benchmarks/foundation.py
 
 validate: $(INSTALLED)
 	@$(PYTHON) -m DiffuGTSLib.training.embedded validate --data "$(DATA)" \

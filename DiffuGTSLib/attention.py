@@ -261,6 +261,9 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
             nn.Parameter(torch.randn(c) / math.sqrt(c)) for c in feature_channels
         )
         self.gate_query = nn.Conv3d(feature_channels[1], gate_channels, 1)
+        # What organ it is shows at 1/4, where its edge is at 1/2.
+        self.gate_context = nn.Conv3d(feature_channels[2], gate_channels, 1)
+        nn.init.zeros_(self.gate_context.weight)
         self.gate_reducer = TextReducer(text_rank, gate_channels)
         self.anomaly_bias = nn.Parameter(torch.tensor(-2.0))
         self.gate_bias = nn.Parameter(torch.tensor(-2.0))
@@ -312,7 +315,8 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         ]
         context = self.context(adapted, modality)
         joined = [torch.cat(pair, 1) for pair in zip(adapted, context, strict=True)]
-        return joined, self.gate_query(context[1])
+        queries = self.gate_query(context[1])
+        return joined, queries + _grow(self.gate_context(context[2]), queries)
 
     def attend(
         self, joined: Sequence[torch.Tensor], gate_queries: torch.Tensor, texts: Texts

@@ -211,6 +211,8 @@ def _tell(finished: Run, as_json: bool, out: TextIO) -> None:
         console.print(sentence(result))
         if result.lesions:
             console.print(lesion_table(result))
+        for note in result.notes:
+            console.print(f"Note: {note}")
 
 
 cli_batch.register(app)

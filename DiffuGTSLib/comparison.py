@@ -66,7 +66,11 @@ def _features_apart(
     for pair in zip(*(_stage_ends(autoencoder, x, tiling) for x in (ours, theirs)), strict=True):
         slab = pair[0].length if tiling is None else tiling.slab(pair[0])
         slabs = zip(*(planes.slabs(slab) for planes in pair), strict=True)
-        levels.append(torch.cat([unlikeness(a, b) for a, b in slabs], 2))
+        level, first = ours.new_empty(1, 1, *pair[0].shape[2:]), 0
+        for a, b in slabs:
+            level[:, :, first : first + a.shape[2]] = unlikeness(a, b)
+            first += a.shape[2]
+        levels.append(level)
     return summed(levels, ours.shape[2:])
 
 

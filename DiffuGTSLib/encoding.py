@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from DiffuGTSLib.attention import AnomalyAttention, Maps, Texts
+from DiffuGTSLib.attention import CLOSING, AnomalyAttention, Maps, Texts, closed
 from DiffuGTSLib.device import frozen_precision, precision
 from DiffuGTSLib.foundation import tiling as tiles
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
@@ -30,9 +30,11 @@ from DiffuGTSLib.foundation.planes import (
 from DiffuGTSLib.foundation.tiling import Tiling
 
 # Planes at a slab's ends that its neighbours give instead, since they see beyond the slab. At the
-# finest level: nine for the closing of the gate, three for the two interpolations from the coarser
-# levels. At half the resolution: one for the interpolation, three for the convolutions; even.
-MARGIN = 12
+# finest level: three for the two interpolations from the coarser ones. For the gate: nine for its
+# closing and interpolation. At half the resolution: one for the interpolation, three for the
+# convolutions. Multiples of 4 at the finest level, even at half the resolution.
+MARGIN = 4
+GATE_MARGIN = 12
 HALF_MARGIN = 6
 LEAST_SLAB = 8
 # The least sizes that the attention takes at a half and a quarter of the resolution.
@@ -127,23 +129,24 @@ def _context(
 ) -> tuple[torch.Tensor, Planes]:
     """The coarsest level's joined features, whole, and `FineLevels.half`.
 
-    What a level knows of the coarser ones, it knows through `narrow2` and `narrow1` alone. So each
-    level is asked for by itself: a few voxels stand for the others, and where the coarser one
-    hands its context down, the true one takes the place of theirs.
+    What a level knows of the coarser ones, it knows through `narrow2`, `narrow1` and
+    `gate_context` alone. So each level is asked for by itself: a few voxels stand for the others,
+    and where the coarser one hands its context down, the true one takes the place of theirs.
     """
     finest, half, quarter = features
     handed_down: list[torch.Tensor] = []
-    with _seen(attention.context.narrow2, handed_down):
+    with _seen(attention.context.narrow2, handed_down), _seen(attention.gate_context, handed_down):
         coarsest = next(quarter.slabs(quarter.length))
         voxels = [coarsest.new_zeros(1, level.shape[1], 1, 1, 1) for level in (finest, half)]
         joined, queries = attention.visual([*voxels, coarsest], modality)
-        context = handed_down[0]
+        context, organs = handed_down
     small = joined[2].new_zeros(1, quarter.shape[1], *[SMALLEST_LEVELS[1]] * 3)
 
     def slab(x: torch.Tensor, first: int, end: int) -> torch.Tensor:
-        grown = _doubled(context[:, :, first // 2 : end // 2], x)
+        above, organ = (_planes(y, first // 2, end // 2) for y in (context, organs))
         handed: list[torch.Tensor] = []
-        with _replaced(attention.context.narrow2, grown), \
+        with _replaced(attention.context.narrow2, _doubled(above, x)), \
+                _replaced(attention.gate_context, organ), \
                 _seen(attention.context.narrow1, handed):
             levels, gates = attention.visual([voxels[0], x, small], modality)
         return torch.cat([levels[1], gates, handed[0]], 1)
@@ -164,38 +167,60 @@ def maps(
     """The maps of a prompt, (1, T, n, Y, Z) each: slabs that follow each other along X."""
     ranges = spans(encoding.length, encoding.slab or encoding.length)
     near = around(ranges, MARGIN, encoding.length)
-    inputs = _inputs(attention, encoding, near)
-    for (first, end), (low, _) in zip(ranges, near, strict=True):
+    far = around(ranges, GATE_MARGIN, encoding.length)
+    inputs = _inputs(attention, encoding, near, far)
+    for (first, end), (low, high), (least, most) in zip(ranges, near, far, strict=True):
+        levels, queries = next(inputs)
         with precision(texts.gate.device.type):
-            made = attention.attend(*next(inputs), texts)
-        kept = slice(first - low, end - low)
-        yield Maps(made.anomaly[:, :, kept], made.gate[:, :, kept])
+            inner = _planes(queries, (low - least) // 2, (high - least) // 2)
+            made = attention.attend(levels, inner, texts)
+            # The gate of a slab is wrong at its ends: it is made again from more planes.
+            whole = (least, most) == (low, high)
+            gate = made.gate if whole else _gate(attention, queries, texts)
+        del levels
+        yield Maps(_planes(made.anomaly, first - low, end - low),
+                   _planes(gate, first - least, end - least))
+
+
+def _gate(attention: AnomalyAttention, queries: torch.Tensor, texts: Texts) -> torch.Tensor:
+    gate = closed(attention.gates(queries, texts), CLOSING)
+    return F.interpolate(gate, scale_factor=2, mode="trilinear")
 
 
 def _inputs(
-    attention: AnomalyAttention, encoding: Encoding, ranges: Sequence[Range]
+    attention: AnomalyAttention, encoding: Encoding, near: Sequence[Range], far: Sequence[Range]
 ) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
-    """The joined features and the gate's queries of ranges of the finest level's planes."""
-    halves = [(low // 2, high // 2) for low, high in ranges]
-    quarters = Stored(encoding.joined[-1]).windows([(a // 2, b // 2) for a, b in halves])
+    """The joined features of ranges of the finest level's planes, and the gate's queries of wider
+    ones around them."""
+    finer, halves, wide = near, _halved(near), _halved(far)
+    quarters = Stored(encoding.joined[-1]).windows(_halved(halves))
     if encoding.fine is None:
         assert encoding.gate_queries is not None
         finest, half = (Stored(level) for level in encoding.joined[:2])
-        gates = Stored(encoding.gate_queries).windows(halves)
-        levels = zip(finest.windows(ranges), half.windows(halves), quarters, strict=True)
+        gates = Stored(encoding.gate_queries).windows(wide)
+        levels = zip(finest.windows(finer), half.windows(halves), quarters, strict=True)
         yield from ((list(level), next(gates)) for level in levels)
         return
-    fine = encoding.fine
+    fine, config = encoding.fine, attention.config
     device = encoding.latent.device.type
-    finest_slabs, half_slabs = fine.finest.windows(ranges), fine.half.windows(halves)
-    config = attention.config
+    finest_slabs, half_slabs = fine.finest.windows(finer), fine.half.windows(wide)
     widths = [2 * config.feature_channels[1], config.gate_channels, config.feature_channels[0]]
-    for _ in ranges:
+    for (low, high), (least, _) in zip(halves, wide, strict=True):
         with frozen_precision(device):
             x = next(finest_slabs)
         with precision(device):
             joined, gates, context = next(half_slabs).split(widths, 1)
+            joined, context = (_planes(y, low - least, high - least) for y in (joined, context))
             yield [_finest(attention, x, context, fine.modality), joined, next(quarters)], gates
+
+
+def _halved(ranges: Sequence[Range]) -> list[Range]:
+    """Ranges of the planes at half the resolution."""
+    return [(low // 2, high // 2) for low, high in ranges]
+
+
+def _planes(x: torch.Tensor, first: int, end: int) -> torch.Tensor:
+    return x[:, :, first:end]
 
 
 def _finest(

@@ -27,12 +27,12 @@ from DiffuGTSLib.errors import OutOfMemory, TooLarge
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.foundation.conditioning import Conditioning
 from DiffuGTSLib.foundation.denoiser import Denoiser
+from DiffuGTSLib.foundation.planes import SLABS_ALIKE
 from DiffuGTSLib.foundation.tiling import Tiling
 from DiffuGTSLib.live_bytes import LiveBytes
 
 T = TypeVar("T")
 Size = tuple[int, int, int]
-Count = Callable[[Size, Tiling | None], tuple[int, int]]
 
 # From fast to small; the whole at once first. 2^28 elements are 0.5 GB of a map in bfloat16.
 TILINGS: tuple[Tiling | None, ...] = (
@@ -41,10 +41,12 @@ TILINGS: tuple[Tiling | None, ...] = (
 REFERENCE: Size = (64, 64, 64)
 # Feature maps at the scan's resolution; the known models need 7 to 8 where nothing is cut.
 MAPS_AT_MOST = 16
-SLABS_ALIKE = 3  # after so many slabs the next ones need no more
 # Of what is free, for the libraries' own buffers, which nobody tells beforehand.
 USABLE = 0.9
 RESERVED_GB = {"cuda": 0.5, "cpu": 0.25}
+
+# What torch's allocator, C++ and the GPU's libraries say, as plain RuntimeErrors.
+OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED")
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class Networks:
         torch.nn.Module.to(self.attention, device)
 
     def without_content(self, dtype: torch.dtype) -> Networks:
-        """The same networks on the device "meta", as they compute: in `dtype`."""
+        """The same networks on the device "meta", in `dtype`."""
         return Networks(*(
             _without_content(network, dtype)
             for network in (self.autoencoder, self.denoiser, self.attention)
@@ -100,12 +102,17 @@ class Needs:
 
     Args:
         networks: those that will run.
-        device: where they will; what it computes in decides the maps' width.
+        device: where they will; what they are stored in there decides the maps' width. A CPU may
+            compute in half of that, and then needs less.
+        dtype: what they are stored in, where it is not the device's own.
     """
 
-    def __init__(self, networks: Networks, device: str) -> None:
+    def __init__(
+        self, networks: Networks, device: str, dtype: torch.dtype | None = None
+    ) -> None:
         self._real = networks
-        self._dtype = computes_in(device)
+        self._dtype = dtype or frozen_dtype(device)
+        self._unfolds = device == "cpu" and computes_in(device) == torch.float32
         self.encoding = lru_cache(maxsize=32)(self._encoding)
         self.crop = lru_cache(maxsize=32)(self._crop)
 
@@ -131,37 +138,22 @@ class Needs:
 
     def _encoding(self, size: Size, tiling: Tiling | None) -> tuple[int, int]:
         """Bytes at the peak of encoding a scan of `size` voxels and asking it, and bytes kept."""
-        return self._of_size(size, tiling, self._encode)
+        if tiling is not None:
+            return self._encode(size, tiling)
+        # Where nothing is cut, all maps grow with the voxels.
+        peak, kept = self._encode(REFERENCE, None)
+        return _grown(peak, size), _grown(kept, size)
 
     def _crop(self, size: Size, samples: int, tiling: Tiling | None) -> int:
         """Bytes at the peak of painting a crop of `size` voxels and comparing it."""
-        painted, _ = self._of_size(size, None, self._paint)
-        compared, _ = self._of_size(
-            size, tiling, lambda shorter, cut: self._compare(shorter, samples, cut)
-        )
-        return max(painted, compared)
-
-    def _of_size(self, size: Size, tiling: Tiling | None, count: Count) -> tuple[int, int]:
-        """`count` of a size, from smaller ones where it grows in proportion."""
-        if tiling is None:  # all maps grow with the voxels
-            share = math.prod(size) / math.prod(REFERENCE)
-            peak, kept = count(REFERENCE, None)
-            return round(peak * share), round(kept * share)
-        width = self._real.autoencoder.config.num_channels[0]
-        slab = tiling.slab_elements // (width * size[1] * size[2])
-        # Slabs are as thick in a shorter scan, and all else grows with the length.
-        short = max(32, -(-SLABS_ALIKE * slab // 32) * 32)
-        if size[0] <= short + 32:
-            return count(size, tiling)
-        first, second = (count((n, *size[1:]), tiling) for n in (short, short + 32))
-        steps = (size[0] - short) / 32
-        peak, kept = (round(a + (b - a) * steps) for a, b in zip(first, second, strict=True))
-        return max(peak, second[0]), kept
+        if tiling is not None:
+            return max(_grown(self._painting, size), self._compare(size, samples, tiling))
+        return _grown(max(self._painting, self._compare(REFERENCE, samples, None)), size)
 
     def _encode(self, size: Size, tiling: Tiling | None) -> tuple[int, int]:
         nets = self._networks
         row = torch.zeros(1, nets.attention.config.text_dim, dtype=nets.attention.dtype)
-        with torch.inference_mode(), torch.device("meta"), LiveBytes() as live:
+        with torch.inference_mode(), torch.device("meta"), LiveBytes(unfolds=self._unfolds) as live:
             which = torch.zeros(1, dtype=torch.long)
             x = torch.zeros(1, 1, *size)
             made = encoding.encode(nets.autoencoder, nets.attention, x, which, tiling)
@@ -171,24 +163,31 @@ class Needs:
                 part.probability()
         return live.peak + 4 * math.prod(size), kept  # and the map itself, float32
 
-    def _paint(self, size: Size, _: Tiling | None) -> tuple[int, int]:
+    @cached_property
+    def _painting(self) -> int:
+        """Bytes at the peak of painting a crop of the reference's size."""
         nets = self._networks
-        latent = _latent(nets, size)
+        latent = _latent(nets, REFERENCE)
         channels = nets.denoiser.config.in_channels
-        with torch.inference_mode(), torch.device("meta"), LiveBytes() as live:
+        with torch.inference_mode(), torch.device("meta"), LiveBytes(unfolds=self._unfolds) as live:
             z, mask = latent.clone(), latent[:, :1].clone()
             noise, known = z.clone(), z.clone()
             shown = torch.cat([z, mask], 1)[:, :channels]
             Conditioning().predict(nets.denoiser, shown.to(nets.denoiser.dtype), torch.zeros(1))
             del noise, known
-        return live.peak, 0
+        return live.peak
 
-    def _compare(self, size: Size, samples: int, tiling: Tiling | None) -> tuple[int, int]:
+    def _compare(self, size: Size, samples: int, tiling: Tiling | None) -> int:
         nets = self._networks
-        with torch.inference_mode(), torch.device("meta"), LiveBytes() as live:
+        with torch.inference_mode(), torch.device("meta"), LiveBytes(unfolds=self._unfolds) as live:
             z = _latent(nets, size)
             comparison.compare(nets.autoencoder, z, [z.clone() for _ in range(samples)], tiling)
-        return live.peak, 0
+        return live.peak
+
+
+def _grown(count: int, size: Size) -> int:
+    """A count of the reference's size, for another one."""
+    return round(count * math.prod(size) / math.prod(REFERENCE))
 
 
 def _without_content(network: torch.nn.Module, dtype: torch.dtype) -> Any:
@@ -275,10 +274,11 @@ class Planner:
             # Where a plan was tried before, `carry_out` knows better why this one has its turn.
             reason = "" if found or not figures else f"{what} needs at least {figures[0]}."
             known, lowest = self._needs(device), math.inf
+            tilings = TILINGS
             if known.at_most(size) <= free_bytes(device):
-                found = True
+                found, tilings = True, TILINGS[1:]
                 yield Plan(device, None, known.at_most(size), reason)
-            for tiling in TILINGS:
+            for tiling in tilings:
                 need = known.at_least(size, tiling)
                 if need <= free_bytes(device):
                     need = needs(device, tiling)
@@ -333,7 +333,7 @@ def carry_out(
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or on the CPU, whose allocator has no error of its own."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     )
 
 

@@ -179,7 +179,7 @@ class Segmenter:
             scan = volume.from_image(image, modality)
             ready = self.prepare(as_told(scan, sequence, skull_stripped))
         else:
-            scan = volume.read(image, modality)
+            scan = volume.read(image, modality, self.package.card.spacing_mm)
             ready = self.prepare(as_told(scan, sequence, skull_stripped))
         canonical = ready.canonical
         steps.step("read", 1, 1)
@@ -248,7 +248,7 @@ class Segmenter:
         card = self.package.card
         asked = understand(prompt, self.text_encoder)
         steps.step("attention", 0, 1)
-        notes = list(scan.notes)
+        notes = [*scan.notes, *self._blind(asked, scan.canonical.modality)]
         attention = self.attend(scan, asked, notes.append)
         level = card.threshold if threshold is None else threshold
         candidates = find_candidates(
@@ -302,6 +302,14 @@ class Segmenter:
                 slabs.append(torch.sigmoid(logit))
         return torch.cat(slabs).cpu().numpy()
 
+    def _blind(self, prompt: Prompt, modality: str) -> list[str]:
+        """A warning where calibration found no threshold at which the model finds anything."""
+        known = self.package.card.calibration
+        if not known or not prompt.anatomy or f"{prompt.anatomy}/{modality}" in known:
+            return []
+        return [f'The model "{self.package.card.name}" is not calibrated for "{prompt.title}" in '
+                f"{modality}: neither what it finds there nor that it finds nothing means much."]
+
     def _class_label(self, scan: volume.Scan) -> int:
         return self.package.card.class_label(scan.modality, scan.sequence, scan.skull_stripped)
 
@@ -322,7 +330,10 @@ def as_told(
         ModalityMismatch: a sequence of a CT.
     """
     if sequence and scan.modality == "CT":
-        raise ModalityMismatch("A CT has no MR sequence.", "Leave the sequence out, or state MR.")
+        raise ModalityMismatch(
+            "A CT has no MR sequence.",
+            "Leave the MR sequence to the program, or state that the scan is MR.",
+        )
     stripped = scan.skull_stripped if skull_stripped is None else skull_stripped
     return replace(scan, sequence=sequence or scan.sequence, skull_stripped=stripped)
 

@@ -6,8 +6,6 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,30 +95,6 @@ def check_free(folder: Path) -> None:
             f"There is a model at {folder.name} already.",
             f"Remove it first: diffugts models remove {folder.name}",
         )
-
-
-@contextmanager
-def under_construction(folder: Path) -> Iterator[Path]:
-    """A folder to build a package in; it becomes `folder` at the end, or vanishes on an error.
-
-    Raises:
-        OutputNotWritten: there is something at that place already, or it cannot be written.
-    """
-    check_free(folder)
-    building = folder.with_name(f".building-{uuid.uuid4().hex}")
-    try:
-        building.mkdir(parents=True)
-        yield building
-        building.replace(folder)
-    except OSError as error:
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
-            raise OutputNotWritten(f"The folder {folder.parent.name} cannot be written.",
-                                   f"Set {VARIABLE} to a folder of yours.") from None
-        if error.errno == 28:
-            raise OutputNotWritten("The disk is full.", "Make room and try again.") from None
-        raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def describe_models() -> dict[str, Any]:

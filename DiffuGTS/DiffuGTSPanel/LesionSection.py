@@ -160,14 +160,15 @@ class LesionSection(Section):
             return
         dropped = sum(not lesion.kept for lesion in self._lesions)
         note = _("{count} dropped.").format(count=dropped) if dropped else ""
+        notes = "".join("<br>" + coloured(text, "bad") for text in result.notes)
         if result.lesions:
             text = coloured(note, "muted")
-            self.ui.summaryLabel.text = f"<b>{_plain(result.sentence)}</b> {text}"
+            self.ui.summaryLabel.text = f"<b>{_plain(result.sentence)}</b> {text}{notes}"
         else:
             # In a frame of its own weight: it must not be overlooked.
             warning = _("That says nothing about the patient: the model may have missed one.")
             self.ui.summaryLabel.text = (f"<b>{_plain(result.sentence)}</b><br>"
-                                         + coloured(warning, "muted"))
+                                         + coloured(warning, "muted") + notes)
 
     def _showThreshold(self) -> None:
         """Only when another result is shown: the slider leads, the run follows."""

@@ -198,7 +198,8 @@ def outcome(event: Event, frame: int | None) -> PromptResult:
     files = {kind: Path(event[kind]) for kind in EVIDENCE if kind in event}
     return PromptResult(
         event["index"], event["prompt"], event["title"], event["found"], event["highest_score"],
-        event["threshold"], event["terminology"], sentence, files=files, frame=frame)
+        event["threshold"], event["terminology"], sentence, files=files, frame=frame,
+        notes=list(event.get("notes", ())))
 
 
 def _remove(node: Any) -> None:

@@ -222,6 +222,7 @@ class PromptResult:
         evidence: volume nodes that have been read so far, by kind.
         files: where the evidence lies, by kind.
         frame: of the sequence; None without one.
+        notes: what else has to be known of it; sentences.
     """
 
     index: int
@@ -237,6 +238,7 @@ class PromptResult:
     evidence: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     frame: int | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -42,15 +42,15 @@ class Conditioning:
     ) -> torch.Tensor:
         """The denoiser's output for a noisy latent z (N, C, X, Y, Z) at `timestep`, guided.
 
-        Two passes where it is guided: one after the other, so that memory is that of one. The
-        output has z's own type, also where the denoiser computes in half precision: guidance
-        multiplies a difference.
+        Two passes where it is guided: one after the other, so that memory is that of one. Guidance
+        multiplies a difference, which is taken in float32 also where the denoiser computes in half
+        precision. The output has z's own type.
         """
         output = self._pass(denoiser, z, timestep, self.class_label)
-        if not self._guides(denoiser):
-            return output
-        blind = self._pass(denoiser, z, timestep, UNKNOWN)
-        return blind + self.guidance * (output - blind)
+        if self._guides(denoiser):
+            blind = self._pass(denoiser, z, timestep, UNKNOWN)
+            output = blind + self.guidance * (output - blind)
+        return output.to(z.dtype)
 
     def passes(self, denoiser: Denoiser) -> int:
         """How often the denoiser runs in a step."""
@@ -60,7 +60,7 @@ class Conditioning:
         self, denoiser: Denoiser, z: torch.Tensor, timestep: torch.Tensor, label: int
     ) -> torch.Tensor:
         told = self._told(denoiser, z, label)
-        return denoiser(z.to(denoiser.dtype), timestep, **told).to(z.dtype)
+        return denoiser(z, timestep, **told).float()
 
     def _guides(self, denoiser: Denoiser) -> bool:
         return self.guidance > 0 and denoiser.config.num_class_embeds is not None

@@ -18,19 +18,25 @@ from torch import nn
 Range = tuple[int, int]
 """First plane, and the one after the last."""
 
+# Where memory is counted, on tensors without content, the first slabs stand for all: the fourth
+# one needs what the third did.
+SLABS_ALIKE = 3
+
 
 class Planes(ABC):
     """A feature map (1, C, X, Y, Z), given out in slabs of planes along X.
 
     Args:
         shape: of the whole map.
+        device: where its slabs lie.
         behind: elements in memory for one plane of it, of the widest map that it is made from.
     """
 
-    def __init__(self, shape: Sequence[int], behind: float = 0.0) -> None:
+    def __init__(self, shape: Sequence[int], device: torch.device, behind: float = 0.0) -> None:
         if len(shape) != 5 or shape[0] != 1:
             raise ValueError(f"one map of shape (1, C, X, Y, Z) is needed, got {tuple(shape)}")
         self.shape = tuple(shape)
+        self.device = device
         self.plane_elements = max(float(shape[1] * shape[3] * shape[4]), behind)
 
     @property
@@ -43,15 +49,19 @@ class Planes(ABC):
         """The planes of each range, (1, C, n, Y, Z); both ends of the ranges never go back."""
 
     def slabs(self, planes: int) -> Iterator[torch.Tensor]:
-        """The whole map in slabs of that many planes; the last may be thinner."""
-        return self.windows(spans(self.length, planes))
+        """The whole map in slabs of that many planes; the last may be thinner.
+
+        Without content (device "meta"), the first ones stand for all.
+        """
+        most = SLABS_ALIKE if self.device.type == "meta" else None
+        return self.windows(spans(self.length, planes)[:most])
 
 
 class Stored(Planes):
     """A map that lies in memory."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        super().__init__(tensor.shape)
+        super().__init__(tensor.shape, tensor.device)
         self.tensor = tensor
 
     def windows(self, ranges: Sequence[Range]) -> Iterator[torch.Tensor]:
@@ -73,7 +83,8 @@ class Computed(Planes):
         make: Callable[[Sequence[Range]], Iterator[torch.Tensor]],
     ) -> None:
         # Below a Downsample, a plane takes two of the source's; above an Upsample, half a one.
-        super().__init__(shape, source.plane_elements * source.length / shape[2])
+        behind = source.plane_elements * source.length / shape[2]
+        super().__init__(shape, source.device, behind)
         self._make = make
 
     def windows(self, ranges: Sequence[Range]) -> Iterator[torch.Tensor]:
@@ -145,7 +156,7 @@ def store_over(old: Stored, planes: Planes, slab: int, reach: int) -> Stored:
         waiting = made[:, :, ready - first:].clone()
         first = end
         del made
-    old.tensor[:, :, first - waiting.shape[2] :] = waiting
+    old.tensor[:, :, first - waiting.shape[2] : first] = waiting
     return old
 
 

@@ -24,6 +24,7 @@ FINDINGS = ("tumor", "cancer", "metastasis", "mass", "lesion")
 SIMILARITY_WEIGHT = 0.1
 IMAGE_WEIGHT = 0.1
 GATE_WEIGHT = 1.0
+ABSENT = 4  # gates that are wrong where their organ is not count as one that misses its organ
 WINDOWS = 1  # a step
 SPILL_VOXELS = 200.0  # of false alarm in a window without lesion count as half wrong
 
@@ -112,8 +113,8 @@ def map_loss(
 def gate_loss(gates: torch.Tensor, window: Window) -> torch.Tensor:
     """Balanced cross-entropy and Dice of all known organs' gates; gates (O, X, Y, Z) logits.
 
-    Organs that are in the window count as much as all that are not: averaged over all, one among
-    a dozen, a present organ hardly counted, and the air around a patient passed for lung.
+    Those in the window and those that are not are summed up apart: averaged over all, one among a
+    dozen, a present organ hardly counted, and the air around a patient passed for lung.
     """
     present: list[torch.Tensor] = []
     absent: list[torch.Tensor] = []
@@ -131,8 +132,9 @@ def gate_loss(gates: torch.Tensor, window: Window) -> torch.Tensor:
     if not window.known[window.organ] and lesion.any():
         # Nobody outlined the organ, but where its lesion is, there it is.
         present.append(2 * F.softplus(-gates[window.organ][lesion]).mean())
-    means = [torch.stack(losses).mean() for losses in (present, absent) if losses]
-    return torch.stack(means).sum() if means else gates.sum() * 0.0
+    parts = [torch.stack(present).mean()] if present else []
+    parts += [torch.stack(absent).sum() / ABSENT] if absent else []
+    return torch.stack(parts).sum() if parts else gates.sum() * 0.0
 
 
 def image_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -29,10 +29,11 @@ from DiffuGTSLib.training.config import (
 from DiffuGTSLib.training.corpus import Corpus, classes_named, gather
 from DiffuGTSLib.training.curves import read_curve
 from DiffuGTSLib.training.feed import Feed
-from DiffuGTSLib.training.head import refuse_existing, whole_folder, write_trained
+from DiffuGTSLib.training.head import refuse_existing, write_trained
 from DiffuGTSLib.training.project_folder import Wanted
 from DiffuGTSLib.training.ranks import joined
 from DiffuGTSLib.whole_file import write_json
+from DiffuGTSLib.whole_folder import whole_folder
 
 Tell = Callable[[str], None]
 ABOUT = "autoencoder.json"

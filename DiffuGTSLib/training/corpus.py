@@ -134,7 +134,8 @@ def gather(data: Sequence[Data], cache: Path, wanted: Wanted, ranks: Ranks = ALO
     for entry in data:
         if not entry.folder.exists():
             raise TrainingImpossible(f"The folder {entry.folder.name} does not exist.",
-                                     "Folders are relative to the configuration file.")
+                                     "Folders are relative to the configuration file; "
+                                     f"looked for {entry.folder.resolve()}.")
         kind = ProjectFolder if (entry.folder / MANIFEST).is_file() else PublicFolder
         folders.append((kind(entry.folder, cache, wanted), entry.share))
     if not ranks.first:

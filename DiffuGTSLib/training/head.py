@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from DiffuGTSLib.card import Card
 from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.models import Foundation, add_attention
 from DiffuGTSLib.training import fusion, packaging
+from DiffuGTSLib.whole_folder import whole_folder
 
 ABOUT = """# Model card: {name}
 
@@ -25,28 +24,6 @@ ABOUT = """# Model card: {name}
 - **Scores**: {scores}
 - **Licence**: {licence}
 """
-
-
-@contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
-    """A new folder beside `output` that gets its name when the block ends well, else goes.
-
-    Raises:
-        OutputNotWritten: it cannot be made.
-    """
-    refuse_existing(output)
-    for left in output.parent.glob(f".{output.name}.*.tmp"):  # by a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    staging = output.with_name(f".{output.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-        staging.replace(output)
-    except OSError as error:
-        raise OutputNotWritten(f"The folder {output.name} could not be written.",
-                               "Free some space on the disk or choose another folder.") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def refuse_existing(output: Path) -> None:
@@ -76,6 +53,7 @@ def write_trained(
     Raises:
         OutputNotWritten: `output` exists, or there is no room.
     """
+    refuse_existing(output)
     with whole_folder(output) as staging:
         leave = shutil.ignore_patterns("aova", "README.md", ".*")
         shutil.copytree(foundation.folder, staging, ignore=leave, dirs_exist_ok=True)

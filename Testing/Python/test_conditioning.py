@@ -64,6 +64,17 @@ def test_guidance_goes_from_the_unknown_class_through_the_told_one(
 
 
 @torch.no_grad()
+def test_guidance_of_half_precision_subtracts_in_float32(rflow: Denoiser, z: torch.Tensor) -> None:
+    half = z.bfloat16()
+    told, blind = Conditioning(class_label=11), Conditioning(class_label=0)
+    seen, unseen = told.predict(rflow, half, TIME), blind.predict(rflow, half, TIME)
+    guided = Conditioning(class_label=11, guidance=10.0).predict(rflow, half, TIME)
+    assert guided.dtype == torch.bfloat16
+    exact = unseen.float() + 10 * (seen.float() - unseen.float())
+    torch.testing.assert_close(guided, exact.bfloat16(), rtol=0, atol=0)
+
+
+@torch.no_grad()
 def test_guidance_of_one_is_the_told_class_itself(rflow: Denoiser, z: torch.Tensor) -> None:
     seen = Conditioning(class_label=9).predict(rflow, z, TIME)
     guided = Conditioning(class_label=9, guidance=1.0).predict(rflow, z, TIME)

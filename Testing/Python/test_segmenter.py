@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +169,11 @@ def test_reads_files_with_other_letters_in_their_names(
     path = tmp_path / "Löwe 脳.nii.gz"
     sitk.WriteImage(ball_scan()[0], str(path))
     assert segmenter.segment(segmenter.encode(path, "MR"), PROMPT).found
+
+
+def test_where_the_model_is_not_calibrated_the_result_says_so(segmenter: Segmenter) -> None:
+    card = replace(segmenter.package.card, calibration={"brain/MR": 0.0})
+    calibrated = Segmenter(replace(segmenter.package, card=card), segmenter.device)
+    scan = calibrated.encode(ball_scan()[0], "MR")
+    assert calibrated.segment(scan, "brain tumor").notes == []
+    assert "not calibrated" in calibrated.segment(scan, "liver tumor").notes[0]
