@@ -28,6 +28,8 @@ class Card:
         steps, samples, resamplings: of the inpainting, unless told otherwise.
         calibration: what is added to the logit of the gated AOVA map so that 0.5 is the best
             threshold, by anatomy and modality ("lung/CT"); 0 where it is not listed.
+        open_gates: anatomies and modalities whose gate does not count, because on the examples of
+            the calibration it hid more of the lesions than it kept out.
         fusion: by modality.
         files: SHA-256 of every file but this one, by its path in the package.
         trained_on, scores: for people.
@@ -60,6 +62,7 @@ class Card:
     sources: tuple[dict[str, str], ...] = ()
     guidance: float = 0.0
     least_crop: tuple[int, int, int] = (0, 0, 0)
+    open_gates: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Card:
@@ -80,6 +83,7 @@ class Card:
             entries["spacing_mm"] = tuple(entries["spacing_mm"])
             entries["modalities"] = tuple(entries["modalities"])
             entries["left_out"] = tuple(entries.get("left_out", ()))
+            entries["open_gates"] = tuple(entries.get("open_gates", ()))
             entries["sources"] = tuple(entries.get("sources", ()))
             entries["least_crop"] = tuple(entries.get("least_crop", (0, 0, 0)))
             return cls(fusion=fusion, **entries)

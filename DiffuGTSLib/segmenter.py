@@ -291,13 +291,13 @@ class Segmenter:
         )
 
     def _attended(self, scan: EncodedScan, encoding: Encoding, prompt: Prompt) -> np.ndarray:
-        shift = self.package.card.calibration.get(
-            f"{prompt.anatomy}/{scan.canonical.modality}", 0.0
-        )
+        key = f"{prompt.anatomy}/{scan.canonical.modality}"
+        shift = self.package.card.calibration.get(key, 0.0)
+        counts = bool(prompt.gate) and key not in self.package.card.open_gates
         texts, slabs = self._texts(prompt, scan.device), []
         with torch.inference_mode(), precision(scan.device):
             for made in maps(self.package.attention, encoding, texts):
-                gated = made.probability() if prompt.gate else torch.sigmoid(made.anomaly)
+                gated = made.probability() if counts else torch.sigmoid(made.anomaly)
                 logit = torch.logit(gated[0, 0].float(), eps=1e-7) + shift
                 slabs.append(torch.sigmoid(logit))
         return torch.cat(slabs).cpu().numpy()

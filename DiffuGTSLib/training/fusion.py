@@ -173,18 +173,29 @@ def measure(segmenter: Segmenter, example: Example, inpaint: bool = True) -> Mea
     return Measured(example.modality, attention, truth, inside, pixel, feature, voxel_ml)
 
 
-def best_shift(measured: Sequence[Measured]) -> tuple[float, float]:
-    """What to add to the map's logit so that 0.5 is the threshold of the best mean worth.
+@dataclass(frozen=True)
+class Shift:
+    """What to add to a map's logit so that 0.5 is the threshold of the best mean worth.
 
-    Returns:
-        The shift, and the mean Dice there of the examples with a lesion; 0 if none has one.
+    Attributes:
+        worth: the mean worth of the examples there.
+        dice: the mean Dice there of those with a lesion; 0 if none has one.
     """
+
+    shift: float
+    worth: float
+    dice: float
+
+
+def best_shift(measured: Sequence[Measured]) -> Shift:
+    """The shift that these examples ask for."""
     curves = np.array([m.worth(m.attention) for m in measured])
     best = int(np.argmax(curves.mean(0)))
     threshold = float(np.clip(THRESHOLDS[best], 0.005, 0.98))
     with_lesion = [bool(m.truth.any()) for m in measured]
     dice = float(curves[with_lesion, best].mean()) if any(with_lesion) else 0.0
-    return float(-np.log(threshold / (1 - threshold))), dice
+    worth = float(curves[:, best].mean())
+    return Shift(float(-np.log(threshold / (1 - threshold))), worth, dice)
 
 
 def fit(measured: Sequence[Measured]) -> Fusion:

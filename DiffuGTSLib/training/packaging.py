@@ -25,6 +25,7 @@ STEPS = 12
 SAMPLES = 2
 CLASSES = "classes.json"  # beside the attention's checkpoint: what it was trained on
 # Below this no threshold finds the lesions, and the best one would call everything a lesion.
+MEANINGFUL_GAIN = 0.05  # of worth, by leaving a gate open
 MEANINGFUL_DICE = 0.1
 TRAINED_ON = (
     "Soft-tissue-Sarcoma (TCIA) patients 001-028, NSCLC Radiogenomics r01-001, TotalSegmentator "
@@ -75,19 +76,26 @@ def calibrate(
 ) -> None:
     """Fits the calibration by anatomy, then the fusion by modality; both go into the card.
 
-    A modality of which no example has candidates keeps its fusion.
+    A gate that makes the examples worth less than they are without it is left open. A modality of
+    which no example has candidates keeps its fusion.
     """
-    card = replace(models.Card.read(folder), calibration={})
-    card.write(folder)
-    segmenter = Segmenter.from_pretrained(folder, device)
-    shifts = {}
-    for key in dict.fromkeys(e.key for e in examples):
-        quick = [fusion.measure(segmenter, e, inpaint=False) for e in examples if e.key == key]
-        shift, dice = fusion.best_shift(quick)
-        if dice >= MEANINGFUL_DICE:
-            shifts[key] = shift
-        tell(f"{key}: {len(quick)} examples, shift {shift:.2f}, Dice {dice:.3f}")
-    card.calibration.update(shifts)
+    keys = tuple(dict.fromkeys(e.key for e in examples))
+    card = replace(models.Card.read(folder), calibration={}, open_gates=())
+    shifts, open_gates = {}, []
+    gated, open_wide = (
+        _shifts(folder, replace(card, open_gates=gates), examples, device) for gates in ((), keys)
+    )
+    for key in keys:
+        best, said = gated[key], ""
+        if open_wide[key].worth > best.worth + MEANINGFUL_GAIN:
+            best, said = open_wide[key], f", gate open (with it {best.worth:.3f})"
+            open_gates.append(key)
+        if best.dice >= MEANINGFUL_DICE:
+            shifts[key] = best.shift
+        count = sum(e.key == key for e in examples)
+        tell(f"{key}: {count} examples, shift {best.shift:.2f}, worth {best.worth:.3f}, "
+             f"Dice {best.dice:.3f}{said}")
+    card = replace(card, calibration=shifts, open_gates=tuple(open_gates))
     card.write(folder)
     segmenter = Segmenter.from_pretrained(folder, device)
     full = [fusion.measure(segmenter, e) for e in examples]
@@ -99,4 +107,18 @@ def calibrate(
     replace(card, fusion=fitted).write(folder)
     if log is not None:
         entries = {m: f.__dict__ for m, f in fitted.items()}
-        log.write_text(json.dumps({"calibration": shifts, "fusion": entries}, indent=1) + "\n")
+        document = {"calibration": shifts, "open_gates": open_gates, "fusion": entries}
+        log.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _shifts(
+    folder: Path, card: models.Card, examples: Sequence[fusion.Example], device: str
+) -> dict[str, fusion.Shift]:
+    """The best shift of each anatomy and modality, with the package under that card."""
+    card.write(folder)
+    segmenter = Segmenter.from_pretrained(folder, device)
+    measured: dict[str, list[fusion.Measured]] = {}
+    for example in examples:
+        made = fusion.measure(segmenter, example, inpaint=False)
+        measured.setdefault(example.key, []).append(made)
+    return {key: fusion.best_shift(of_key) for key, of_key in measured.items()}

@@ -27,11 +27,12 @@ def measured(seed: int, useful: bool = True) -> Measured:
 
 def test_the_shift_puts_the_best_threshold_at_one_half() -> None:
     examples = [measured(i) for i in range(3)]
-    shift, best = best_shift(examples)
-    moved = [1 / (1 + np.exp(-(np.log(m.attention / (1 - m.attention)) + shift)))
+    best = best_shift(examples)
+    moved = [1 / (1 + np.exp(-(np.log(m.attention / (1 - m.attention)) + best.shift)))
              for m in examples]
     at_half = np.mean([dice(p > 0.5, m.truth) for p, m in zip(moved, examples, strict=True)])
-    assert at_half == pytest.approx(best, abs=0.02)
+    assert at_half == pytest.approx(best.dice, abs=0.02)
+    assert best.worth == best.dice
 
 
 def score(made: Measured, kind: str, examples: list[Measured]) -> float:
@@ -68,8 +69,7 @@ def test_what_a_scan_without_a_lesion_is_worth_falls_with_what_is_marked() -> No
 def test_false_alarms_in_healthy_scans_raise_the_threshold() -> None:
     examples = [measured(i) for i in range(3)]
     healthy = replace(examples[0], truth=np.zeros_like(examples[0].truth))
-    without, dice_without = best_shift(examples)
-    with_healthy, dice_with = best_shift([*examples, healthy, healthy])
-    assert with_healthy < without  # 0.5 is reached by fewer voxels
-    assert dice_with <= dice_without
-    assert best_shift([healthy])[1] == 0.0
+    without, with_healthy = best_shift(examples), best_shift([*examples, healthy, healthy])
+    assert with_healthy.shift < without.shift  # 0.5 is reached by fewer voxels
+    assert with_healthy.dice <= without.dice
+    assert best_shift([healthy]).dice == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +178,16 @@ def test_where_the_model_is_not_calibrated_the_result_says_so(segmenter: Segment
     scan = calibrated.encode(ball_scan()[0], "MR")
     assert calibrated.segment(scan, "brain tumor").notes == []
     assert "not calibrated" in calibrated.segment(scan, "liver tumor").notes[0]
+
+
+def test_an_open_gate_hides_nothing(segmenter: Segmenter) -> None:
+    image, ball = ball_scan()
+    attention = copy.deepcopy(segmenter.package.attention)
+    attention.gate_bias.data.fill_(-40.0)  # shut everywhere
+    found = []
+    for gates in ((), ("brain/MR",)):
+        card = replace(segmenter.package.card, open_gates=gates)
+        shut = Segmenter(replace(segmenter.package, card=card, attention=attention), "cpu")
+        found.append(shut.segment(shut.encode(image, "MR"), PROMPT))
+    assert not found[0].found
+    assert dice(sitk.GetArrayFromImage(found[1].mask) > 0, ball) > 0.6
