@@ -30,7 +30,7 @@ class Card:
             threshold, by anatomy and modality ("lung/CT"); 0 where it is not listed.
         open_gates: anatomies and modalities whose gate does not count, because on the examples of
             the calibration it hid more of the lesions than it kept out.
-        fusion: by modality.
+        fusion: by modality ("CT"), and by anatomy and modality ("brain/MR") where it has its own.
         files: SHA-256 of every file but this one, by its path in the package.
         trained_on, scores: for people.
         trained_classes: lesion classes seen in training, by "real" masks and "synthetic" lesions;
@@ -76,7 +76,7 @@ class Card:
             fusion = {
                 modality: Fusion(
                     {k: tuple(w) for k, w in f["weights"].items()},
-                    f["pixel_floor"], f["feature_floor"],
+                    f["pixel_floor"], f["feature_floor"], f.get("used", "both"),
                 )
                 for modality, f in entries.pop("fusion").items()
             }
@@ -101,6 +101,10 @@ class Card:
         entries = {k: v for k, v in self.__dict__.items() if k != "fusion"}
         entries["fusion"] = {m: f.__dict__ for m, f in self.fusion.items()}
         write_json(folder / CARD, entries)
+
+    def fusion_of(self, anatomy: str, modality: str) -> Fusion:
+        """The fusion for what is asked of a scan: the anatomy's own, else the modality's."""
+        return self.fusion.get(f"{anatomy}/{modality}") or self.fusion[modality]
 
     def class_label(
         self, modality: str, sequence: str = "", skull_stripped: bool = False

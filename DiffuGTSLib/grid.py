@@ -15,6 +15,8 @@ Box = tuple[slice, slice, slice]
 
 CT_WINDOW_HU = (-1000.0, 1000.0)
 MR_PERCENTILES = (0.0, 99.5)
+AIR_SHARE = 0.2  # of exact zeros in a scan whose air was set to 0
+OVERSHOOT_SHARE = 0.05  # of what is not 0; with more, negative values mean something
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Canonical:
 
     Attributes:
         tensor: float32, (1, 1, X, Y, Z); axes point to the right, anterior and superior
-            (along the scan's own, possibly oblique, axes); CT in [0, 1], MR from 0 upwards.
+            (along the scan's own, possibly oblique, axes); CT in [0, 1], MR from 0
+            upwards but for the overshoot of earlier resampling.
         geometry: an empty image that carries the canonical grid (SimpleITK geometry).
         source: an empty image that carries the input's own grid.
         modality: "CT" or "MR".
@@ -54,11 +57,18 @@ def empty_like(image: sitk.Image) -> sitk.Image:
 def intensity_range(voxels: np.ndarray, modality: Modality) -> tuple[float, float]:
     """The intensities that become 0 and 1 (METHOD.md 1, preprocessing).
 
-    CT: -1000 and 1000 HU. MR: the percentiles 0 and 99.5 of `voxels`.
+    CT: -1000 and 1000 HU. MR: the percentiles 0 and 99.5 of `voxels`; 0 instead of the first where
+    the air was set to 0 and a few voxels lie below it. Those are the overshoot of an earlier
+    resampling; taken for 0, they would lift the air around a stripped brain to a sixth of the
+    range.
     """
     if modality == "CT":
         return CT_WINDOW_HU
     low, high = np.percentile(voxels, MR_PERCENTILES)
+    if low < 0 < high:
+        air, below = np.mean(voxels == 0), np.mean(voxels < 0)
+        if air > AIR_SHARE and below < OVERSHOOT_SHARE * (1 - air):
+            low = 0.0
     return float(low), float(high)
 
 

@@ -17,7 +17,7 @@ FUSIONS = ("attention", "pixel", "feature", "both")
 
 @dataclass(frozen=True)
 class Fusion:
-    """Weights of the learned fusion, for one modality.
+    """Weights of the learned fusion, for one modality or for one anatomy in it.
 
     The refined score is sigmoid(bias + attention * logit(p) + pixel * log(1 + P / floor_P) +
     feature * log(1 + F / floor_F)). The floors are the residuals' medians where healthy tissue was
@@ -26,21 +26,27 @@ class Fusion:
     Attributes:
         weights: by the name of the fusion (`FUSIONS`): bias, attention, pixel, feature.
         pixel_floor, feature_floor: on the normalised scale; unitless.
+        used: the one of `FUSIONS` that makes the final mask.
     """
 
     weights: dict[str, tuple[float, float, float, float]]
     pixel_floor: float
     feature_floor: float
+    used: str = "both"
 
     def evidence(self, pixel: np.ndarray, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both residuals in units of their noise floors, compressed: log(1 + residual / floor)."""
         return np.log1p(pixel / self.pixel_floor), np.log1p(feature / self.feature_floor)
 
     def score(
-        self, probability: np.ndarray, pixel: np.ndarray, feature: np.ndarray, kind: str = "both"
+        self, probability: np.ndarray, pixel: np.ndarray, feature: np.ndarray, kind: str = ""
     ) -> np.ndarray:
-        """The refined score in [0, 1] from the AOVA map and the residuals, any equal shape."""
-        bias, attention, of_pixel, of_feature = self.weights[kind]
+        """The refined score in [0, 1] from the AOVA map and the residuals, any equal shape.
+
+        Args:
+            kind: one of `FUSIONS`; the one that is used where it is not told.
+        """
+        bias, attention, of_pixel, of_feature = self.weights[kind or self.used]
         p, f = self.evidence(pixel, feature)
         logit = logits(probability)
         return 1 / (1 + np.exp(-(bias + attention * logit + of_pixel * p + of_feature * f)))

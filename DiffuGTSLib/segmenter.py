@@ -267,7 +267,7 @@ class Segmenter:
         Refinement(
             self.package, self.networks, self.planner, scan.latent, candidates, told, drawn, seed,
             steps, notes.append,
-        ).fill(evidence, card.fusion[scan.canonical.modality])
+        ).fill(evidence, card.fusion_of(asked.anatomy, scan.canonical.modality))
         steps.step("lesions", 0, 1)
         _ = result.lesions  # measured here, so that the caller's thread does not wait for it
         steps.step("lesions", 1, 1)

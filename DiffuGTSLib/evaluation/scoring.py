@@ -193,7 +193,8 @@ class Scorer:
         return self._last[1], self._last[2]
 
     def _ablation(self, result: Result, reference: sitk.Image) -> dict[str, Measures]:
-        fusion = self.segmenter.package.card.fusion[result.canonical.modality]
+        card = self.segmenter.package.card
+        fusion = card.fusion_of(result.prompt.anatomy, result.canonical.modality)
         kinds = [kind for kind in ABLATIONS if kind == "map" or kind in fusion.weights]
         return {kind: measure(ablated(result, fusion, kind).mask, reference, surface=False)
                 for kind in kinds}

@@ -30,8 +30,8 @@ def random_contrast(image: np.ndarray, generator: np.random.Generator) -> np.nda
         knots = np.linspace(0.0, 1.6, 6)
         values = np.concatenate([[0.0], generator.uniform(0.05, 1.2, 5)])
         return np.interp(image, knots, values).astype(np.float32)
-    gain = generator.uniform(0.6, 1.4)
-    gamma = np.exp(generator.uniform(-0.4, 0.4))
+    gain = np.exp(generator.uniform(-0.9, 0.4))
+    gamma = np.exp(generator.uniform(-0.5, 0.5))
     return (gain * np.clip(image, 0, None) ** gamma).astype(np.float32)
 
 

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from DiffuGTSLib.grid import resample
 from DiffuGTSLib.modality import guess_sequence
 from DiffuGTSLib.prompt import understand
-from DiffuGTSLib.residual import Fusion, logits
+from DiffuGTSLib.residual import FUSIONS, Fusion, logits
 from DiffuGTSLib.scores import THRESHOLDS, dice_by_threshold
 from DiffuGTSLib.segmenter import Segmenter
 from DiffuGTSLib.training.data import Case, Sample
@@ -27,6 +27,9 @@ GROWN = {
     "chest": {"lung": 2}, "brain": {"brain": 1},
     "abdomen": {"liver": 1, "kidney": 1, "pancreas": 1, "colon": 1},
 }
+HALF = int(np.argmin(np.abs(THRESHOLDS - 0.5)))
+FEWEST_LEFT_OUT = 3  # examples, for leaving one out to say anything
+MEANINGFUL_WORTH = 0.005  # a residual adds less by chance
 MOST_VOXELS = 20_000  # a scan, so that no large tumor rules the fit
 ALARM_ML = 1.0  # marked in a scan without a lesion counts as half wrong
 
@@ -39,6 +42,7 @@ class Example:
         image: a scan that the segmenter can encode.
         truth: uint8 image of the lesion, on any grid that covers it.
         sequence, skull_stripped: of MR, for models that have to know.
+        ignore: uint8 image of what is neither for nor against, as lesions of another kind.
     """
 
     image: sitk.Image
@@ -47,6 +51,7 @@ class Example:
     modality: str
     sequence: str = ""
     skull_stripped: bool = False
+    ignore: sitk.Image | None = None
 
     @property
     def key(self) -> str:
@@ -132,15 +137,21 @@ def _grown(
         grown = add_lesion(image, inside, organ, sample.case.modality, generator)
         if grown is not None:
             image, lesion = grown.image, lesion | grown.mask
-    return _example(sample, image, lesion, organ) if lesion.any() else None
+    if not lesion.any():
+        return None
+    return _example(sample, image, lesion, organ, (source.stack[3].numpy() > 0) & ~lesion)
 
 
-def _example(sample: Sample, image: np.ndarray, lesion: np.ndarray, organ: str) -> Example:
+def _example(
+    sample: Sample, image: np.ndarray, lesion: np.ndarray, organ: str,
+    ignore: np.ndarray | None = None,
+) -> Example:
     values = image * 2000 - 1000 if sample.case.modality == "CT" else image
     return Example(
         _as_image(values), _as_image(lesion.astype(np.uint8)),
         f"{organ.replace('_', ' ')} tumor", sample.case.modality,
         guess_sequence(sample.case.name), bool(SKULL_STRIPPED.match(sample.case.name)),
+        None if ignore is None or not ignore.any() else _as_image(ignore.astype(np.uint8)),
     )
 
 
@@ -158,8 +169,7 @@ def measure(segmenter: Segmenter, example: Example, inpaint: bool = True) -> Mea
         example.image, example.modality, sequence=example.sequence or None,
         skull_stripped=example.skull_stripped,
     )
-    truth_share = resample(sitk.Cast(example.truth, sitk.sitkFloat32), scan.canonical.geometry)
-    truth = sitk.GetArrayFromImage(truth_share).transpose(2, 1, 0) > 0.5
+    truth = _on_grid(example.truth, scan.canonical.geometry)
     if inpaint:
         evidence = segmenter.segment(scan, example.prompt).evidence
         maps = (evidence.attention, evidence.mask, evidence.pixel, evidence.feature)
@@ -169,8 +179,17 @@ def measure(segmenter: Segmenter, example: Example, inpaint: bool = True) -> Mea
         maps = (attention, blank > 0, blank, blank)
     x, y, z = truth.shape
     attention, inside, pixel, feature = (m[:x, :y, :z] for m in maps)
+    if example.ignore is not None:
+        counts = ~_on_grid(example.ignore, scan.canonical.geometry)
+        attention, inside = attention * counts, inside & counts
     voxel_ml = float(np.prod(scan.canonical.geometry.GetSpacing())) / 1000
     return Measured(example.modality, attention, truth, inside, pixel, feature, voxel_ml)
+
+
+def _on_grid(mask: sitk.Image, geometry: sitk.Image) -> np.ndarray:
+    """A mask as bool (X, Y, Z) on the canonical grid."""
+    share = resample(sitk.Cast(mask, sitk.sitkFloat32), geometry)
+    return np.asarray(sitk.GetArrayFromImage(share).transpose(2, 1, 0) > 0.5)
 
 
 @dataclass(frozen=True)
@@ -201,9 +220,32 @@ def best_shift(measured: Sequence[Measured]) -> Shift:
 def fit(measured: Sequence[Measured]) -> Fusion:
     """Logistic fusion inside M for each kind of `residual.FUSIONS`, one modality's examples.
 
-    The bias is then moved to where the mean worth of the tuning examples is highest at 0.5.
+    The bias is then moved to where the mean worth of the tuning examples is highest at 0.5. What
+    makes the final mask is the attention alone, unless residuals add worth to examples that the
+    fit has not seen (each is left out once).
     """
     usable = [m for m in measured if m.inside.any()]
+    fusion = _fitted(usable)
+    if len(usable) < FEWEST_LEFT_OUT:
+        return fusion
+    rest = [_fitted([*usable[:i], *usable[i + 1:]]) for i in range(len(usable))]
+    worth = {
+        kind: np.mean([_worth(m, f, kind) for m, f in zip(usable, rest, strict=True)])
+        for kind in FUSIONS
+    }
+    best = max(FUSIONS, key=lambda kind: worth[kind])
+    used = best if worth[best] > worth["attention"] + MEANINGFUL_WORTH else "attention"
+    return replace(fusion, used=used)
+
+
+def _worth(m: Measured, fusion: Fusion, kind: str) -> float:
+    """Of the mask that a fusion makes of an example, at 0.5."""
+    score = np.where(m.inside, fusion.score(m.attention, m.pixel, m.feature, kind), 0.0)
+    return float(m.worth((score > 0.5).astype(np.float32))[HALF])
+
+
+def _fitted(usable: Sequence[Measured]) -> Fusion:
+    """Each kind of fusion with its own coefficients."""
     healthy = [m.inside & ~m.truth for m in usable]
     floors = [
         float(np.median(np.concatenate([getattr(m, name)[h] for m, h in

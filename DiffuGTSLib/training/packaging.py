@@ -27,6 +27,7 @@ CLASSES = "classes.json"  # beside the attention's checkpoint: what it was train
 # Below this no threshold finds the lesions, and the best one would call everything a lesion.
 MEANINGFUL_GAIN = 0.05  # of worth, by leaving a gate open
 MEANINGFUL_DICE = 0.1
+FEWEST_EXAMPLES = 4  # with candidates, for a fusion of an anatomy's own
 TRAINED_ON = (
     "Soft-tissue-Sarcoma (TCIA) patients 001-028, NSCLC Radiogenomics r01-001, TotalSegmentator "
     "test data (abdomen, liver slab, two mediastinum crops), open_ms_data p07 and p19, FNNDSC "
@@ -74,7 +75,8 @@ def calibrate(
     folder: Path, examples: Sequence[fusion.Example], log: Path | None = None, device: str = "cpu",
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Fits the calibration by anatomy, then the fusion by modality; both go into the card.
+    """Fits the calibration by anatomy and the fusion by modality, and by anatomy where it can be;
+    both go into the card.
 
     A gate that makes the examples worth less than they are without it is left open. A modality of
     which no example has candidates keeps its fusion.
@@ -100,10 +102,14 @@ def calibrate(
     segmenter = Segmenter.from_pretrained(folder, device)
     full = [fusion.measure(segmenter, e) for e in examples]
     fitted = dict(card.fusion)
-    for modality in card.modalities:
-        usable = [m for m in full if m.modality == modality]
-        if any((m.inside & ~m.truth).any() for m in usable):
-            fitted[modality] = fusion.fit(usable)
+    for key in (*card.modalities, *shifts):
+        anatomy, modality = key.rpartition("/")[::2]
+        usable = [m for e, m in zip(examples, full, strict=True)
+                  if e.key == key or (not anatomy and m.modality == modality)]
+        healthy = sum(bool((m.inside & ~m.truth).any()) for m in usable)
+        if healthy >= (FEWEST_EXAMPLES if anatomy else 1):
+            fitted[key] = fusion.fit(usable)
+            tell(f"{key}: the final mask takes {fitted[key].used}")
     replace(card, fusion=fitted).write(folder)
     if log is not None:
         entries = {m: f.__dict__ for m, f in fitted.items()}

@@ -11,6 +11,7 @@ import pytest
 from DiffuGTSLib.card import Card
 from DiffuGTSLib.catalogue import entry
 from DiffuGTSLib.errors import SequenceUnknown
+from DiffuGTSLib.models import ATTENTION_ALONE
 from DiffuGTSLib.resources import resource
 
 
@@ -60,10 +61,18 @@ def test_every_field_survives_writing_and_reading(tmp_path: Path) -> None:
     full = replace(
         card("maisi-mr-brain"), licence_url="https://example.org", guidance=10.0,
         sources=({"repository": "a/b", "file": "c", "sha256": "d"},), least_crop=(1, 2, 3),
+        fusion={"MR": replace(ATTENTION_ALONE, used="pixel"), "brain/MR": ATTENTION_ALONE},
         left_out=("liver tumor",), trained_classes={"real": ["lung tumor"], "synthetic": []},
     )
     full.write(tmp_path)
     assert Card.read(tmp_path) == full
+
+
+def test_an_anatomy_with_a_fusion_of_its_own_takes_that() -> None:
+    own = replace(ATTENTION_ALONE, used="attention")
+    made = replace(card("maisi-mr-brain"), fusion={"MR": ATTENTION_ALONE, "brain/MR": own})
+    assert made.fusion_of("brain", "MR") is own
+    assert made.fusion_of("liver", "MR") is ATTENTION_ALONE
 
 
 def test_a_card_of_an_earlier_version_is_read(tmp_path: Path) -> None:

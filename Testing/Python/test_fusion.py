@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from tiny_model import PROMPT, ball_scan, write_tiny_model
 
 from DiffuGTSLib.scores import THRESHOLDS, dice
-from DiffuGTSLib.training.fusion import Measured, best_shift, fit
+from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.training.fusion import Example, Measured, best_shift, fit, measure
 
 
 def measured(seed: int, useful: bool = True) -> Measured:
@@ -50,6 +53,32 @@ def test_a_residual_that_tells_nothing_changes_nothing() -> None:
     examples, new = [measured(i, useful=False) for i in range(4)], measured(99, useful=False)
     alone, both = (score(new, kind, examples) for kind in ("attention", "both"))
     assert both == pytest.approx(alone, abs=0.05)
+
+
+def test_the_final_mask_takes_a_residual_only_if_it_helps_examples_left_out() -> None:
+    assert fit([measured(i) for i in range(4)]).used in ("pixel", "both")
+    assert fit([measured(i, useful=False) for i in range(4)]).used == "attention"
+    assert fit([measured(i) for i in range(2)]).used == "both"  # too few to leave one out
+
+
+def test_what_is_used_makes_the_score_unless_another_kind_is_asked_for() -> None:
+    made, fusion = measured(0), replace(fit([measured(i) for i in range(4)]), used="attention")
+    scores = {kind: fusion.score(made.attention, made.pixel, made.feature, kind)
+              for kind in ("", "attention", "pixel")}
+    assert np.array_equal(scores[""], scores["attention"])
+    assert not np.allclose(scores[""], scores["pixel"])
+
+
+def test_lesions_of_another_kind_are_neither_for_nor_against(tmp_path) -> None:
+    segmenter = Segmenter.from_pretrained(write_tiny_model(tmp_path / "tiny"), "cpu")
+    image, ball = ball_scan()
+    truth = sitk.GetImageFromArray(ball.astype(np.uint8))
+    truth.CopyInformation(image)
+    everywhere = truth * 0 + 1
+    made = measure(segmenter, Example(image, truth, PROMPT, "MR"))
+    blind = measure(segmenter, Example(image, truth, PROMPT, "MR", ignore=everywhere))
+    assert made.attention.any() and made.inside.any()
+    assert not blind.attention.any() and not blind.inside.any()
 
 
 def test_floors_are_the_residuals_of_healthy_tissue() -> None:

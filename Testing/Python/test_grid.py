@@ -216,6 +216,29 @@ def test_a_ct_is_clipped_to_its_window_and_an_mr_scan_is_not() -> None:
     assert normalise(voxels, "MR", (0.0, 1000.0)).tolist() == [-2, -1, 0, 1, 3]
 
 
+def test_overshoot_below_the_air_of_a_stripped_brain_does_not_lift_the_air() -> None:
+    voxels = np.zeros(10_000)
+    voxels[:2000] = np.linspace(1, 500, 2000)
+    voxels[2000:2050] = -80.0
+    low, high = intensity_range(voxels, "MR")
+    assert low == 0.0
+    assert high == pytest.approx(np.percentile(voxels, 99.5))
+
+
+def test_negative_values_that_mean_something_stay_the_lower_end() -> None:
+    generator = np.random.default_rng(0)
+    standardised = np.where(np.arange(10_000) < 4000, 0.0, generator.normal(0, 1, 10_000))
+    no_air = np.where(np.arange(10_000) < 100, -5.0, 100.0)
+    assert intensity_range(standardised, "MR")[0] == standardised.min()
+    assert intensity_range(no_air, "MR")[0] == -5.0
+
+
+def test_the_air_around_real_stripped_brains_becomes_zero(shared_data) -> None:
+    image = sitk.ReadImage(str(shared_data / "brain" / "ms_p07_flair" / "image.nii.gz"))
+    assert sitk.GetArrayViewFromImage(image).min() < -10
+    assert to_canonical(image, "MR", (2.0, 2.0, 2.0)).tensor[0, 0, 0, 0, 0] == 0.0
+
+
 def test_a_checkerboard_is_averaged_when_the_grid_gets_coarser() -> None:
     image = grid("straight")
     board = np.indices(image.GetSize()[::-1]).sum(axis=0) % 2
