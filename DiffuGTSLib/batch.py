@@ -4,13 +4,15 @@ The driver reads no volume and runs no network. It hands cases to an executor, k
 tells a listener how far things are, in events that are plain dictionaries:
 
     started       total, waiting, kept (done by an earlier run), folder, the processor's facts,
-                  cases: of each case, image, series, prompts and status
+                  left_out (count and examples of files that are no scans), cases: of each case,
+                  image, series, prompts and status
     case-started  case, index, total
     progress      case, stage, done, total, fraction (of the case), overall (0..1), seconds_left
     case-done     case, image, series, prompts (as report.describe), lesions, volume_ml, seconds,
                   segmentation (absolute path), thumbnails
     case-failed   case, image, series, code, message, hint, seconds
-    finished      done, failed, kept, skipped, cancelled, seconds, folder, report, exit_code
+    finished      done, failed, kept, skipped, waiting, cancelled, seconds, network_seconds, folder,
+                  report, exit_code
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.batch_case import Case, Failure, Outcome, Settings
 from DiffuGTSLib.batch_executor import Executor
-from DiffuGTSLib.batch_inputs import Entry, gather, name_cases
+from DiffuGTSLib.batch_inputs import Entry, LeftOut, gather, name_cases
 from DiffuGTSLib.batch_ledger import Ledger
 from DiffuGTSLib.batch_report import REPORT, write_report
 from DiffuGTSLib.batch_tables import Row, write_tables
@@ -50,6 +52,7 @@ class Summary:
         network_seconds: of all cases; divided by `seconds` and the number of places, the share of
             time in which the networks worked.
         rows: of all cases in the folder.
+        left_out: what lay among the scans and is none.
     """
 
     folder: Path
@@ -61,6 +64,12 @@ class Summary:
     cancelled: bool
     seconds: float
     network_seconds: float
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    @property
+    def waiting(self) -> int:
+        """Cases that have not run; there are some only where the run was cancelled."""
+        return sum(row.status == "waiting" for row in self.rows)
 
     @property
     def report(self) -> Path:
@@ -76,7 +85,7 @@ class Summary:
         """The counts and times, for JSON."""
         return {
             "done": self.done, "failed": self.failed, "kept": self.kept, "skipped": self.skipped,
-            "cancelled": self.cancelled, "seconds": round(self.seconds, 2),
+            "waiting": self.waiting, "cancelled": self.cancelled, "seconds": round(self.seconds, 2),
             "network_seconds": round(self.network_seconds, 2),
         }
 
@@ -108,12 +117,16 @@ def run_batch(
     settings = replace(settings, folder=Path(os.path.abspath(settings.folder)))
     stop = cancelled or threading.Event()
     # Refused before a folder is made for it.
-    asked = gather(inputs, prompts, settings.folder)
+    gathered = gather(inputs, prompts, settings.folder)
     ledger = Ledger(settings.folder, resume)
     try:
-        entries = name_cases(asked, ledger.names)
-        ledger.begin(settings, executor.start(settings), place)
-        batch = _Batch(entries, settings, ledger, listener or (lambda event: None), stop)
+        entries = name_cases(gathered.asked, ledger.names)
+        ledger.begin(settings, executor.start(settings), {
+            "place": place, "cases": len(entries), "left_out": gathered.left_out.as_dict(),
+            "prompts": list(dict.fromkeys(text for e in entries for text in e.case.prompts)),
+        })
+        batch = _Batch(entries, gathered.left_out, settings, ledger,
+                       listener or (lambda event: None), stop)
         return batch.run(executor)
     finally:
         executor.close()
@@ -124,9 +137,10 @@ class _Batch:
     """One run: hands out what waits, and writes down what comes back."""
 
     def __init__(
-        self, entries: list[Entry], settings: Settings, ledger: Ledger, listener: Listener,
-        stop: threading.Event,
+        self, entries: list[Entry], left_out: LeftOut, settings: Settings, ledger: Ledger,
+        listener: Listener, stop: threading.Event,
     ) -> None:
+        self._left_out = left_out
         self._settings = settings
         self._ledger = ledger
         self._stop = stop
@@ -146,7 +160,7 @@ class _Batch:
         """Runs all cases that wait."""
         try:
             self._begin()
-            for outcome in executor.run(self._waiting, self._teller.listen, self._stop):
+            for outcome in executor.run(self._handed_out(), self._teller.listen, self._stop):
                 self._end_case(outcome)
             if not self._full:
                 return self._conclude()
@@ -158,6 +172,12 @@ class _Batch:
             # Not of a case, but of the books themselves.
             self._full = Failure.of(error)
         raise self._stopped(self._full)
+
+    def _handed_out(self) -> Iterator[Case]:
+        """The cases that wait, each taken when a place is free for it."""
+        for case in self._waiting:
+            self._ledger.hand_out(case)
+            yield case
 
     def _conclude(self) -> Summary:
         whole = all(case.name in self._ended for case in self._waiting)
@@ -172,6 +192,7 @@ class _Batch:
             "started", total=len(self._entries), waiting=len(self._waiting),
             kept=len(self._kept), folder=str(self._settings.folder),
             **{name: part[name] for name in ("version", "torch", "device", "model")},
+            left_out=self._left_out.as_dict(),
             cases=[row.case.as_dict() | {"status": row.status} for row in self._rows()],
         )
         self._ledger.forget([e for name, e in self._entries.items() if name not in self._kept])
@@ -230,6 +251,7 @@ class _Batch:
             skipped=sum(entry.skipped for entry in self._entries.values()),
             cancelled=state == "cancelled", seconds=self._teller.seconds,
             network_seconds=sum(outcome.network_seconds for outcome in ended),
+            left_out=self._left_out,
         )
         self._ledger.end(state, summary.numbers())
         self._report.write()

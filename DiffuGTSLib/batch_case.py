@@ -19,6 +19,10 @@ from DiffuGTSLib.options import Options
 HANDS = 3
 FORMATS = (".seg.nrrd", ".nii.gz")
 
+# In the output folder, beside tables and report; nothing in them is ever taken for a scan.
+RUN, RECORDS = "run.json", "records"
+SEGMENTATIONS, THUMBNAILS, MAP_FOLDERS = "segmentations", "thumbnails", "maps"
+
 Status = Literal["done", "failed", "cancelled"]
 # tell(stage, done, total, fraction of the case in 0..1)
 Tell = Callable[[str, int, int, float], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from DiffuGTSLib.batch_case import Case, Settings
+from DiffuGTSLib.batch_case import MAP_FOLDERS, SEGMENTATIONS, THUMBNAILS, Case, Settings
 from DiffuGTSLib.dicom_segmentation import is_dicom, write_dicom_segmentation
 from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
 from DiffuGTSLib.run import MAPS, Segments, combine
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from DiffuGTSLib.modality import Modality
     from DiffuGTSLib.result import Result
-
-SEGMENTATIONS, THUMBNAILS, MAP_FOLDERS = "segmentations", "thumbnails", "maps"
 
 
 class CaseFiles:

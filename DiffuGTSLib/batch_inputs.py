@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from DiffuGTSLib.batch_case import Case, Failure
 from DiffuGTSLib.batch_names import assign
 from DiffuGTSLib.batch_scans import Found, find
-from DiffuGTSLib.batch_table import BadTable, is_table, read_table
+from DiffuGTSLib.batch_table import BadTable, Row, is_table, read_table
 from DiffuGTSLib.errors import DiffuGTSError, PromptNotUnderstood
 from DiffuGTSLib.prompt import several, understand
+
+_EXAMPLES = 5
 
 # The image and its DICOM series: what makes two cases the same one.
 Identity = tuple[str, str]
@@ -53,12 +57,52 @@ class Asked:
     refused: Failure | None = None
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """What lies in the folders that were searched and is no scan.
+
+    Attributes:
+        count: files, and folders with the results of a batch.
+        examples: names of the first ones.
+    """
+
+    count: int = 0
+    examples: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> LeftOut:
+        """What is to be told of them."""
+        names = (f"{path.name} (results of a batch)" if path.is_dir() else path.name
+                 for path in paths[:_EXAMPLES])
+        return cls(len(paths), tuple(names))
+
+    def as_dict(self) -> dict[str, Any]:
+        """In plain values, for JSON."""
+        return asdict(self) | {"examples": list(self.examples)}
+
+    @property
+    def sentence(self) -> str:
+        """For people; "" where nothing was left out."""
+        if not self.count:
+            return ""
+        names = ", ".join(self.examples) + (", …" if self.count > len(self.examples) else "")
+        return f"Left out, as they are no scans: {self.count} ({names})."
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the inputs mean."""
+
+    asked: list[Asked]
+    left_out: LeftOut
+
+
 def identity(case: Case) -> Identity:
     """What makes a case the same as that of an earlier run, whatever its name."""
     return str(case.image), case.series
 
 
-def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) -> list[Asked]:
+def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) -> Gathered:
     """All scans that the inputs mean, each once, and what is asked of them.
 
     Args:
@@ -76,7 +120,8 @@ def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) ->
     shared = tuple(part for text in prompts for part in several(text) or [text])
     for refusal in _refused(shared).values():
         raise refusal
-    asked = [one for source in inputs for one in _asked(source, shared, avoid)]
+    left_out: dict[Path, None] = {}
+    asked = [one for source in inputs for one in _asked(source, shared, avoid, left_out)]
     if not asked:
         raise NothingAsked("There is nothing to segment.", "Pass files, folders or a table.")
     asked = _merged(asked)
@@ -84,7 +129,10 @@ def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) ->
         raise NothingAsked("There is no prompt for some of the scans.",
                            'Say what to look for: --prompt "liver tumor".')
     refused = _refused([text for one in asked for text in one.prompts if text not in shared])
-    return [_with_refusal(one, refused) for one in asked]
+    # Another input may name what a folder's search has left out.
+    named = {one.found.image for one in asked} | {Path(os.path.abspath(one)) for one in inputs}
+    others = [path for path in left_out if path not in named]
+    return Gathered([_with_refusal(one, refused) for one in asked], LeftOut.of(others))
 
 
 def name_cases(asked: Sequence[Asked], names: Mapping[Identity, str]) -> list[Entry]:
@@ -105,13 +153,20 @@ def name_cases(asked: Sequence[Asked], names: Mapping[Identity, str]) -> list[En
     return entries
 
 
-def _asked(source: Path | str, shared: tuple[str, ...], avoid: Path) -> list[Asked]:
-    if not (is_table(source) and Path(source).is_file()):
-        return [Asked(found, shared) for found in find(source, avoid)]
-    return [
-        Asked(replace(found, name=row.name or found.name), row.prompts or shared, row.sequence)
-        for row in read_table(Path(source)) for found in find(row.image, avoid)
-    ]
+def _asked(
+    source: Path | str, shared: tuple[str, ...], avoid: Path, left_out: dict[Path, None]
+) -> list[Asked]:
+    """What one input means; what its search leaves out is added to `left_out`."""
+    given = is_table(source) and Path(source).is_file()
+    rows = read_table(Path(source)) if given else [Row(Path(source))]
+    asked = []
+    for row in rows:
+        # A pattern is a text: a path would lose a slash at its end.
+        finds = find(row.image if given else source, avoid)
+        left_out |= dict.fromkeys(finds.left_out)
+        asked += [Asked(replace(found, name=row.name or found.name), row.prompts or shared,
+                        row.sequence) for found in finds.scans]
+    return asked
 
 
 def _merged(asked: Sequence[Asked]) -> list[Asked]:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from DiffuGTSLib.batch_case import Case, Outcome, Settings
+from DiffuGTSLib.batch_case import RECORDS, RUN, Case, Outcome, Settings
 from DiffuGTSLib.batch_inputs import Entry, Identity, identity
+from DiffuGTSLib.batch_tables import CASES
 from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
 from DiffuGTSLib.whole_file import remove_unfinished, write_json
 
-RUN, LOCK, RECORDS = "run.json", ".lock", "records"
+# In the folder of the records, and left there: a run that removed it could take it from under
+# another one that has just opened it, and a third one would then lock a new file of that name.
+LOCK = ".lock"
 # What has to be the same so that all results of a folder are those of one run.
 _OPTIONS = (
     "threshold", "seed", "samples", "modality", "sequence", "skull_stripped", "suffix",
@@ -83,7 +87,8 @@ class Ledger:
         except OSError:
             raise OutputNotWritten(f"The folder {folder.name} cannot be made.",
                                    "Choose another place.") from None
-        self._lock = FileLock(folder / LOCK)
+        self._lock = FileLock(folder / RECORDS / LOCK)
+        self._stamps: dict[str, list[int]] = {}
         self._acquire()
         with contextlib.ExitStack() as held:
             held.callback(self.close)
@@ -116,11 +121,15 @@ class Ledger:
         """What run.json holds, after `begin`."""
         return self._run
 
-    def begin(self, settings: Settings, facts: Mapping[str, Any], place: str) -> None:
+    def begin(
+        self, settings: Settings, facts: Mapping[str, Any], asked: Mapping[str, Any]
+    ) -> None:
         """Notes what runs with what.
 
         Args:
-            place: of the work, for people: "2 processes".
+            settings: of the run.
+            facts: what the executor told of itself.
+            asked: more to be noted: of what, and where.
 
         Raises:
             OtherRun: results of this run would not go with those that are there.
@@ -135,9 +144,13 @@ class Ledger:
                 "version": facts["version"], "options": options, "parts": [],
             }
         kept = sum(record.done for record in self.records.values())
+        for part in self._run["parts"]:
+            if part["state"] == "running":  # it was killed, and nobody has noted its end
+                part |= {"state": "broken off", "ended": self._last_sign(),
+                         "done": max(0, kept - part["done_before"])}
         self._run["parts"].append({
-            "state": "running", "started": _now(), "ended": None, "place": place,
-            "done_before": kept, **facts,
+            "state": "running", "started": _now(), "ended": None, "done_before": kept,
+            **asked, **facts,
         })
         self._write_run()
 
@@ -149,23 +162,35 @@ class Ledger:
         segmentation = self._folder / record.outcome.files["segmentation"]
         return segmentation.is_file() and record.stamp == stamp(case)
 
+    def hand_out(self, case: Case) -> None:
+        """Notes the state of a scan before it is read: what changes afterwards was not seen."""
+        self._stamps[case.name] = stamp(case)
+
     def record(self, case: Case, outcome: Outcome) -> None:
         """Notes, at once and whole, that a case has ended.
 
         Raises:
             OutputNotWritten: the disk is full.
         """
-        record = Record(case, outcome, stamp(case))
+        record = Record(case, outcome, self._stamps.get(case.name, []))
         write_json(self._folder / RECORDS / f"{case.name}.json", {
             "case": case.as_dict(), "outcome": outcome.as_dict(), "stamp": record.stamp,
         })
         self.records[case.name] = record
 
     def forget(self, entries: list[Entry]) -> None:
-        """Drops the records of cases that are about to run again."""
+        """Drops the results and records of cases that are about to run again.
+
+        A case that then fails, or has fewer prompts, would leave files of another time behind.
+        """
         for entry in entries:
-            if self.records.pop(entry.case.name, None):
-                (self._folder / RECORDS / f"{entry.case.name}.json").unlink(missing_ok=True)
+            record = self.records.pop(entry.case.name, None)
+            if record is None:
+                continue
+            # The segmentation first: without it, a record counts for nothing.
+            for path in _paths(record.outcome.files):
+                (self._folder / path).unlink(missing_ok=True)
+            (self._folder / RECORDS / f"{entry.case.name}.json").unlink(missing_ok=True)
 
     def end(self, state: str, numbers: Mapping[str, Any]) -> None:
         """Notes how the run ended: "finished", "cancelled" or "stopped"."""
@@ -188,6 +213,13 @@ class Ledger:
                 "Use the same ones, as its run.json says, or choose another folder.",
             )
 
+    def _last_sign(self) -> str:
+        """When the run in the folder wrote for the last time."""
+        written = [self._folder / RUN, self._folder / CASES,
+                   *(self._folder / RECORDS).glob("*.json")]
+        newest = max(path.stat().st_mtime for path in written if path.exists())
+        return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
+
     def _write_run(self) -> None:
         write_json(self._folder / RUN, self._run)
 
@@ -209,21 +241,40 @@ class Ledger:
                 entries = json.loads(path.read_text(encoding="utf-8"))
                 record = Record(Case.from_dict(entries["case"]),
                                 Outcome.from_dict(entries["outcome"]), entries["stamp"])
-            except (OSError, ValueError, KeyError, TypeError):
+                if _stays_inside(record):
+                    records[record.case.name] = record
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
-            records[record.case.name] = record
         return records
 
 
 def stamp(case: Case) -> list[int]:
     """Number, bytes and newest change of a scan's files; empty where that cannot be told."""
     try:
-        files = list(case.image.iterdir()) if case.image.is_dir() else [case.image]
+        files = [case.image]
+        if case.image.is_dir():
+            # The slices of a series may lie in folders below.
+            files = [Path(place, name) for place, _, names in os.walk(case.image)
+                     for name in names]
         states = [file.stat() for file in files]
     except OSError:
         return []
     newest = max((state.st_mtime_ns for state in states), default=0)
     return [len(states), sum(state.st_size for state in states), newest]
+
+
+def _stays_inside(record: Record) -> bool:
+    """Whether its files lie in the folder; a folder may come from elsewhere, and files go."""
+    name, paths = record.case.name, map(PurePath, _paths(record.outcome.files))
+    return PurePath(name).name == name and not any(
+        path.is_absolute() or ".." in path.parts for path in paths)
+
+
+def _paths(files: Mapping[str, Any]) -> list[str]:
+    """All paths in Outcome.files, the segmentation's first."""
+    maps = [path for one in files.get("maps", ()) for path in one.values()]
+    alone = [files[kind] for kind in ("segmentation", "dicom") if kind in files]
+    return [*alone, *files.get("thumbnails", ()), *maps]
 
 
 def _now() -> str:

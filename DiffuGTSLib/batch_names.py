@@ -14,7 +14,7 @@ _MOST_PARENTS = 4
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 # A spreadsheet takes a cell that begins so for a formula.
-_FORMULA = ("=", "+", "-", "@")
+FORMULA = ("=", "+", "-", "@")
 
 
 def safe(text: str) -> str:
@@ -27,7 +27,7 @@ def safe(text: str) -> str:
     name = _FORBIDDEN.sub("_", kept).rstrip(" .").lstrip(" .")
     if not name:
         return "case"
-    if name.startswith(_FORMULA) or _RESERVED.fullmatch(name):
+    if name.startswith(FORMULA) or _RESERVED.fullmatch(name):
         name = f"_{name}"
     if len(name.encode()) <= LONGEST_BYTES:
         return name

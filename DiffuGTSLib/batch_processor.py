@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+import platform
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+
+import SimpleITK as sitk
 
 from DiffuGTSLib import __version__, volume
 from DiffuGTSLib.batch_case import Case, Failure, Outcome, Settings, Tell
@@ -50,8 +52,10 @@ class CaseProcessor:
         package = self._segmenter.package
         return {
             "version": __version__,
-            "python": sys.version.split()[0],
+            "platform": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
             "torch": str(torch.__version__),
+            "simpleitk": sitk.Version_VersionString(),
             "device": str(self._segmenter.device),
             "model": package.card.name,
             "model_sha256": sha256(package.folder / CARD),

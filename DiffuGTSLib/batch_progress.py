@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from DiffuGTSLib.batch import Listener, Summary
+from DiffuGTSLib.batch_report import duration
 from DiffuGTSLib.progress_bar import STAGES
 
 if TYPE_CHECKING:
@@ -80,25 +81,18 @@ class _Shown:
         return f"{self._ended} of {self._total} cases{failed}"
 
 
-def duration(seconds: float) -> str:
-    """In the two largest units that matter: "40 s", "12 min", "3 h 20 min"."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def print_summary(summary: Summary, out: TextIO) -> None:
     """What was done, what failed and why, and where the results are."""
     console = Console(file=out, highlight=False, markup=False)
     if summary.cancelled:
-        console.print("Cancelled. What is finished stays; --resume goes on.")
+        left = f"{summary.waiting} waiting, g" if summary.waiting else "G"
+        console.print(f"Cancelled. What is finished stays. {left}o on with --resume.")
     counts = {"done": summary.done, "done before": summary.kept, "failed": summary.failed,
-              "skipped": summary.skipped}
+              "skipped": summary.skipped, "waiting": summary.waiting}
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     console.print(f"{told or 'No case was run'}; {duration(summary.seconds)}.")
+    if summary.left_out.count:
+        console.print(summary.left_out.sentence, soft_wrap=True)
     failed = [row for row in summary.rows if row.status == "failed" and row.problem]
     if failed:
         table = Table("failed", "why", box=None)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from DiffuGTSLib.batch_inputs import LeftOut
 from DiffuGTSLib.batch_report_style import SCRIPT, STYLE
 from DiffuGTSLib.batch_tables import Row
 from DiffuGTSLib.whole_file import write_whole
@@ -26,7 +28,8 @@ USE = "Research use only. Not a medical device, not for clinical decisions."
 _LEGEND = (
     "Axial slices, the patient's right at the left of the picture. The frame in the scan is what "
     "the other pictures magnify. Attention: where the text and the scan agree (dark 0, bright 1). "
-    "Pseudo-healthy: the tissue painted anew without a lesion. Residual: what differs from it. "
+    "Pseudo-healthy: the tissue painted anew without a lesion. Residual: how much differs from it. "
+    "Without a candidate in the attention nothing is painted anew, and all pictures are alike. "
     "Where nothing was found, that says nothing about the patient: the model may have missed a "
     "lesion."
 )
@@ -73,7 +76,8 @@ def _page(
     lines = "".join(_line(row, number) for number, row in enumerate(part, start=1))
     cards = "".join(_card(folder, row, number) for number, row in enumerate(part, start=1))
     headings = "".join(f"<th>{name}</th>" for name in (
-        "Case", "Status", "Lesions", "Volume, ml", "Largest, mm", "Score", "Seconds"))
+        "Case", "Status", "Lesions", "Volume, ml", "Largest, mm", "Highest score", "Seconds"))
+    find = f"Find a case or a prompt{' on this page' if links else ''}"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -81,8 +85,8 @@ def _page(
 <header><p class="kind">DiffuGTS batch</p><h1>{escape(folder.name)}</h1>
 <p class="use">{USE}</p>{_facts(run)}</header>
 {_tiles(rows)}{links}
-<div class="tools"><input id="search" type="search" placeholder="Find a case or a prompt"
-aria-label="Find a case or a prompt"><select id="status" aria-label="Show">
+<div class="tools"><input id="search" type="search" placeholder="{find}"
+aria-label="{find}"><select id="status" aria-label="Show">
 <option value="">all cases</option><option value="found">with lesions</option>
 <option value="none">nothing found</option><option value="failed">failed</option>
 <option value="skipped">skipped</option><option value="waiting">waiting</option></select></div>
@@ -94,17 +98,54 @@ aria-label="Find a case or a prompt"><select id="status" aria-label="Show">
 
 
 def _facts(run: Mapping[str, Any]) -> str:
-    part = run["parts"][-1]
+    parts = run["parts"]
     options = ", ".join(_option(name, value) for name, value in run["options"].items()
                         if value is not None and value is not False)
+    places = dict.fromkeys(f"torch {part['torch']} on {part['device']}" for part in parts)
+    left_out = LeftOut(**parts[-1].get("left_out", {}))
     facts = {
-        "Model": f"{run['model']} ({run['model_sha256'][:12]})",
-        "Program": f"DiffuGTS {run['version']}, torch {part['torch']}, {part['device']}",
-        "Options": options,
-        "Run": f"{_time(part['started'])} to {_time(part['ended'])}, {part['state']}",
+        "Prompts": ["; ".join(parts[-1].get("prompts", ()))],
+        "Model": [f"{run['model']} (SHA-256 {run['model_sha256'][:12]}…)"],
+        "Program": [f"DiffuGTS {run['version']}, {', '.join(places)}"],
+        "Options": [options],
+        "Run": list(_parts(parts)),
+        "Inputs": [left_out.sentence],
     }
-    items = (f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    items = (f"<dt>{name}</dt>{''.join(f'<dd>{escape(line)}</dd>' for line in lines)}"
+             for name, lines in facts.items() if any(lines))
     return f"<dl>{''.join(items)}</dl>"
+
+
+def _parts(parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for the start of the run and each time it was resumed, and the time of all."""
+    total = 0.0
+    for number, part in enumerate(parts):
+        counts = ", ".join(f"{part[name]} {name}" for name in ("done", "failed") if part.get(name))
+        seconds = _seconds(part)
+        total += seconds
+        took = f" ({duration(seconds)})" if part["ended"] else ""
+        yield (f"{'Resumed' if number else 'Started'} {_time(part['started'])}, "
+               f"{part['state']} {_time(part['ended'])}{took}{': ' if counts else ''}{counts}")
+    if len(parts) > 1:
+        yield f"{duration(total)} in all"
+
+
+def _seconds(part: Mapping[str, Any]) -> float:
+    """How long a part of the run took; 0 while it is running."""
+    if not part["ended"]:
+        return 0.0
+    times = [datetime.fromisoformat(part[name]) for name in ("started", "ended")]
+    return float(part.get("seconds", (times[1] - times[0]).total_seconds()))
+
+
+def duration(seconds: float) -> str:
+    """In the two largest units that matter: "40 s", "12 min", "3 h 20 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _option(name: str, value: Any) -> str:
@@ -146,9 +187,10 @@ def _line(row: Row, number: int) -> str:
         cells = [str(len(lesions)), f"{row.outcome.volume_ml:.2f}",
                  "" if largest is None else f"{largest:.0f}", f"{highest:.2f}"]
     seconds = f"{row.outcome.seconds:.0f}" if row.outcome else ""
+    why = f'<span class="why">{escape(row.problem.message)}</span>' if row.problem else ""
     numbers = "".join(f"<td>{cell}</td>" for cell in (*cells, seconds))
     return (f'<tr {_marks(row)}><td><a href="#c{number}">{escape(row.case.name)}</a></td>'
-            f"<td>{_badge(row)}</td>{numbers}</tr>")
+            f"<td>{_badge(row)}{why}</td>{numbers}</tr>")
 
 
 def _marks(row: Row) -> str:
@@ -175,8 +217,9 @@ def _card(folder: Path, row: Row, number: int) -> str:
     pictures = [*row.outcome.files.get("thumbnails", []), *[""] * len(row.outcome.prompts)]
     parts = (_result(folder, prompt, picture, row.case.name)
              for prompt, picture in zip(row.outcome.prompts, pictures, strict=False))
-    facts = f"{escape(row.outcome.modality)}, {row.outcome.seconds:.0f} s"
-    return f'{head}<p class="facts">{facts}</p>{"".join(parts)}</article>'
+    facts = (row.outcome.modality, f"{row.outcome.seconds:.0f} s",
+             row.outcome.files["segmentation"])
+    return f'{head}<p class="facts">{escape(", ".join(facts))}</p>{"".join(parts)}</article>'
 
 
 def _result(folder: Path, prompt: Mapping[str, Any], picture: str, case: str) -> str:
@@ -209,7 +252,8 @@ def _lesions(lesions: Sequence[Mapping[str, Any]]) -> str:
     if not lesions:
         return ""
     headings = "".join(f"<th>{name}</th>" for name in (
-        "Lesion", "Volume, ml", "Diameters, mm", "Centre R, A, S, mm", "Score", "Slices"))
+        "Lesion", "Volume, ml", "Diameters, mm", "Centre R, A, S, mm", "Mean score",
+        "Slices, from 1"))
     rows = "".join(
         f"<tr><td>{lesion['number']}</td><td>{lesion['volume_ml']:.2f}</td>"
         f"<td>{lesion['longest_diameter_mm']:.0f} x {lesion['perpendicular_mm']:.0f}</td>"

@@ -16,7 +16,7 @@ a { color: var(--accent); }
 .note { margin: 0 0 6px; color: var(--soft); }
 .use { margin: 4px 0 12px; color: var(--failed); font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 0; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+dt { color: var(--soft); } dd { margin: 0; grid-column: 2; overflow-wrap: anywhere; }
 .tiles { display: flex; flex-wrap: wrap; gap: 10px; margin: 18px 0; }
 .tile { min-width: 112px; padding: 10px 14px; background: var(--card); color: var(--soft);
   border: 1px solid var(--line); border-radius: 8px; }
@@ -34,7 +34,8 @@ td { text-align: right; }
 th, td { padding: 5px 12px; border-bottom: 1px solid var(--line); }
 .cases th:first-child, .cases td:first-child, .cases th:nth-child(2), .cases td:nth-child(2)
   { text-align: left; }
-.cases td:first-child { overflow-wrap: anywhere; }
+.cases td:first-child { overflow-wrap: anywhere; } .cases th { cursor: pointer; }
+.cases th:hover { color: var(--accent); }
 .badge { padding: 1px 8px; border-radius: 9px; font-size: 12px; font-weight: 600;
   white-space: nowrap; color: #fff; background: var(--quiet); vertical-align: 2px; }
 .badge.found { background: var(--found); } .badge.none { background: var(--none); }
@@ -43,7 +44,8 @@ th, td { padding: 5px 12px; border-bottom: 1px solid var(--line); }
 article { margin: 14px 0; padding: 14px 16px; background: var(--card);
   border: 1px solid var(--line); border-radius: 8px; scroll-margin-top: 8px;
   break-inside: avoid; }
-.facts { float: right; margin: -24px 0 0; color: var(--soft); }
+.facts { margin: 2px 0 0; color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
+.why { margin-left: 8px; color: var(--soft); font-size: 13px; }
 .problem { margin: 8px 0 0; color: var(--failed); }
 .problem i, .problem.skipped { color: var(--soft); }
 figure { margin: 0 0 10px; } figure img { display: block; width: 100%; background: #000;
@@ -66,4 +68,15 @@ function show() {
 }
 search.addEventListener("input", show);
 kind.addEventListener("change", show);
+const rows = document.querySelector(".cases tbody");
+document.querySelectorAll(".cases th").forEach((heading, column) => {
+  let sign = column > 1 ? -1 : 1;
+  heading.title = "Sort";
+  heading.addEventListener("click", () => {
+    const text = row => row.cells[column].textContent;
+    rows.append(...[...rows.rows].sort(
+      (one, other) => sign * text(one).localeCompare(text(other), undefined, {numeric: true})));
+    sign = -sign;
+  });
+});
 """

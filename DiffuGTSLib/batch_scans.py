@@ -5,11 +5,18 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from DiffuGTSLib.batch_case import Failure
+from DiffuGTSLib.batch_case import (
+    MAP_FOLDERS,
+    RECORDS,
+    RUN,
+    SEGMENTATIONS,
+    THUMBNAILS,
+    Failure,
+)
 from DiffuGTSLib.errors import NotAScalarVolume, UnreadableImage
 
 if TYPE_CHECKING:
@@ -17,9 +24,11 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 _SEGMENTATIONS = (".seg.nrrd", ".seg.nii.gz", ".seg.nii")
+_VOXELS = (".img", ".img.gz", ".raw", ".raw.gz", ".zraw")  # of a header beside them
 _DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _LEAST_SLICES = 4  # a series with fewer is a localiser
 _MODALITIES = ("CT", "MR")
+_OUTPUTS = (SEGMENTATIONS, THUMBNAILS, MAP_FOLDERS, RECORDS)
 _MODALITY_TAG, _SERIES_TAG, _NUMBER_TAG = "0008|0060", "0020|000e", "0020|0011"
 
 
@@ -43,6 +52,19 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Finds:
+    """What a search has found.
+
+    Attributes:
+        scans: in the order of their paths.
+        left_out: files in searched folders that are no scans, and folders with a batch's results.
+    """
+
+    scans: list[Found]
+    left_out: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class _Slice:
     """A DICOM file with an image in it."""
 
@@ -53,23 +75,59 @@ class _Slice:
     frames: int
 
 
-def find(source: Path | str, avoid: Path) -> list[Found]:
-    """The scans at a path or matching a pattern, in the order of their paths.
+def find(source: Path | str, avoid: Path) -> Finds:
+    """The scans at a path or matching a pattern.
 
     A folder is searched with all folders below it; of DICOM files, each series is a scan, and
-    each multi-frame file.
+    each multi-frame file. What a batch has written is no scan, unless its path is passed itself.
 
     Args:
         source: a path, or a pattern with *, ?, [] and ** for folders at any depth.
-        avoid: a folder that is left out, the run's own outputs.
+        avoid: the run's own output folder.
     """
     if os.path.lexists(source):
         return _at(Path(source), avoid)
     if not glob.has_magic(str(source)):
-        return [_missing(Path(source), f"{Path(source).name} does not exist.")]
-    matches = sorted(glob.glob(str(source), recursive=True))
-    found = [scan for match in matches for scan in _at(Path(match), avoid)]
-    return found or [_missing(Path(source), f"Nothing matches {Path(source).name}.")]
+        return Finds([_missing(Path(source), f"{Path(source).name} does not exist.")])
+    return _matching(str(source), avoid)
+
+
+def _matching(pattern: str, avoid: Path) -> Finds:
+    """The scans at all paths that a pattern matches."""
+    found, left_out = [], []
+    for match in sorted(glob.glob(pattern, recursive=True)):
+        results = _results_around(Path(match), pattern, avoid)
+        if results is None:
+            part = _at(Path(match), avoid)
+            found += part.scans
+            left_out += part.left_out
+        elif not _is_same(results, avoid):
+            left_out.append(results)
+    missing = _missing(Path(pattern), f"Nothing matches {Path(pattern).name}.")
+    return Finds(found or [missing], left_out)
+
+
+def _results_around(path: Path, pattern: str, avoid: Path) -> Path | None:
+    """The output folder that a batch has written `path` into, if the pattern led there."""
+    fixed = 0
+    while not glob.has_magic(Path(pattern).parts[fixed]):
+        fixed += 1
+    parts = path.parts[:-1]
+    for place in range(fixed, len(parts)):
+        folder = Path(*parts[:place])
+        if parts[place] in _OUTPUTS and _holds_results(folder, avoid):
+            return _absolute(folder)
+    return None
+
+
+def _holds_results(folder: Path, avoid: Path) -> bool:
+    """Whether a folder is the output folder of this batch, or of another one."""
+    another = (folder / RUN).is_file() and (folder / RECORDS).is_dir()
+    return another or _is_same(folder, avoid)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def stem(path: Path) -> str:
@@ -93,29 +151,36 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _at(path: Path, avoid: Path) -> list[Found]:
+def _at(path: Path, avoid: Path) -> Finds:
     """The scans at a path that exists."""
     path = _absolute(path)
     if not os.path.isdir(path):
-        return [Found(path, name=stem(path))]
-    found, dicom = [], []
-    for entry in _walk(path, avoid):
+        return Finds([Found(path, name=stem(path))])
+    found: list[Found] = []
+    dicom: list[Path] = []
+    left_out: list[Path] = []
+    for entry in _walk(path, avoid, left_out):
         if isinstance(entry, Found):
             found.append(entry)
         elif _is_scan(entry):
             found.append(Found(entry, name=stem(entry)))
         elif _is_dicom(entry):
             dicom.append(entry)
+        elif not _is_part(entry):
+            left_out.append(entry)
     found += _series(dicom)
     if all(scan.skipped for scan in found):
         found.append(_problem(path, f"The folder {path.name} holds no scans.",
                               "Pass a folder with image files or DICOM series."))
-    return sorted(found, key=lambda scan: (str(scan.image), scan.name))
+    return Finds(sorted(found, key=lambda scan: (str(scan.image), scan.name)), left_out)
 
 
-def _walk(folder: Path, avoid: Path) -> Iterator[Path | Found]:
-    """The files in a folder and below, and problems; links to folders are followed once."""
-    seen = {os.path.realpath(avoid)}
+def _walk(folder: Path, avoid: Path, left_out: list[Path]) -> Iterator[Path | Found]:
+    """The files in a folder and below, and problems; links to folders are followed once.
+
+    What a batch has written is not among them; the folder of another batch is added to `left_out`.
+    """
+    seen: set[str] = set()
     unopened: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=unopened.append, followlinks=True):
         real = os.path.realpath(place)
@@ -124,7 +189,13 @@ def _walk(folder: Path, avoid: Path) -> Iterator[Path | Found]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
+        files = sorted(name for name in files if not name.startswith("."))
+        if _holds_results(Path(place), avoid):
+            folders[:] = [name for name in folders if name not in _OUTPUTS]
+            files = [name for name in files if _is_scan(Path(name))]
+            if not _is_same(Path(place), avoid):
+                left_out.append(Path(place))
+        yield from (Path(place, name) for name in files)
     for error in unopened:
         path = Path(os.fsdecode(error.filename))
         yield _problem(path, f"The folder {path.name} cannot be opened.",
@@ -134,6 +205,16 @@ def _walk(folder: Path, avoid: Path) -> Iterator[Path | Found]:
 def _is_scan(path: Path) -> bool:
     name = path.name.lower()
     return name.endswith(SUFFIXES) and not name.endswith(_SEGMENTATIONS)
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file belongs to a scan and need not be told of: voxels, or a disk's directory."""
+    if path.name.upper() == "DICOMDIR":
+        return True
+    voxels = next((suffix for suffix in _VOXELS if path.name.lower().endswith(suffix)), "")
+    start = path.name[: len(path.name) - len(voxels)]
+    return bool(voxels) and any(
+        path.with_name(start + suffix).exists() for suffix in (".hdr", ".nhdr", ".mhd"))
 
 
 def _is_dicom(path: Path) -> bool:

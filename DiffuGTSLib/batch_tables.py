@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.batch_case import Case, Failure, Outcome
+from DiffuGTSLib.batch_names import FORMULA
 from DiffuGTSLib.whole_file import write_whole
 
 CASES, LESIONS = "cases.csv", "lesions.csv"
@@ -70,9 +71,15 @@ def _case_row(row: Row) -> list[Any]:
     return [
         row.case.name, row.status, outcome.modality if outcome else "",
         "; ".join(row.case.prompts), *measured, f"{outcome.seconds:.1f}" if outcome else "",
-        problem.code if problem else "", problem.message if problem else "", str(row.case.image),
+        problem.code if problem else "", _inert(problem.message) if problem else "",
+        str(row.case.image),
         outcome.files["segmentation"] if outcome is not None and done else "",
     ]
+
+
+def _inert(text: str) -> str:
+    """A text that begins with a file's name, so that no spreadsheet takes it for a formula."""
+    return f" {text}" if text.startswith(FORMULA) else text
 
 
 def _lesion_rows(row: Row) -> list[list[Any]]:

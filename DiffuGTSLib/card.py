@@ -77,6 +77,7 @@ class Card:
                 modality: Fusion(
                     {k: tuple(w) for k, w in f["weights"].items()},
                     f["pixel_floor"], f["feature_floor"], f.get("used", "both"),
+                    f.get("prominence", {}),
                 )
                 for modality, f in entries.pop("fusion").items()
             }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -177,9 +179,18 @@ def entry(name: str) -> Entry:
     if name not in models:
         raise ModelMissing(
             f"There is no model called “{name}” in the catalogue.",
-            f"There are: {', '.join(models)}.",
+            nearest(name, list(models)) or f"There are: {', '.join(models)}.",
         )
     return models[name]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint with the names that are nearest to a mistyped one; "" where none is near."""
+    near = get_close_matches(name.lower(), dict.fromkeys(known), 4, 0.5)
+    if not near:
+        return ""
+    others = f"{', '.join(near[:-1])} or " if near[1:] else ""
+    return f"Did you mean {others}{near[-1]}?"
 
 
 @lru_cache(maxsize=4)

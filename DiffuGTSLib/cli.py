@@ -84,9 +84,12 @@ def segment(
     as_json: JsonOption = False,
 ) -> None:
     """Segment what a text names in a scan, lesion by lesion."""
-    from DiffuGTSLib.prompt import several
+    from DiffuGTSLib.prompt import refuse_early, several
 
     with own_stdout(as_json) as out:
+        # A text without any prompt in it goes on as it is and is refused in words.
+        prompts = [part for text in prompt for part in several(text) or [text]]
+        refuse_early(prompts)
         from DiffuGTSLib.options import Options
         from DiffuGTSLib.progress_bar import bar
         from DiffuGTSLib.run import Outputs, run
@@ -94,8 +97,6 @@ def segment(
         options = Options(model, device, threshold, seed, samples,
                           modality.value if modality else None,
                           sequence.value if sequence else None, skull_stripped)
-        # A text without any prompt in it goes on as it is and is refused in words.
-        prompts = [part for text in prompt for part in several(text) or [text]]
         finished = _asking(
             lambda told: run(image, prompts, Outputs(output, maps, figure), told, bar), options
         )
@@ -117,7 +118,7 @@ def demo(
 ) -> None:
     """Show the method on a public scan or, without network, on a digital phantom."""
     with own_stdout(as_json) as out:
-        from DiffuGTSLib.demo import run_demo
+        from DiffuGTSLib.demo import comparison, run_demo
         from DiffuGTSLib.options import Options
         from DiffuGTSLib.progress_bar import bar
 
@@ -128,9 +129,8 @@ def demo(
         )
         _tell(finished, as_json, out)
         if not as_json:
-            if "dsc" in finished.document:
-                print(f"DSC against the phantom's true tumor: {finished.document['dsc']:.2f}",
-                      file=out)
+            if words := comparison(finished.document):
+                print(words, file=out)
             print(f"Picture: {finished.document['prompts'][0]['figure']}", file=out)
 
 

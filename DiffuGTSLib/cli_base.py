@@ -1,6 +1,8 @@
 """What every command of the command line shares: options, exit codes, a clean stdout.
 
-Exit codes: 0 done, 1 failed (one plain sentence on stderr), 2 wrong usage, 130 cancelled.
+Exit codes: 0 done, 1 failed (one plain sentence on stderr), 2 wrong usage, 130 cancelled. With
+--json a failure, or a cancel, is a document on stdout, too: {"error": {"code", "message", "hint",
+"suggestions"}}.
 Heavy packages are imported inside the commands, so that --help answers at once.
 """
 
@@ -13,13 +15,19 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TextIO
 
 import typer
 
-from DiffuGTSLib.errors import Cancelled, DiffuGTSError
+from DiffuGTSLib.errors import (
+    Cancelled,
+    DiffuGTSError,
+    OutOfMemory,
+    PackageMissing,
+    PromptNotUnderstood,
+)
 
 P = ParamSpec("P")
 
@@ -58,43 +66,61 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 
 def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """A command whose failures end in one plain sentence on stderr and the right exit code."""
+    """A command whose failures end in one plain sentence on stderr and the right exit code.
+
+    Where the command was called with `as_json`, they are a document on stdout as well.
+    """
 
     @functools.wraps(command)
     def careful(*args: P.args, **kwargs: P.kwargs) -> None:
+        fail = functools.partial(_fail, as_json=bool(kwargs.get("as_json")))
         try:
             command(*args, **kwargs)
         except typer.Exit:
             raise
-        except (KeyboardInterrupt, Cancelled):
-            _fail("Cancelled.", code=130)
+        except (KeyboardInterrupt, Cancelled, typer.Abort):
+            fail(Cancelled(), exit_code=130)
         except DiffuGTSError as error:
-            near = getattr(error, "suggestions", ())
-            hints = [error.hint, f"Nearest: {', '.join(near)}." if near else ""]
-            _fail(error.message, " ".join(hint for hint in hints if hint))
+            fail(error)
         except MemoryError:
-            _fail("There is not enough memory for this scan.", "Crop the scan to the region.")
+            fail(OutOfMemory("There is not enough memory for this scan.",
+                             "Crop the scan to the region."))
         except ImportError as error:
             name = (error.name or "needed").partition(".")[0]
-            _fail(f"The Python package {name} is missing or damaged.", "Run: diffugts doctor")
+            fail(PackageMissing(f"The Python package {name} is missing or damaged.",
+                                "Run: diffugts doctor"))
         except BrokenPipeError:
             # Whoever read the output has gone; nobody is there to be told.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise typer.Exit(1) from None
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
-            _fail("Something went wrong inside the program.",
-                  f"Report this: {type(error).__name__} in {Path(place.filename).name}, "
-                  f"line {place.lineno}.")
+            fail(_Internal("Something went wrong inside the program.",
+                           f"Report this: {type(error).__name__} in {Path(place.filename).name}, "
+                           f"line {place.lineno}."))
 
     return careful
 
 
-def _fail(message: str, hint: str = "", code: int = 1) -> None:
-    print(message, file=sys.stderr)
-    if hint:
-        print(f"Hint: {hint}", file=sys.stderr)
-    raise typer.Exit(code)
+class _Internal(DiffuGTSError):
+    """A mistake in the program; the worker has the same code for it."""
+
+    code = "internal"
+
+
+def _fail(error: DiffuGTSError, as_json: bool, exit_code: int = 1) -> None:
+    near = list(getattr(error, "suggestions", ()))
+    nearest = near if isinstance(error, PromptNotUnderstood) else []  # others are in the hint
+    hints = [error.hint, f"Nearest: {', '.join(nearest)}." if nearest else ""]
+    print(error.message, file=sys.stderr)
+    if any(hints):
+        print(f"Hint: {' '.join(hint for hint in hints if hint)}", file=sys.stderr)
+    # Of several processes that train together (torchrun), the first one speaks for all.
+    if as_json and os.environ.get("RANK", "0") == "0":
+        with suppress(BrokenPipeError):
+            print_json({"error": {"code": error.code, "message": error.message,
+                                  "hint": error.hint, "suggestions": near}}, sys.stdout)
+    raise typer.Exit(exit_code)
 
 
 @contextmanager

@@ -154,12 +154,14 @@ def _listener(
 
 
 def _wait_for_cancel(cancelled: threading.Event) -> None:
-    """Sets the event once stdin closes or says {"type": "cancel"}."""
+    """Sets the event once stdin closes or says {"type": "cancel"}, and says so on stderr."""
     for line in sys.stdin:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             if json.loads(line)["type"] == "cancel":
                 break
     cancelled.set()
+    with contextlib.suppress(OSError):  # whoever started this may be gone
+        print("Ending.", file=sys.stderr, flush=True)
 
 
 def _tell_error(
@@ -194,5 +196,6 @@ def document(summary: Summary) -> dict[str, Any]:
         for row in summary.rows
     ]
     return summary.numbers() | {
-        "folder": str(summary.folder), "report": str(summary.report), "cases": cases,
+        "folder": str(summary.folder), "report": str(summary.report),
+        "left_out": summary.left_out.as_dict(), "cases": cases,
     }

@@ -22,7 +22,8 @@ def _commands() -> None:
 @plain_errors
 def check(
     folder: Annotated[Path, typer.Argument(
-        help="Decathlon, KiTS23 or BraTS23 folder as published, or a CASES.json.")],
+        help="Decathlon, KiTS23 or BraTS23 folder as published, a CASES.json, or a training "
+             "folder with a manifest.json.")],
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a data set holds and what is wrong with it; ends with 1 if a case is unusable."""
@@ -32,13 +33,18 @@ def check(
 
         from DiffuGTSLib.datasets import read_dataset
         from DiffuGTSLib.datasets.check import check as examine
-        from DiffuGTSLib.datasets.check import lines
+        from DiffuGTSLib.datasets.manifest import check_manifest, is_manifest
+        from DiffuGTSLib.datasets.report import lines
 
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("checking")
-            report = examine(read_dataset(folder), lambda done, total: bar.update(
-                task, completed=done, total=total))
+
+            def tell(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            report = (check_manifest(folder, tell) if is_manifest(folder)
+                      else examine(read_dataset(folder), tell))
         if as_json:
             print_json(report.as_dict(), out)
         else:

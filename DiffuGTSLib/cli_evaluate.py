@@ -58,6 +58,8 @@ def evaluate(
 
         dataset = choose(read_dataset(cases), only or (), limit)
         settings = Settings(model, device, threshold, seed, samples, ablation, baselines, figures)
+        count = len(dataset.cases)
+        typer.echo(f"{count} case{'s' if count > 1 else ''} of {dataset.name}", err=True)
         done = run(dataset, output, settings, zero_shot=zero_shot, tell=_tell)
         summary = summarise(done.cases)
         write_tables(done, summary, output)
@@ -92,12 +94,15 @@ def _print(summary: Summary, out: TextIO) -> None:
     from rich.table import Table
 
     table = Table()
-    columns = (("DSC", "dsc"), ("NSD 2 mm", "nsd_2mm"), ("lesion F1", "lesion_f1"),
-               ("no tumor right", "no_tumor_right"), ("false alarm, ml", "false_alarm_ml"))
+    known = (("DSC", "dsc"), ("NSD 2 mm", "nsd_2mm"), ("lesion F1", "lesion_f1"),
+             ("no tumor right", "no_tumor_right"), ("false alarm, ml", "false_alarm_ml"))
+    groups = [*summary.groups, summary.everything] if len(summary.groups) > 1 else summary.groups
+    # No column for what none of them has, as false alarms where every scan has a tumor.
+    columns = [c for c in known if any(c[1] in group.means for group in groups)]
     for heading in ("group", "cases", *(heading for heading, _ in columns)):
         table.add_column(heading, justify="left" if heading == "group" else "right",
                          no_wrap=heading == "group")
-    for group in [*summary.groups, summary.everything]:
+    for group in groups:
         means = (group.means.get(name) for _, name in columns)
         table.add_row(group.name, str(group.cases),
                       *("" if mean is None else f"{mean.mean:.3f}" for mean in means))

@@ -116,6 +116,8 @@ def verify(
         else:
             for row in rows:
                 print(f"{row['name']}: {row['message']}", file=out)
+                if row["hint"]:
+                    print(f"Hint: {row['hint']}", file=out)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 
@@ -153,14 +155,28 @@ def _verified(name: str) -> dict[str, Any]:
     from DiffuGTSLib.store import find
 
     folder = find(name)
+    row = {"name": name, "folder": str(folder.absolute())}
     try:
         verify(folder)
         count = len(read_card(folder)["files"])
     except (ModelDamaged, KeyError) as error:
         message = getattr(error, "message", "The model package is damaged: it lists no files.")
-        return {"name": name, "folder": str(folder.absolute()), "ok": False, "message": message}
-    return {"name": name, "folder": str(folder.absolute()), "ok": True,
-            "message": f"whole ({count} files)"}
+        return row | {"ok": False, "message": message, "hint": _way_back(name)}
+    return row | {"ok": True, "message": f"whole ({count} files)", "hint": ""}
+
+
+def _way_back(name: str) -> str:
+    """How to get a damaged model whole again."""
+    from DiffuGTSLib.catalogue import catalogue
+    from DiffuGTSLib.store import installed
+
+    known = catalogue().get(name)
+    if name in installed() and known is not None and not known.bundled:
+        return (f"Run: diffugts models remove {name}, then: diffugts models download {name} "
+                "(or convert).")
+    if known is not None:
+        return "Install the program again."
+    return "Copy the model from where it came from, or train it again."
 
 
 def _have_accepted(entry: Entry, accepted: bool) -> None:

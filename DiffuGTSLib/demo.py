@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
+from DiffuGTSLib.lesions import find_lesions, labelled
 from DiffuGTSLib.options import Options
-from DiffuGTSLib.phantom import Kind, make_phantom
+from DiffuGTSLib.phantom import Kind, Phantom, make_phantom
 from DiffuGTSLib.run import Bar, Outputs, Run, run
 from DiffuGTSLib.samples import DownloadFailed, fetch, samples
 from DiffuGTSLib.scores import dice
@@ -32,7 +34,7 @@ def run_demo(
         tell: gets one line that says which scan it is.
 
     Returns:
-        The run; its document names the scan and, for the phantom, the DSC.
+        The run; its document names the scan and, for the phantom, the truth and the DSC.
 
     Raises:
         DiffuGTSError: whatever kind fits.
@@ -57,8 +59,32 @@ def run_demo(
     phantom = make_phantom(kind)
     tell(f'Scan: digital phantom, {kind}, prompt "{phantom.prompt}".')
     finished = run(phantom.image, [phantom.prompt], outputs, options, bar, phantom.mask)
-    finished.document["scan"] = f"phantom {kind}"
-    found, there = (sitk.GetArrayViewFromImage(mask) > 0
-                    for mask in (finished.results[0].mask, phantom.mask))
-    finished.document["dsc"] = dice(found, there)
+    finished.document |= {"scan": f"phantom {kind}"} | _compared(finished, phantom)
     return finished
+
+
+def _compared(finished: Run, phantom: Phantom) -> dict[str, Any]:
+    """What the phantom truly holds, and the DSC with what was found."""
+    truth = sitk.Cast(phantom.mask, sitk.sitkFloat32)
+    tumors = find_lesions(phantom.mask, truth)
+    # The lesions as they are written: crumbs are none.
+    segmented = labelled(finished.results[0].mask)
+    found, there = (sitk.GetArrayViewFromImage(mask) > 0 for mask in (segmented, phantom.mask))
+    return {"truth": {"tumors": len(tumors), "volume_ml": sum(t.volume_ml for t in tumors)},
+            "dsc": dice(found, there)}
+
+
+def comparison(document: Mapping[str, Any]) -> str:
+    """The truth beside what was found, in one line; "" where the truth is not known."""
+    if "truth" not in document:
+        return ""
+    truth, lesions = document["truth"], document["prompts"][0]["lesions"]
+    found = sum(lesion["volume_ml"] for lesion in lesions)
+    return (f"In the phantom there {_tumors(truth['tumors'], truth['volume_ml'])}; found "
+            f"{_tumors(len(lesions), found)}. DSC {document['dsc']:.2f} (1: the same voxels).")
+
+
+def _tumors(count: int, volume_ml: float) -> str:
+    noun = "tumor" if count == 1 else "tumors"
+    verb = "is" if count == 1 else "are"
+    return f"{verb} {count} {noun}, {volume_ml:.2f} ml"

@@ -35,34 +35,31 @@ def choose_device(name: str = "auto") -> str:
 
 
 def precision(device: str) -> AbstractContextManager[object]:
-    """bfloat16 where the device computes in it (twice as fast on such CPUs), else float32."""
+    """bfloat16 on a CPU that has instructions for it (twice as fast there); else no autocast.
+
+    On a GPU the networks are stored as they compute (`storage_dtype`). Autocast would widen every
+    normalisation to float32 there, and with it the feature maps after it.
+    """
     kind = device.split(":")[0]
     if kind == "meta":
         return nullcontext()
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=computes_in(kind) != torch.float32)
+    low = kind == "cpu" and computes_in(kind) == torch.bfloat16
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=low)
 
 
-def frozen_precision(device: str) -> AbstractContextManager[object]:
-    """`precision` for the frozen networks, which `frozen_dtype` stores as they compute on a GPU.
-
-    There autocast would widen every normalisation to float32, and with it the feature maps.
-    """
-    kind = device.split(":")[0]
-    return nullcontext() if kind == "meta" else (
-        torch.autocast(kind, enabled=False) if kind == "cuda" else precision(kind)
-    )
-
-
-def frozen_dtype(device: str) -> torch.dtype:
-    """What the frozen networks are stored in: on a GPU, what it computes in."""
-    kind = device.split(":")[0]
-    return computes_in(kind) if kind == "cuda" else torch.float32
+def storage_dtype(device: str) -> torch.dtype:
+    """What the networks are stored in: on a GPU, what it computes in."""
+    return computes_in(device) if device.startswith("cuda") else torch.float32
 
 
 def computes_in(device: str) -> torch.dtype:
     """The type of the feature maps on a device: bfloat16 where it is fast."""
-    kind = device.split(":")[0]
-    capable = torch.cuda.is_bf16_supported() if kind == "cuda" else has_fast_bfloat16()
+    if device.startswith("cuda"):
+        with torch.cuda.device(device):
+            # Torch calls bfloat16 supported on GPUs that have to emulate it, too.
+            capable = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capable = has_fast_bfloat16()
     return torch.bfloat16 if capable else torch.float32
 
 

@@ -16,17 +16,24 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.errors import DiffuGTSError
 
 State = Literal["ok", "note", "missing"]
 
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(>=|==)?\s*([0-9.]*)")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*(>=|==)?\s*([0-9.]*)")
+_EXTRA = re.compile(r"extra == ['\"]([^'\"]+)['\"]")
+# What the optional packages are for; those of the developers are not looked at.
+EXTRAS = {
+    "cluster": "batches on several machines (diffugts batch --cluster)",
+    "dicom": "multi-frame DICOM, and DICOM segmentations (diffugts batch --dicom-seg)",
+    "train": "diffugts train and diffugts evaluate",
+}
 _PROBE_SECONDS = 180
 _LITTLE_MEMORY_GB = 4.0
 # Run in another process: a torch that does not fit this processor ends its process.
@@ -72,7 +79,8 @@ def examine(model: str = "embedded", needed: Path | None = None) -> list[Finding
     """All findings: Python, packages, torch and devices, memory, text encoder, model, cache.
 
     Args:
-        needed: a requirements file in the place of the package's own requirements.
+        needed: a requirements file in the place of the package's own requirements; then the
+            package's extras are not looked at.
     """
     findings = [_python(), *packages(needed)]
     probe, torch = _torch(needed)
@@ -83,7 +91,7 @@ def examine(model: str = "embedded", needed: Path | None = None) -> list[Finding
     else:
         findings.append(Finding("model", "note", "not looked at", "Repair torch first."))
     findings.append(_cache())
-    return findings
+    return findings if needed else [*findings, *extras()]
 
 
 def healthy(findings: Sequence[Finding]) -> bool:
@@ -120,12 +128,53 @@ def requirements(needed: Path | None = None) -> list[tuple[str, str, str]]:
         else:
             lines = importlib.metadata.requires("diffugts") or []
     except importlib.metadata.PackageNotFoundError:
-        project = Path(__file__).parents[1] / "pyproject.toml"
-        lines = []
-        if project.is_file():
-            lines = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
-    found = (_REQUIREMENT.match(line) for line in lines if "extra ==" not in line)
+        lines = _project().get("dependencies", [])
+    return _parsed(line for line in lines if "extra ==" not in line)
+
+
+def _project() -> dict[str, Any]:
+    """What the checkout's pyproject.toml says of the project; nothing where there is none."""
+    path = Path(__file__).parents[1] / "pyproject.toml"
+    if not path.is_file():
+        return {}
+    document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return document["project"]
+
+
+def _parsed(lines: Iterable[str]) -> list[tuple[str, str, str]]:
+    found = (_REQUIREMENT.match(line) for line in lines)
     return [(m[1], m[2] or "", m[3]) for m in found if m]
+
+
+def extras() -> Iterator[Finding]:
+    """A finding an extra: whether its packages are there, what it is for, how to get it."""
+    try:
+        lines = importlib.metadata.requires("diffugts") or []
+        named = [(m[1], line) for line in lines if (m := _EXTRA.search(line))]
+        package = "diffugts"
+    except importlib.metadata.PackageNotFoundError:
+        optional = _project().get("optional-dependencies", {})
+        named = [(extra, line) for extra, those in optional.items() for line in those]
+        package = "."  # the checkout, which is not installed
+    for extra, purpose in EXTRAS.items():
+        needs = _parsed(line for of, line in named if of == extra)
+        there = {name: _version(name) for name, _, _ in needs}
+        lacking = [name for name, relation, version in needs
+                   if not (has := there[name]) or not suits(has, relation, version)]
+        if lacking:
+            yield Finding(f"extra {extra}", "note", f"not installed: {', '.join(lacking)}",
+                          f'Only for {purpose}: pip install "{package}[{extra}]"')
+        else:
+            yield Finding(f"extra {extra}", "ok",
+                          ", ".join(f"{name} {version}" for name, version in there.items()))
+
+
+def _version(name: str) -> str | None:
+    """Of an installed package; None where it is absent or half installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def packages(needed: Path | None = None) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from DiffuGTSLib.attention import CLOSING, AnomalyAttention, Maps, Texts, closed
-from DiffuGTSLib.device import frozen_precision, precision
+from DiffuGTSLib.device import precision
 from DiffuGTSLib.foundation import tiling as tiles
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.foundation.planes import (
@@ -100,16 +100,14 @@ def encode(
     told = tick or (lambda done, total: None)
     device = x.device.type
     if tiling is None:
-        with frozen_precision(device):
-            latent, features = autoencoder.encode_with_features(x.to(autoencoder.dtype))
-        told(1, 2)
         with precision(device):
+            latent, features = autoencoder.encode_with_features(x.to(autoencoder.dtype))
+            told(1, 2)
             levels, gate_queries = attention.visual(features, modality)
         told(2, 2)
         return Encoding(latent, levels, gate_queries)
-    with frozen_precision(device):
-        latent, planes = tiles.encode(autoencoder, x, tiling, told)
     with precision(device):
+        latent, planes = tiles.encode(autoencoder, x, tiling, told)
         joined, half = _context(attention, planes, modality)
         if tiling.layers_from <= 1:
             half = store(half, max(2, tiling.slab(half) // 2 * 2))
@@ -165,6 +163,8 @@ def maps(
     attention: AnomalyAttention, encoding: Encoding, texts: Texts
 ) -> Iterator[Maps]:
     """The maps of a prompt, (1, T, n, Y, Z) each: slabs that follow each other along X."""
+    rows = (texts.normal, texts.abnormal, texts.gate)
+    texts = Texts(*(row.to(attention.dtype) for row in rows))
     ranges = spans(encoding.length, encoding.slab or encoding.length)
     near = around(ranges, MARGIN, encoding.length)
     far = around(ranges, GATE_MARGIN, encoding.length)
@@ -206,9 +206,8 @@ def _inputs(
     finest_slabs, half_slabs = fine.finest.windows(finer), fine.half.windows(wide)
     widths = [2 * config.feature_channels[1], config.gate_channels, config.feature_channels[0]]
     for (low, high), (least, _) in zip(halves, wide, strict=True):
-        with frozen_precision(device):
-            x = next(finest_slabs)
         with precision(device):
+            x = next(finest_slabs)
             joined, gates, context = next(half_slabs).split(widths, 1)
             joined, context = (_planes(y, low - least, high - least) for y in (joined, context))
             yield [_finest(attention, x, context, fine.modality), joined, next(quarters)], gates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 
@@ -91,14 +92,20 @@ class ModelDamaged(DiffuGTSError):
 
 
 class AttentionMissing(DiffuGTSError):
-    """The model's attention (AOVA head) has not been trained; it never runs untrained."""
+    """The model's attention (AOVA head) has not been trained; it never runs untrained.
+
+    Args:
+        model: its name.
+        told: how it was asked for, where that was not by its name but by its folder.
+    """
 
     code = "attention-missing"
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, told: str = "") -> None:
+        name = shlex.quote(told or model)
         super().__init__(
             f"The model “{model}” cannot segment yet: its attention has not been trained.",
-            f"Train it: diffugts train attention --config FILE --model {model}",
+            f"Train it: diffugts train attention --config FILE --model {name}",
         )
 
 

@@ -104,8 +104,9 @@ def overview(
 ) -> None:
     """Writes a PNG: axial, coronal and sagittal through the largest lesion, five columns.
 
-    Without a lesion the planes run through the highest attention. Planes are the scan's own,
-    named after the nearest anatomical plane.
+    Without a lesion the whole scan is shown, through the highest attention where tissue was
+    painted, else through the middle. Planes are the scan's own, named after the nearest anatomical
+    plane.
 
     Args:
         image: the scan (HU or MR intensity); all images are 3D on one grid.
@@ -177,13 +178,21 @@ def views_of(
         focus = np.array([np.argmax(np.sum(largest, axis=axes)) for axes in others])
         wanted = 3 * lesions[0].feret_3d_mm
     else:
-        focus = np.array(np.unravel_index(np.argmax(volumes["attention"]), volumes["scan"].shape))
-        wanted = _SMALLEST_VIEW_MM
+        focus, wanted = _without_lesion(volumes), np.inf
     longest = float(max(np.array(volumes["scan"].shape) * spacing))
     zoom = max(wanted, _SMALLEST_VIEW_MM) / longest
     return Views(volumes, spacing, focus, zoom if zoom < 0.75 else 1.0,
                   _window(volumes["scan"], spacing, focus, modality),
                   _residual_top(volumes["residual"]))
+
+
+def _without_lesion(volumes: dict[str, np.ndarray]) -> np.ndarray:
+    """Where to look (S, P, L) when nothing was segmented."""
+    painted = volumes["healthy"] != volumes["scan"]
+    if not painted.any():
+        return np.array(painted.shape) // 2
+    candidates = np.where(painted, volumes["attention"], -1.0)
+    return np.array(np.unravel_index(np.argmax(candidates), painted.shape))
 
 
 def _residual_top(residual: np.ndarray) -> float:
@@ -269,8 +278,13 @@ def _panel(
         return np.asarray(plane.cut(views.volumes[name], index), dtype=np.float32)
 
     grey = cut("healthy" if column == 2 else "scan")
-    axes.imshow(grey, cmap="gray", vmin=low, vmax=high, **place)
-    if column in (1, 3):
+    blank = column in (2, 3) and np.array_equal(cut("healthy"), cut("scan"))
+    axes.imshow(grey, cmap="gray", vmin=low, vmax=high, alpha=0.35 if blank else 1.0, **place)
+    if blank:
+        words = "nothing painted" if column == 2 else "no residual"
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center",
+                  color="white", fontsize=13, path_effects=_SHADOW)
+    elif column in (1, 3):
         name, colours, top = (("attention", ATTENTION_COLOURS, 1.0) if column == 1
                               else ("residual", RESIDUAL_COLOURS, views.residual_top))
         values = cut(name)

@@ -17,6 +17,7 @@ from DiffuGTSLib.foundation.conditioning import Conditioning
 from DiffuGTSLib.foundation.denoiser import Denoiser
 from DiffuGTSLib.foundation.schedules import Schedule
 from DiffuGTSLib.progress import Progress
+from DiffuGTSLib.room import LEAST_CROP_MM
 
 Box = tuple[slice, slice, slice]
 
@@ -58,7 +59,7 @@ class CandidateOptions:
     sensitive: float = 0.5
     dilation_mm: float = 6.0
     context_mm: float = 32.0
-    least_crop_mm: float = 128.0
+    least_crop_mm: float = LEAST_CROP_MM
     least_crop: tuple[int, int, int] = (0, 0, 0)
     minimum_ml: float = 0.1
     most: int = 8

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from DiffuGTSLib.catalogue import Entry, catalogue
+from DiffuGTSLib.catalogue import Entry, SourceFile, catalogue
 from DiffuGTSLib.catalogue import entry as catalogue_entry
 from DiffuGTSLib.download import Fetched, by_hand, cached_text_folder
 from DiffuGTSLib.errors import ModelMissing, OutputNotWritten
@@ -89,8 +89,21 @@ def sort_out(files: Sequence[Path], model: str | None, texts: str | None) -> tup
                 "given is.", f"Fetch it from {source.url}",
             )
         found[part] = paths[0]
+        _refuse_other(paths[0], source, entry)
     folder = _text_folder(entry, texts)
     return entry, Fetched(found["autoencoder"], found["denoiser"], folder)
+
+
+def _refuse_other(path: Path, wanted: SourceFile, entry: Entry) -> None:
+    """The autoencoders of different models have the same keys and shapes; their names differ.
+
+    Raises:
+        ModelMissing: the file is published as one of another model; renamed ones pass.
+    """
+    published = {file.name for known in catalogue().values() for file in known.files}
+    if path.name != wanted.name and path.name in published:
+        raise ModelMissing(f"{path.name} is of another model; {entry.name} takes {wanted.name}.",
+                           f"Fetch it from {wanted.url}")
 
 
 def _entry_of(files: Sequence[Path]) -> Entry:

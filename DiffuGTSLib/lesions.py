@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist, squareform
 
@@ -80,6 +81,22 @@ def labelled(mask: sitk.Image, minimum_ml: float = MINIMUM_ML) -> sitk.Image:
     corner, size = box
     crop = sitk.RegionOfInterest(mask, size, corner)
     return sitk.Paste(labels, _components(crop, minimum_ml), size, [0, 0, 0], corner)
+
+
+def prominent(mask: sitk.Image, score: sitk.Image, least: float) -> sitk.Image:
+    """The connected parts of `mask` in which some voxel's score is above `least`; uint8 0 and 1.
+
+    Args:
+        mask: 3D, nonzero is lesion. Voxels that touch at a face, edge or corner belong together.
+        score: on the same grid.
+    """
+    labels = sitk.GetArrayFromImage(sitk.ConnectedComponent(mask != 0, True))
+    highest = np.asarray(ndimage.maximum(
+        sitk.GetArrayViewFromImage(score), labels, np.arange(labels.max() + 1)
+    ))
+    kept = sitk.GetImageFromArray(((highest > least)[labels] & (labels > 0)).astype(np.uint8))
+    kept.CopyInformation(mask)
+    return kept
 
 
 def find_lesions(

@@ -22,7 +22,7 @@ import torch
 
 from DiffuGTSLib import comparison, encoding
 from DiffuGTSLib.attention import AnomalyAttention, Texts
-from DiffuGTSLib.device import computes_in, frozen_dtype
+from DiffuGTSLib.device import computes_in, storage_dtype
 from DiffuGTSLib.errors import OutOfMemory, TooLarge
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.foundation.conditioning import Conditioning
@@ -30,6 +30,7 @@ from DiffuGTSLib.foundation.denoiser import Denoiser
 from DiffuGTSLib.foundation.planes import SLABS_ALIKE
 from DiffuGTSLib.foundation.tiling import Tiling
 from DiffuGTSLib.live_bytes import LiveBytes
+from DiffuGTSLib.room import MAPS_AT_MOST
 
 T = TypeVar("T")
 Size = tuple[int, int, int]
@@ -39,14 +40,17 @@ TILINGS: tuple[Tiling | None, ...] = (
     None, Tiling(2**28, 0, 0), Tiling(2**28, 1, 0), Tiling(2**28, 1, 1), Tiling(2**27, 2, 1),
 )
 REFERENCE: Size = (64, 64, 64)
-# Feature maps at the scan's resolution; the known models need 7 to 8 where nothing is cut.
-MAPS_AT_MOST = 16
+# A GPU's convolutions and interpolations count a map's elements in 32 bits, or go other ways that
+# nobody has tried here. The widest map of a run in one piece has twice the channels of the first.
+ELEMENTS_AT_MOST = 2**31 - 1
+WIDEST = 2
 # Of what is free, for the libraries' own buffers, which nobody tells beforehand.
 USABLE = 0.9
 RESERVED_GB = {"cuda": 0.5, "cpu": 0.25}
 
 # What torch's allocator, C++ and the GPU's libraries say, as plain RuntimeErrors.
-OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED")
+OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED",
+                 "unable to find an engine", "Unable to find a valid cuDNN")
 
 _log = logging.getLogger(__name__)
 
@@ -83,11 +87,16 @@ class Networks:
     attention: AnomalyAttention
 
     def place(self, device: str) -> None:
-        """Moves the networks to a device; the frozen ones in the type that it computes in."""
-        for network in (self.autoencoder, self.denoiser):
+        """Moves the networks to a device, in the type that they are stored in there."""
+        for network in (self.autoencoder, self.denoiser, self.attention):
             # Not ModelMixin's own `to`: it warns of layers that other models keep in float32.
-            torch.nn.Module.to(network, device, frozen_dtype(device))
-        torch.nn.Module.to(self.attention, device)
+            torch.nn.Module.to(network, device, storage_dtype(device))
+
+    @property
+    def weights(self) -> int:
+        """How many there are."""
+        every = (self.autoencoder, self.denoiser, self.attention)
+        return sum(p.numel() for network in every for p in network.parameters())
 
     def without_content(self, dtype: torch.dtype) -> Networks:
         """The same networks on the device "meta", in `dtype`."""
@@ -111,7 +120,8 @@ class Needs:
         self, networks: Networks, device: str, dtype: torch.dtype | None = None
     ) -> None:
         self._real = networks
-        self._dtype = dtype or frozen_dtype(device)
+        self._dtype = dtype or storage_dtype(device)
+        self._on_gpu = device.startswith("cuda")
         self._unfolds = device == "cpu" and computes_in(device) == torch.float32
         self.encoding = lru_cache(maxsize=32)(self._encoding)
         self.crop = lru_cache(maxsize=32)(self._crop)
@@ -129,12 +139,17 @@ class Needs:
         """Bytes that are needed in any case: the maps that are stored."""
         if tiling is None:
             return 4 * self._map(size)
-        return ((tiling.layers_from == 0) + (tiling.blocks_from == 0)) * self._map(size)
+        return self._map(size, tiling.layers_from) + self._map(size, tiling.blocks_from)
 
-    def _map(self, size: Size) -> int:
-        """Bytes of a feature map at the scan's resolution."""
-        width = self._real.autoencoder.config.num_channels[0]
-        return math.prod(size) * width * self._dtype.itemsize
+    def in_one_piece(self, size: Size) -> bool:
+        """Whether `size` voxels may be run at once, wherever there is the memory."""
+        elements = WIDEST * self._map(size) // self._dtype.itemsize
+        return not self._on_gpu or elements <= ELEMENTS_AT_MOST
+
+    def _map(self, size: Size, level: int = 0) -> int:
+        """Bytes of a feature map of a level, 0 at the scan's resolution, 1 at half..."""
+        width = self._real.autoencoder.config.num_channels[level]
+        return math.prod(size) // 8**level * width * self._dtype.itemsize
 
     def _encoding(self, size: Size, tiling: Tiling | None) -> tuple[int, int]:
         """Bytes at the peak of encoding a scan of `size` voxels and asking it, and bytes kept."""
@@ -211,7 +226,12 @@ def free_bytes(device: str) -> int:
     """What a run may take: all that is free, less what the libraries need for themselves."""
     kind = device.split(":")[0]
     if kind == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+        try:
+            free = torch.cuda.mem_get_info(device)[0]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return 0  # not even CUDA's own context fits beside what others hold
         # What torch holds for itself and does not use.
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
@@ -225,10 +245,12 @@ class Planner:
     Args:
         networks: of the model.
         device: where it is to run; the CPU comes after a GPU.
+        weights: how many are still to be loaded.
     """
 
-    def __init__(self, networks: Networks, device: str) -> None:
+    def __init__(self, networks: Networks, device: str, weights: int = 0) -> None:
         self._networks = networks
+        self._weights = weights
         self._devices = tuple(dict.fromkeys((device, "cpu")))
         self._known: dict[str, Needs] = {}
 
@@ -241,6 +263,8 @@ class Planner:
         def needs(device: str, tiling: Tiling | None) -> int:
             known = self._needs(device)
             peak, kept = known.encoding(size, tiling)
+            if peak > self._free(device):
+                return peak  # refused by that alone
             after = min(known.crop(crop, samples, cut) for cut in (None, TILINGS[-1]))
             return max(peak, kept + after)
 
@@ -263,6 +287,9 @@ class Planner:
             self._known[device] = Needs(self._networks, device)
         return self._known[device]
 
+    def _free(self, device: str) -> int:
+        return max(0, free_bytes(device) - self._weights * storage_dtype(device).itemsize)
+
     def _fitting(
         self, what: str, size: Size, devices: Sequence[str],
         needs: Callable[[str, Tiling | None], int],
@@ -274,20 +301,23 @@ class Planner:
             # Where a plan was tried before, `carry_out` knows better why this one has its turn.
             reason = "" if found or not figures else f"{what} needs at least {figures[0]}."
             known, lowest = self._needs(device), math.inf
-            tilings = TILINGS
-            if known.at_most(size) <= free_bytes(device):
+            tilings = TILINGS if known.in_one_piece(size) else TILINGS[1:]
+            if tilings[0] is None and known.at_most(size) <= self._free(device):
                 found, tilings = True, TILINGS[1:]
                 yield Plan(device, None, known.at_most(size), reason)
             for tiling in tilings:
-                need = known.at_least(size, tiling)
-                if need <= free_bytes(device):
-                    need = needs(device, tiling)
+                # The leanest way is counted in any case: its need is what a refusal names.
+                if tiling is not TILINGS[-1] and (
+                    known.at_least(size, tiling) > self._free(device)
+                ):
+                    continue
+                need = needs(device, tiling)
                 lowest = min(lowest, need)
-                if need <= free_bytes(device):
+                if need <= self._free(device):
                     found = True
                     yield Plan(device, tiling, need, reason)
             figures.append(f"{lowest / 1e9:.1f} GB on {_place(device)}, where "
-                           f"{free_bytes(device) / 1e9:.1f} GB can be used")
+                           f"{self._free(device) / 1e9:.1f} GB can be used")
         if not found:
             raise TooLarge(
                 f"{what} needs at least {', or '.join(figures)}.",

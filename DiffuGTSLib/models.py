@@ -15,7 +15,7 @@ import torch
 from DiffuGTSLib.attention import AnomalyAttention
 from DiffuGTSLib.card import Card
 from DiffuGTSLib.catalogue import EMBEDDED
-from DiffuGTSLib.errors import AttentionMissing, ModelDamaged
+from DiffuGTSLib.errors import ModelDamaged
 from DiffuGTSLib.foundation.autoencoder import Autoencoder
 from DiffuGTSLib.foundation.denoiser import Denoiser
 from DiffuGTSLib.foundation.schedules import Schedule, load_schedule
@@ -29,7 +29,7 @@ from DiffuGTSLib.package_files import (
     verify,
 )
 from DiffuGTSLib.residual import FUSIONS, Fusion
-from DiffuGTSLib.store import find
+from DiffuGTSLib.store import find, ready_to_segment
 from DiffuGTSLib.text import TextEncoder, encoder_of
 from DiffuGTSLib.whole_file import write_json
 
@@ -101,9 +101,7 @@ def load(name_or_folder: str | Path = EMBEDDED, device: str = "cpu") -> Package:
         ModelMissing, ModelDamaged: see `find` and `verify`.
         AttentionMissing: nobody has trained its attention yet.
     """
-    folder = find(name_or_folder)
-    if not has_attention(folder):
-        raise AttentionMissing(Card.read(folder).name)
+    folder = ready_to_segment(name_or_folder)
     foundation = load_foundation(folder, device)
     attention = _load_part(folder, HEAD, AnomalyAttention, device)
     return Package(**foundation.__dict__, attention=attention)

@@ -35,6 +35,8 @@ TERMINOLOGY = (
 )
 COMMON = ("liver tumor", "lung nodule", "kidney tumor", "brain tumor", "tumor")
 EXAMPLE = "Type what to look for and where, for example: liver tumor."
+# Of two words' letters; below it, hello would be near to cell, and none to bone.
+_NEAR_WORDS = 0.8
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,28 @@ def understand(text: str, encoder: TextEncoder | None = None) -> Prompt:
     return _prompt(text, reading, finding, place or _finding(finding).anatomy)
 
 
+def refuse_early(texts: Sequence[str]) -> None:
+    """Refuses what `understand` would refuse, before anything large is read.
+
+    The text encoder is loaded only where the vocabulary does not decide.
+
+    Raises:
+        PromptNotUnderstood: as `understand`.
+    """
+    encoder: TextEncoder | None = None
+    for text in texts:
+        try:
+            understand(text)
+        except PromptNotUnderstood:
+            if not vocabulary().read(text).unknown:
+                raise
+            # Here, not above: it imports torch, which a known prompt does not need.
+            from DiffuGTSLib.text import TextEncoder as Encoder
+
+            encoder = encoder or Encoder.from_package()
+            understand(text, encoder)
+
+
 def several(text: str) -> list[str]:
     """The prompts in `text`: one a line, or divided by semicolons."""
     parts = (part.strip() for line in text.splitlines() for part in line.split(";"))
@@ -143,17 +167,17 @@ def _titles_of(place: Anatomy) -> list[str]:
 def _check_characters(text: str) -> None:
     """Refuses what cannot be a prompt, whatever it means."""
     if not text.strip():
-        _refuse("Nothing was typed.", EXAMPLE, COMMON)
+        _refuse("Nothing was typed.", EXAMPLE)
     if len(text) > LONGEST:
         message = f"The text is too long: {len(text)} characters, {LONGEST} at most."
-        _refuse(message, EXAMPLE, COMMON)
+        _refuse(message, EXAMPLE)
     if any(unicodedata.category(char) in ("Cc", "Cs", "Co", "Cn") and char not in "\t\n\r"
            for char in text):
-        _refuse("The text holds characters that cannot be printed.", EXAMPLE, COMMON)
+        _refuse("The text holds characters that cannot be printed.", EXAMPLE)
 
 
 def _check_intent(reading: Reading) -> None:
-    """Refuses questions, other instructions, and texts that say that nothing is there."""
+    """Refuses questions, other instructions, and texts that deny a finding."""
     around = _unmatched(reading)
     near = _near(reading)
     if starts_of(vocabulary().listed("other_intents"), around):
@@ -162,9 +186,15 @@ def _check_intent(reading: Reading) -> None:
     denied = starts_of(vocabulary().listed("absent"), around)
     normal = starts_of(vocabulary().listed("normal"), around)
     findings = reading.named("finding")
-    if (findings and (denied or not _affirmed(reading))) or (normal and not findings):
+    affirmed = _affirmed(reading)
+    if (findings and (denied or not affirmed)) or (normal and not findings):
         message = "The text says that there is no finding."
         _refuse(message, "Type the finding itself; if there is none, the result says so.", near)
+    if len(affirmed) < len(_before_origin(reading, findings)):
+        message = "The text names a finding to leave out, which is not possible."
+        place = _place_of(max(affirmed, key=_rank), reading)
+        wanted = dict.fromkeys(_title(_finding(match), place) for match in affirmed)
+        _refuse(message, "Type only what to look for.", list(wanted))
 
 
 def _check_one_place(reading: Reading, finding: Match | None) -> None:
@@ -191,6 +221,8 @@ def _affirmed(reading: Reading) -> list[Match]:
     """The findings that the text does not deny, without those that name a metastasis' origin."""
     around = _unmatched(reading)
     denials = starts_of(vocabulary().listed("negating"), around)
+    if denials and denials[-1] == len(around) - 1:
+        return []  # "liver tumor: no"
     directly = starts_of(vocabulary().listed("negating_next"), around)
     return [
         match
@@ -261,16 +293,22 @@ def _refuse_without_finding(
         message = f"The text names a place ({place.name}), but nothing to look for there."
         _refuse(message, "Add what to look for.", _titles_of(place))
     near = free.nearest(plain, list(titles()), SUGGESTED) if free else []
-    near = list(dict.fromkeys([*near, *(COMMON if near else _near(reading))]))
-    _refuse("The text names no tumor or similar finding.", EXAMPLE, near)
+    near = near or _near(reading)
+    hint = EXAMPLE if near else f"{EXAMPLE} {_known_places()}"
+    _refuse("The text names no tumor or similar finding.", hint, near)
 
 
-def _refuse(message: str, hint: str, near: Sequence[str]) -> NoReturn:
+def _known_places() -> str:
+    """All places in a sentence."""
+    return f"Known places: {', '.join(place.name for place in vocabulary().anatomies.values())}."
+
+
+def _refuse(message: str, hint: str, near: Sequence[str] = ()) -> NoReturn:
     raise PromptNotUnderstood(message, hint, tuple(near)[:SUGGESTED])
 
 
 def _near(reading: Reading) -> list[str]:
-    """Suggestions from the words alone."""
+    """Suggestions from the words alone; none where no word is near to a known one."""
     findings, anatomies = reading.named("finding"), reading.named("anatomy")
     if findings:
         named = max(findings, key=_rank)
@@ -279,8 +317,9 @@ def _near(reading: Reading) -> list[str]:
     if anatomies:
         return _titles_of(vocabulary().anatomies[anatomies[0].id])
     words = {word: title for title in reversed(titles()) for word in title.split()}
-    close = [word for typed in reading.unknown for word in get_close_matches(typed, words)]
-    return list(dict.fromkeys([*(words[word] for word in close), *COMMON]))
+    close = [word for typed in reading.unknown
+             for word in get_close_matches(typed, words, cutoff=_NEAR_WORDS)]
+    return list(dict.fromkeys(words[word] for word in close))
 
 
 def _unmatched(reading: Reading) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from DiffuGTSLib.comparison import Comparison, compare
-from DiffuGTSLib.device import frozen_precision
+from DiffuGTSLib.device import precision
 from DiffuGTSLib.foundation.conditioning import Conditioning
 from DiffuGTSLib.inpainting import Box, Candidates, inpaint, latent_mask
 from DiffuGTSLib.memory import Networks, Plan, Planner, carry_out
@@ -78,7 +78,7 @@ class Refinement:
         latent = latent.to(plan.device)
         healthy = [self._painted(latent, number, sample) for sample in range(self.samples)]
         self.steps.step("residual", number, len(boxes))
-        with torch.inference_mode(), frozen_precision(plan.device):
+        with torch.inference_mode(), precision(plan.device):
             return compare(
                 self.package.autoencoder, latent / scale, [z / scale for z in healthy],
                 plan.tiling,
@@ -95,7 +95,7 @@ class Refinement:
         schedule = package.schedule(package.card.steps, latent[0, 0].numel())
         done = (number * self.samples + sample) * package.card.steps
         total = len(self.candidates.boxes) * self.samples * package.card.steps
-        with torch.inference_mode(), frozen_precision(latent.device.type):
+        with torch.inference_mode(), precision(latent.device.type):
             return inpaint(
                 package.denoiser, schedule, latent,
                 latent_mask(mask, package.autoencoder.downscale).to(latent), self.told, generator,

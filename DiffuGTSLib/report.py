@@ -1,4 +1,8 @@
-"""A result in words and numbers: for JSON, for the terminal."""
+"""A result in words and numbers: for JSON, for the terminal.
+
+A score lies in 0 to 1. A lesion's is the mean over its voxels ("mean_score", "mean score"), a
+result's the highest of any voxel ("highest_score", "highest score"), found or not.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +44,14 @@ def sentence(result: Result) -> str:
 
 
 def lesion_table(result: Result) -> Table:
-    """A row a lesion: name, volume, diameters, score, slices (counted from 1).
+    """A row a lesion: name, volume, diameters, mean score, slices (counted from 1).
 
     The 20 largest; the rest in one row.
     """
     from rich.table import Table
 
     table = Table()
-    for heading in ("lesion", "volume (ml)", "diameters (mm)", "score", "slices"):
+    for heading in ("lesion", "volume (ml)", "diameters (mm)", "mean score", "slices"):
         table.add_column(heading, justify="left" if heading == "lesion" else "right")
     for lesion in result.lesions[:MOST_ROWS]:
         first, last = (index + 1 for index in lesion.slice_range)

@@ -6,11 +6,12 @@ Source: METHOD.md 4. Both sides are decoded latents, so that the autoencoder's o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import expit, logit
 
 FUSIONS = ("attention", "pixel", "feature", "both")
 
@@ -27,12 +28,16 @@ class Fusion:
         weights: by the name of the fusion (`FUSIONS`): bias, attention, pixel, feature.
         pixel_floor, feature_floor: on the normalised scale; unitless.
         used: the one of `FUSIONS` that makes the final mask.
+        prominence: by the name of the fusion: by how much, as logits, the highest score of a
+            lesion lies above the threshold at least; what is fainter is let go. 0 where it is not
+            listed.
     """
 
     weights: dict[str, tuple[float, float, float, float]]
     pixel_floor: float
     feature_floor: float
     used: str = "both"
+    prominence: dict[str, float] = field(default_factory=dict)
 
     def evidence(self, pixel: np.ndarray, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both residuals in units of their noise floors, compressed: log(1 + residual / floor)."""
@@ -48,8 +53,13 @@ class Fusion:
         """
         bias, attention, of_pixel, of_feature = self.weights[kind or self.used]
         p, f = self.evidence(pixel, feature)
-        logit = logits(probability)
-        return 1 / (1 + np.exp(-(bias + attention * logit + of_pixel * p + of_feature * f)))
+        total = bias + attention * logits(probability) + of_pixel * p + of_feature * f
+        return np.asarray(expit(total))
+
+
+def raised(threshold: float, prominence: float) -> float:
+    """The threshold in [0, 1], moved up by so much as logits."""
+    return float(expit(logit(threshold) + prominence))
 
 
 def logits(probability: np.ndarray) -> np.ndarray:

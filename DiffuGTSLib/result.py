@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from DiffuGTSLib.grid import Canonical, boxes_to_input_grid, image_on_input_grid, to_input_grid
 from DiffuGTSLib.inpainting import Box, Candidates
-from DiffuGTSLib.lesions import Lesion, bounding_box, find_lesions
+from DiffuGTSLib.lesions import Lesion, bounding_box, find_lesions, prominent
 from DiffuGTSLib.prompt import Prompt
-from DiffuGTSLib.residual import Fusion
+from DiffuGTSLib.residual import Fusion, raised
 
 _SAME_AT_EVERY_THRESHOLD = (
     "probability", "attention", "residual", "uncertainty", "pseudo_healthy", "boxes"
@@ -43,6 +43,10 @@ class Evidence:
     residual: np.ndarray
     uncertainty: np.ndarray
     score: np.ndarray
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.attention.shape))
+        return f"<Evidence on {size} voxels, {int(self.mask.sum())} of them painted>"
 
     @classmethod
     def nothing(cls, attention: np.ndarray, candidates: Candidates) -> Evidence:
@@ -77,6 +81,9 @@ class Result:
         image: the scan as it was given.
         threshold: of the refined score.
         notes: what the user should know of how it was made; sentences.
+        model: its name; "" where it is not known.
+        prominence: a lesion counts only if its highest score lies above the threshold by so much,
+            as logits.
     """
 
     prompt: Prompt
@@ -85,6 +92,16 @@ class Result:
     image: sitk.Image
     threshold: float
     notes: Sequence[str] = ()
+    model: str = ""
+    prominence: float = 0.0
+
+    def __repr__(self) -> str:
+        count, total = len(self.lesions), sum(lesion.volume_ml for lesion in self.lesions)
+        found = (f"{count} lesion{'s' if count > 1 else ''}, {total:.2f} ml" if count else
+                 f"no tumor found, highest score {self.highest_score:.2f}")
+        model = f", model {self.model}" if self.model else ""
+        return (f"<Result “{self.prompt.title}”: {found}, threshold {self.threshold:.2f}"
+                f"{model}>")
 
     @property
     def found(self) -> bool:
@@ -93,7 +110,10 @@ class Result:
 
     @property
     def highest_score(self) -> float:
-        """The highest refined score; where there was no candidate, the attention's highest."""
+        """The highest refined score of any voxel; without a candidate, the attention's highest.
+
+        Not a lesion's score, which is the mean over its voxels (`Lesion.mean_score`).
+        """
         refined = float(self.evidence.score.max())
         return refined if self.evidence.mask.any() else float(self.evidence.attention.max())
 
@@ -135,6 +155,9 @@ class Result:
         size = [min(whole, first + count + 1) - start for whole, first, count, start
                 in zip(above.GetSize(), *box, corner, strict=True)]
         filled = sitk.BinaryFillhole(sitk.RegionOfInterest(above, size, corner))
+        if self.prominence > 0:
+            filled = prominent(filled, sitk.RegionOfInterest(self.probability, size, corner),
+                               raised(self.threshold, self.prominence))
         return sitk.Paste(above, filled, size, [0, 0, 0], corner)
 
     @cached_property

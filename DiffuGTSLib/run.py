@@ -17,9 +17,13 @@ from DiffuGTSLib.figure import overview
 from DiffuGTSLib.lesions import labelled
 from DiffuGTSLib.meter import Meter
 from DiffuGTSLib.options import Options
+from DiffuGTSLib.package_files import read_card
 from DiffuGTSLib.progress import Callback
 from DiffuGTSLib.report import describe
+from DiffuGTSLib.room import check_package
+from DiffuGTSLib.scan_grid import Grid
 from DiffuGTSLib.segmentation_file import COLOURS, check_output, write_image, write_segmentation
+from DiffuGTSLib.store import ready_to_segment
 
 if TYPE_CHECKING:
     from DiffuGTSLib.segmenter import EncodedScan, Result, Segmenter
@@ -93,15 +97,11 @@ def run(
         DiffuGTSError: whatever kind fits.
     """
     outputs.check()
+    model = ready_to_segment(options.model)
     if isinstance(image, Path):
-        # Before the networks' packages are imported, which takes seconds.
-        read = volume.read(image, options.modality)
-        image = read.image
-        stripped = options.skull_stripped
-        options = replace(
-            options, modality=read.modality, sequence=options.sequence or read.sequence or None,
-            skull_stripped=read.skull_stripped if stripped is None else stripped,
-        )
+        image, options = _read(image, options, model)
+    else:
+        check_package(Grid.of(image), model, options.device)
     from DiffuGTSLib.prompt import understand
     from DiffuGTSLib.segmenter import Segmenter
 
@@ -123,6 +123,25 @@ def run(
     finished = Run(results, _document(segmenter, scan, results, options))
     _write(finished, scan, outputs, reference)
     return finished
+
+
+def _read(path: Path, options: Options, model: Path) -> tuple[sitk.Image, Options]:
+    """The scan, and what it says of itself; refused by its header where it is too large.
+
+    Before the networks' packages are imported, which takes seconds.
+    """
+    grid = Grid.stated(path)
+    if grid is not None:
+        check_package(grid, model, options.device)
+    spacing = read_card(model).get("spacing_mm", volume.MODEL_SPACING_MM)
+    read = volume.read(path, options.modality, spacing)
+    if grid is None:
+        check_package(Grid.of(read.image), model, options.device)
+    stripped = options.skull_stripped
+    return read.image, replace(
+        options, modality=read.modality, sequence=options.sequence or read.sequence or None,
+        skull_stripped=read.skull_stripped if stripped is None else stripped,
+    )
 
 
 def _document(

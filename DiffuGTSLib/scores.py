@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import expit
 from scipy.stats import rankdata
 
-THRESHOLDS = np.linspace(0.0, 1.0, 201)
+# Equally spaced logits, 0.05 apart, and both ends: what is calibrated is a logit, and the best
+# threshold of a map that is low everywhere may be a thousandth.
+THRESHOLDS = np.concatenate([[0.0], expit(np.linspace(-10, 10, 401)), [1.0]])
 
 
 def dice(mask: np.ndarray, reference: np.ndarray) -> float:

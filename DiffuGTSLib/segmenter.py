@@ -5,7 +5,6 @@ Reads like METHOD.md: encode, attend, inpaint, compare, refine.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,10 +32,9 @@ from DiffuGTSLib.progress import Callback, Progress
 from DiffuGTSLib.prompt import Prompt, understand
 from DiffuGTSLib.refinement import Refinement
 from DiffuGTSLib.result import Evidence, Result
+from DiffuGTSLib.room import Room
+from DiffuGTSLib.scan_grid import Grid
 from DiffuGTSLib.text import TextEncoder
-
-MULTIPLE = 16  # voxels: the coarsest level of the attention's context
-SMALLEST = 48
 
 
 @dataclass(frozen=True)
@@ -104,14 +102,19 @@ class Segmenter:
 
     def __init__(self, package: Package, device: str = "cpu") -> None:
         self.package = package
-        self.device = device
         self.text_encoder = TextEncoder.from_package()  # prompts are understood by it, always
         self.options = CandidateOptions(least_crop=package.card.least_crop)
-        self.multiple = max(MULTIPLE, package.multiple)
-        self.smallest = -(-SMALLEST // self.multiple) * self.multiple
+        card = package.card
+        self.room = Room(card.spacing_mm, package.multiple, card.least_crop, card.samples)
         self.networks = Networks(package.autoencoder, package.denoiser, package.attention)
-        self.networks.place(device)
-        self.planner = Planner(self.networks, device)
+        self.notes: list[str] = []
+        places = (Plan(place, None, 0) for place in dict.fromkeys((device, "cpu")))
+        self.device = carry_out(places, self._placed, "The model was loaded", self.notes.append)
+        self.planner = Planner(self.networks, self.device)
+
+    def _placed(self, plan: Plan) -> str:
+        self.networks.place(plan.device)
+        return plan.device
 
     @classmethod
     def from_pretrained(
@@ -127,7 +130,7 @@ class Segmenter:
             AttentionMissing: the model's attention has not been trained.
         """
         chosen = choose_device(device)
-        return cls(load(name_or_folder, chosen), chosen)
+        return cls(load(name_or_folder), chosen)
 
     def prepare(self, scan: volume.Scan) -> PreparedScan:
         """Brings a scan to the model's grid: all that can be done while the networks are busy
@@ -145,7 +148,7 @@ class Segmenter:
             )
         self._class_label(scan)
         canonical = to_canonical(
-            scan.image, scan.modality, card.spacing_mm, self.multiple, self.smallest
+            scan.image, scan.modality, card.spacing_mm, self.room.multiple, self.room.smallest
         )
         return PreparedScan(scan, canonical)
 
@@ -176,14 +179,18 @@ class Segmenter:
         if isinstance(image, PreparedScan):
             ready = image
         elif isinstance(image, sitk.Image):
+            self.room.check(self.planner, Grid.of(image))  # resampling takes its time
             scan = volume.from_image(image, modality)
             ready = self.prepare(as_told(scan, sequence, skull_stripped))
         else:
+            grid = Grid.stated(Path(image))
+            if grid is not None:
+                self.room.check(self.planner, grid)
             scan = volume.read(image, modality, self.package.card.spacing_mm)
             ready = self.prepare(as_told(scan, sequence, skull_stripped))
         canonical = ready.canonical
         steps.step("read", 1, 1)
-        notes: list[str] = []
+        notes = [*self.notes]
         encoded = carry_out(
             self._plans(canonical), lambda plan: self._encoded(ready, plan, steps),
             "The scan was encoded", notes.append,
@@ -191,16 +198,8 @@ class Segmenter:
         return replace(encoded, notes=notes)
 
     def _plans(self, canonical: Canonical) -> Iterator[Plan]:
-        """How the scan can be encoded, with room for the smallest crop that may be painted."""
         x, y, z = canonical.tensor.shape[2:]
-        a, b, c = (min(n, least) for n, least in zip((x, y, z), self._least_crop(canonical),
-                                                     strict=True))
-        return self.planner.encoding((x, y, z), (a, b, c), self.package.card.samples)
-
-    def _least_crop(self, canonical: Canonical) -> tuple[int, ...]:
-        lengths = zip(self.options.least_crop, canonical.spacing, strict=True)
-        wanted = (max(least, self.options.least_crop_mm / step) for least, step in lengths)
-        return tuple(math.ceil(n / self.multiple) * self.multiple for n in wanted)
+        return self.room.plans(self.planner, (x, y, z))
 
     def _encoded(self, ready: PreparedScan, plan: Plan, steps: Progress) -> EncodedScan:
         """The scan as the networks see it, encoded as the plan says (METHOD.md 1 and 2)."""
@@ -253,11 +252,15 @@ class Segmenter:
         level = card.threshold if threshold is None else threshold
         candidates = find_candidates(
             attention, min(level, card.threshold), scan.canonical.spacing, self.options,
-            self.package.autoencoder.downscale, self.multiple,
+            self.package.autoencoder.downscale, self.room.multiple,
         )
         steps.step("attention", 1, 1)
         evidence = Evidence.nothing(attention, candidates)
-        result = Result(asked, evidence, scan.canonical, scan.image, level, notes)
+        fusion = card.fusion_of(asked.anatomy, scan.canonical.modality)
+        result = Result(
+            asked, evidence, scan.canonical, scan.image, level, notes, card.name,
+            fusion.prominence.get(fusion.used, 0.0),
+        )
         if preview is not None:
             preview(_preview(result, candidates))
         drawn = card.samples if samples is None else samples
@@ -267,7 +270,7 @@ class Segmenter:
         Refinement(
             self.package, self.networks, self.planner, scan.latent, candidates, told, drawn, seed,
             steps, notes.append,
-        ).fill(evidence, card.fusion_of(asked.anatomy, scan.canonical.modality))
+        ).fill(evidence, fusion)
         steps.step("lesions", 0, 1)
         _ = result.lesions  # measured here, so that the caller's thread does not wait for it
         steps.step("lesions", 1, 1)

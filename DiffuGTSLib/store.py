@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.catalogue import Entry, catalogue
-from DiffuGTSLib.errors import ModelDamaged, ModelMissing, OutputNotWritten
+from DiffuGTSLib.catalogue import Entry, catalogue, nearest
+from DiffuGTSLib.errors import AttentionMissing, ModelDamaged, ModelMissing, OutputNotWritten
 from DiffuGTSLib.expectations import expected
 from DiffuGTSLib.package_files import INDEX, has_attention, read_card, size
 from DiffuGTSLib.resources import resource
@@ -50,10 +50,25 @@ def find(name_or_folder: str | Path) -> Path:
             f"Install it: diffugts models download {name}, or diffugts models convert for files "
             "that were fetched by hand.",
         )
+    near = "" if folder.parent.name else nearest(name, [*catalogue(), *installed()])
     raise ModelMissing(
         f"There is no model called “{folder.name}”.",
-        "Use “embedded”, or the folder of a model package (it holds model_index.json).",
+        near or "Use “embedded”, or the folder of a model package (it holds model_index.json).",
     )
+
+
+def ready_to_segment(name_or_folder: str | Path) -> Path:
+    """The folder of a model whose attention has been trained.
+
+    Raises:
+        ModelMissing, ModelDamaged: there is no such model, or its card cannot be read.
+        AttentionMissing: nobody has trained its attention yet.
+    """
+    folder = find(name_or_folder)
+    if not has_attention(folder):
+        name = str(read_card(folder).get("name", folder.name))
+        raise AttentionMissing(name, str(name_or_folder))
+    return folder
 
 
 def installed() -> list[str]:
@@ -76,7 +91,8 @@ def remove(name: str) -> None:
         known = catalogue().get(name)
         if known is not None and known.bundled:
             raise ModelMissing(f"The model “{name}” comes with the program and stays.", "")
-        raise ModelMissing(f"The model “{name}” is not installed.", "See: diffugts models list")
+        raise ModelMissing(f"The model “{name}” is not installed.",
+                           nearest(name, installed()) or "See: diffugts models list")
     folder = store_folder() / name
     # Renamed first, so that nobody loads what is half gone.
     leaving = folder.with_name(f".leaving-{uuid.uuid4().hex}")

@@ -95,7 +95,7 @@ class LesionSection(Section):
             (_("Volume\nml"), _("In ml.")),
             (_("Long axis\nmm"), _("Longest diameter in a slice, in mm.")),
             (_("Short axis\nmm"), _("Longest diameter at right angles to it, in mm.")),
-            (_("Score"), _("Mean score of its voxels, 0 to 1.")),
+            (_("Mean\nscore"), _("Mean score of its voxels, 0 to 1.")),
         ))
         table.cellChanged.connect(self._keep)
         table.cellClicked.connect(self._jump)

@@ -16,7 +16,7 @@ from DiffuGTSPanel.Run import Run
 def asText(run: Run, separator: str = "\t") -> str:
     """A header and a line for each kept lesion; numbers with a point, whatever the language."""
     withFrames = any(result.frame is not None for result in run.results)
-    header = ["prompt", "lesion", "volume_ml", "longest_mm", "perpendicular_mm", "score",
+    header = ["prompt", "lesion", "volume_ml", "longest_mm", "perpendicular_mm", "mean_score",
               "max_score", "r_mm", "a_mm", "s_mm", "first_slice", "last_slice"]
     out = io.StringIO()
     writer = csv.writer(out, delimiter=separator, lineterminator="\n")

@@ -170,6 +170,8 @@ class PromptSection(Section):
         lines = [escape(quoted + understanding.sentence)]
         if understanding.suggestions:
             lines.append(_("Nearest:") + " " + _list(understanding.suggestions[:SUGGESTED]))
+        elif understanding.hint:
+            lines.append(escape(understanding.hint))
         return lines
 
     def _follow(self, target: str) -> None:

@@ -10,6 +10,8 @@ from DiffuGTSLib.datasets.labelled_case import LabelledCase
 from DiffuGTSLib.datasets.published import Published, published
 from DiffuGTSLib.errors import BadDataSet
 
+MANIFEST = "manifest.json"  # of the folder that the embedded model is trained on
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -47,6 +49,13 @@ def read_dataset(path: Path) -> DataSet:
     if path.is_file():
         return DataSet(path.name, "", tuple(layouts.listed_cases(path)))
     found = _read_folder(path)
+    if found is None and (path / MANIFEST).is_file():
+        raise BadDataSet(
+            f"{path.absolute().name} is a folder to train on (manifest.json); it does not say what "
+            "to ask of which scan.",
+            "To score a model on its scans, list them in a CASES.json. What is in it: diffugts "
+            "data check.",
+        )
     if found is None:
         inside = sorted(p for p in path.iterdir() if p.is_dir())
         parts = [part for p in inside if (part := _read_folder(p)) is not None]

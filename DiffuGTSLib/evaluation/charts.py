@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores
 from DiffuGTSLib.evaluation.summary import Group, Mean
@@ -46,7 +48,7 @@ def volumes(cases: Sequence[CaseScores]) -> bytes | None:
     true = np.array([m.reference_ml for m in tumors])
     ours = np.maximum([m.segmented_ml for m in tumors], _LEAST_ML)
     missed = np.array([m.segmented_ml < _LEAST_ML for m in tumors])
-    figure, axes = _chart(4.6)
+    figure, axes = _chart(4.6, 4.8)
     low = min(true.min(), ours.min()) / 1.6
     high = max(true.max(), ours.max()) * 1.6
     axes.plot([low, high], [low, high], color=GREY, linewidth=1)
@@ -55,7 +57,10 @@ def volumes(cases: Sequence[CaseScores]) -> bytes | None:
     axes.set(xlim=(low, high), ylim=(low, high), xlabel="volume of the reference, ml",
              ylabel="segmented, ml (cross: nothing)")
     axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        _log_labels(axis, low, high)
     axes.grid(True, color="0.92")
+    axes.set_axisbelow(True)
     return _png(figure)
 
 
@@ -104,11 +109,21 @@ def false_alarms(cases: Sequence[CaseScores]) -> bytes | None:
     top = max(10.0, *(case.measures.segmented_ml for case in absent))
     axes.set(xlim=(_LEAST_ML / 1.5, top * 1.5),
              xlabel=f"segmented although nothing is there, ml ({_LEAST_ML:g}: nothing)")
+    _log_labels(axes.xaxis, _LEAST_ML, top)
     return _png(figure)
 
 
-def _chart(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+def _log_labels(axis: Axis, low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis, few enough not to overlap."""
+    decades = np.log10(high / low)
+    steps = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)
+    axis.set_major_locator(LogLocator(subs=steps, numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _chart(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
@@ -128,8 +143,8 @@ def _dots(axes: Axes, values: Sequence[float], y: float, colour: str = GREY) -> 
     """A dot a value, spread a little so that equal ones show."""
     spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))
     order = np.random.default_rng(0).permutation(len(values))
-    axes.plot(values, y + spread[order], "o", color=colour, alpha=0.45, markersize=4,
-              markeredgewidth=0)
+    axes.plot(values, y + spread[order], "o", color=colour, alpha=0.6, markersize=4,
+              markeredgewidth=0, zorder=3)
 
 
 def _mean(axes: Axes, mean: Mean, y: float) -> None:

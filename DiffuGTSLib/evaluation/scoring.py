@@ -221,14 +221,15 @@ def ablated(result: Result, fusion: Fusion, kind: str) -> Result:
     evidence = result.evidence
     if kind == "map":
         everywhere = evidence.mask | True
-        return replace(result, evidence=replace(
+        return replace(result, prominence=0.0, evidence=replace(
             evidence, score=evidence.attention, mask=everywhere))
     inside = evidence.mask
     score = evidence.score.copy()
     score[inside] = fusion.score(
         evidence.attention[inside], evidence.pixel[inside], evidence.feature[inside], kind
     )
-    return replace(result, evidence=replace(evidence, score=score))
+    return replace(result, prominence=fusion.prominence.get(kind, 0.0),
+                   evidence=replace(evidence, score=score))
 
 
 def _kind(case: LabelledCase, volumes: Volumes) -> Kind:

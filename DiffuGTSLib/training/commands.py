@@ -23,21 +23,22 @@ from DiffuGTSLib.training import attention, autoencoder, denoiser
 from DiffuGTSLib.training.config import (
     AttentionConfig,
     AutoencoderConfig,
+    Config,
     DenoiserConfig,
     remember,
 )
-from DiffuGTSLib.training.corpus import Corpus, classes_named, gather
+from DiffuGTSLib.training.corpus import Corpus, classes_named, find_folders, prepare
 from DiffuGTSLib.training.curves import read_curve
 from DiffuGTSLib.training.feed import Feed
 from DiffuGTSLib.training.head import refuse_existing, write_trained
 from DiffuGTSLib.training.project_folder import Wanted
-from DiffuGTSLib.training.ranks import joined
+from DiffuGTSLib.training.ranks import Ranks, joined
 from DiffuGTSLib.whole_file import write_json
 from DiffuGTSLib.whole_folder import whole_folder
 
 Tell = Callable[[str], None]
 ABOUT = "autoencoder.json"
-SCORE = "Dice of the attention map at 0.5, windows of held-out patients and grown lesions"
+SCORE = "mean Dice of the attention map at 0.5, in windows kept out of training"
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,10 @@ def train_attention(config: AttentionConfig, tell: Tell | None = None) -> Finish
         card, network = foundation.card, _attention_network(config, foundation.autoencoder)
         wanted = Wanted(card.spacing_mm, card.modalities, left_out, config.synthetic,
                         config.largest_window, config.held_out)
-        corpus = gather(config.data, config.runs / "cache", wanted, ranks)
+        corpus = _corpus(config, wanted, ranks, tell)
         prompts = attention.PromptTexts(foundation.texts(), corpus.organs, device)
         feed = Feed(corpus.sampler(), attention.WINDOWS, config.workers)
         loop = config.training.loop(config.runs, ranks, device, tell if ranks.first else None)
-        if ranks.first:
-            remember(config.runs, config)
         held_out = corpus.held_out() if ranks.first else []
         trained = attention.train(foundation.autoencoder, feed, held_out, loop, prompts, network)
     if ranks.first:
@@ -92,10 +91,8 @@ def train_autoencoder(config: AutoencoderConfig, tell: Tell | None = None) -> Fi
     refuse_existing(config.output)
     with joined(choose_device(config.training.device)) as (ranks, device):
         wanted = Wanted(config.spacing_mm, config.modalities, held_out=config.held_out)
-        corpus = gather(config.data, config.runs / "cache", wanted, ranks)
+        corpus = _corpus(config, wanted, ranks, tell)
         loop = config.training.loop(config.runs, ranks, device, tell if ranks.first else None)
-        if ranks.first:
-            remember(config.runs, config)
         samples = corpus.samples("training")
         if not samples:
             raise TrainingImpossible("There is no scan to train on.", "Add data.")
@@ -127,10 +124,8 @@ def train_denoiser(config: DenoiserConfig, tell: Tell | None = None) -> Finished
     with joined(choose_device(config.training.device)) as (ranks, device):
         spacing, modalities = tuple(about["spacing_mm"]), tuple(about["modalities"])
         wanted = Wanted(spacing, modalities, left_out, False, held_out=config.held_out)
-        corpus = gather(config.data, config.runs / "cache", wanted, ranks)
+        corpus = _corpus(config, wanted, ranks, tell)
         loop = config.training.loop(config.runs, ranks, device, tell if ranks.first else None)
-        if ranks.first:
-            remember(config.runs, config)
         scans = denoiser.encode_copies(
             frozen.to(device), corpus.sources("training"), about["scale_factor"], config.copies,
             config.training.seed,
@@ -151,6 +146,20 @@ def train_denoiser(config: DenoiserConfig, tell: Tell | None = None) -> Finished
             models.save(staging, card, frozen.to("cpu"), model.to("cpu"), None,
                         FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER))
     return Finished(ranks.first, _document(config, "denoiser"))
+
+
+def _corpus(config: Config, wanted: Wanted, ranks: Ranks, tell: Tell | None) -> Corpus:
+    """The data on the model's grid; refused before anything is resampled if the folder of the
+    runs holds a training with other settings.
+
+    Raises:
+        TrainingImpossible, BadDataSet: the folders or the runs do not fit.
+    """
+    corpus = find_folders(config.data, config.runs / "cache", wanted)
+    if ranks.first:
+        remember(config.runs, config)
+    prepare(corpus, ranks, tell)
+    return corpus
 
 
 def _attention_network(config: AttentionConfig, frozen: Autoencoder) -> dict[str, Any]:
@@ -174,17 +183,19 @@ def _attention_network(config: AttentionConfig, frozen: Autoencoder) -> dict[str
 
 def _about_head(config: AttentionConfig, card: Card, corpus: Corpus) -> dict[str, Any]:
     """What the new package's card says of its attention."""
-    last = [e["figures"] for e in read_curve(config.runs) if e["kind"] == "validation"][-1:]
-    scores = {"measure": SCORE} | {k: round(v, 3) for k, v in last[0].items()} if last else {}
-    synthetic = " Synthetic lesions in them." if config.synthetic else ""
+    validations = [e["figures"] for e in read_curve(config.runs) if e["kind"] == "validation"]
+    last = validations[-1] if validations else {}
+    measured = {name: round(value, 3) for name, value in last.items() if math.isfinite(value)}
+    classes = corpus.trained_classes()
+    synthetic = " Synthetic lesions, too." if classes["synthetic"] else ""
     before = f": {card.trained_on}" if card.trained_on else "."
     return {
         "name": config.name or config.output.name,
-        "trained_on": f"Attention: {corpus.describe()}.{synthetic} Frozen networks: those of "
-                      f"the model {card.name}{before}",
-        "trained_classes": corpus.trained_classes(),
+        "trained_on": f"Attention: {config.training.steps} steps on {corpus.describe()}."
+                      f"{synthetic} Frozen networks: those of the model {card.name}{before}",
+        "trained_classes": classes,
         "left_out": tuple(sorted(corpus.wanted.left_out)),
-        "scores": scores,
+        "scores": {"measure": SCORE} | measured if measured else {},
     }
 
 

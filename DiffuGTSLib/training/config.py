@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import relevance
 
 from DiffuGTSLib.errors import BadConfiguration, TrainingImpossible
+from DiffuGTSLib.package_files import INDEX
 from DiffuGTSLib.resources import resource
 from DiffuGTSLib.training.loop import CHECKPOINT, LoopConfig
 from DiffuGTSLib.training.ranks import ALONE, Ranks
@@ -147,8 +148,10 @@ def read_config(
     for name in ("output", "runs", "autoencoder"):
         if name in entries:
             entries[name] = base / entries[name]
-    if "model" in entries and (base / entries["model"]).is_dir():
-        entries["model"] = str(base / entries["model"])
+    # Not any folder of that name: the files that a model was converted from may lie in one.
+    beside = base / entries.get("model", "")
+    if "model" in entries and "model" not in (told or {}) and (beside / INDEX).is_file():
+        entries["model"] = str(beside)
     entries["data"] = tuple(
         Data(base / d["folder"], float(d.get("share", 1.0))) for d in entries["data"]
     )

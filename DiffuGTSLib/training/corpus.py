@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from DiffuGTSLib.errors import TrainingImpossible
 from DiffuGTSLib.lesion_classes import lesion_class
 from DiffuGTSLib.training import fusion
-from DiffuGTSLib.training.case_windows import Mixed
+from DiffuGTSLib.training.case_windows import Mixed, stored
 from DiffuGTSLib.training.config import Data
 from DiffuGTSLib.training.data import MANIFEST, Sample
 from DiffuGTSLib.training.feed import Sampler
@@ -18,6 +19,11 @@ from DiffuGTSLib.training.project_folder import ProjectFolder, Wanted
 from DiffuGTSLib.training.public_folder import PublicFolder
 from DiffuGTSLib.training.ranks import ALONE, Ranks
 from DiffuGTSLib.training.windows import ORGANS, Source, Window
+
+Tell = Callable[[str], None]
+T = TypeVar("T")
+SPLITS = ("training", "tuning")
+TOLD_EVERY_S = 2.0
 
 
 class Folder(Protocol):
@@ -124,8 +130,44 @@ def classes_named(texts: Sequence[str]) -> frozenset[str]:
     return frozenset(lesion_class(text) for text in texts)
 
 
-def gather(data: Sequence[Data], cache: Path, wanted: Wanted, ranks: Ranks = ALONE) -> Corpus:
-    """The folders of a configuration, resampled by the first process while the others wait.
+class _Project(ProjectFolder):
+    """The project's folder, prepared one scan after the other."""
+
+    def prepare_each(self, tell: Tell) -> None:
+        cases = [c for split in SPLITS for c in self.cases(split)]
+        _each(cases, self._source, tell)
+
+
+class _Public(PublicFolder):
+    """A public data set, prepared one scan after the other."""
+
+    def prepare_each(self, tell: Tell) -> None:
+        cases = [c for split in SPLITS for c in self._split[split]]
+        _each(cases, lambda c: stored(c, self.cache, self.wanted.spacing_mm), tell)
+
+
+def _each(cases: Sequence[T], make: Callable[[T], object], tell: Tell) -> None:
+    """Makes each, and tells which one; not every one of those that are there already."""
+    told = -TOLD_EVERY_S
+    for number, case in enumerate(cases, 1):
+        if time.monotonic() - told >= TOLD_EVERY_S:
+            tell(f"preparing scan {number} of {len(cases)}")
+            told = time.monotonic()
+        make(case)
+
+
+def gather(
+    data: Sequence[Data], cache: Path, wanted: Wanted, ranks: Ranks = ALONE,
+    tell: Tell | None = None,
+) -> Corpus:
+    """`find_folders`, then `prepare`."""
+    corpus = find_folders(data, cache, wanted)
+    prepare(corpus, ranks, tell)
+    return corpus
+
+
+def find_folders(data: Sequence[Data], cache: Path, wanted: Wanted) -> Corpus:
+    """The folders of a configuration; no scan has been read.
 
     Raises:
         TrainingImpossible, BadDataSet: a folder is not there, or no data set.
@@ -136,12 +178,28 @@ def gather(data: Sequence[Data], cache: Path, wanted: Wanted, ranks: Ranks = ALO
             raise TrainingImpossible(f"The folder {entry.folder.name} does not exist.",
                                      "Folders are relative to the configuration file; "
                                      f"looked for {entry.folder.resolve()}.")
-        kind = ProjectFolder if (entry.folder / MANIFEST).is_file() else PublicFolder
-        folders.append((kind(entry.folder, cache, wanted), entry.share))
+        kind = _Project if (entry.folder / MANIFEST).is_file() else _Public
+        folder: Folder = kind(entry.folder, cache, wanted)
+        _ = folder.organs  # reads the list of the cases, and what they ask for
+        folders.append((folder, entry.share))
+    return Corpus(folders, wanted)
+
+
+def prepare(corpus: Corpus, ranks: Ranks = ALONE, tell: Tell | None = None) -> None:
+    """Resamples all scans, in the first process while the others wait.
+
+    Args:
+        tell: is told which scan it is, every few seconds.
+
+    Raises:
+        DiffuGTSError: a scan cannot be used.
+    """
     if not ranks.first:
         ranks.wait()
-    for folder, _ in folders:
-        folder.prepare()
+    for folder, _ in corpus.folders:
+        if ranks.first and tell is not None and isinstance(folder, _Project | _Public):
+            folder.prepare_each(tell)
+        else:
+            folder.prepare()
     if ranks.first:
         ranks.wait()
-    return Corpus(folders, wanted)

@@ -74,7 +74,7 @@ def read_cases(root: Path) -> list[Case]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingImpossible(
             f"The folder {root.name} has no {MANIFEST} that lists its scans.",
-            "NOTICE.txt names the scans; docs/training.md says how the folder looks.",
+            "NOTICE.txt names the scans; docs/embedded.md says how the scans are split.",
         ) from error
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from DiffuGTSLib.grid import resample
 from DiffuGTSLib.modality import guess_sequence
 from DiffuGTSLib.prompt import understand
-from DiffuGTSLib.residual import FUSIONS, Fusion, logits
+from DiffuGTSLib.residual import FUSIONS, Fusion, logits, raised
 from DiffuGTSLib.scores import THRESHOLDS, dice_by_threshold
 from DiffuGTSLib.segmenter import Segmenter
 from DiffuGTSLib.training.data import Case, Sample
@@ -27,9 +29,10 @@ GROWN = {
     "chest": {"lung": 2}, "brain": {"brain": 1},
     "abdomen": {"liver": 1, "kidney": 1, "pancreas": 1, "colon": 1},
 }
-HALF = int(np.argmin(np.abs(THRESHOLDS - 0.5)))
-FEWEST_LEFT_OUT = 3  # examples, for leaving one out to say anything
-MEANINGFUL_WORTH = 0.005  # a residual adds less by chance
+FOLDS = 4  # of the examples, each left out once
+MEANINGFUL_WORTH = 0.005  # a residual, or a prominence, adds less by chance
+CUTS = np.arange(-3.0, 3.01, 0.5)  # logits at which a fused score may be cut
+PROMINENCES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # logits
 MOST_VOXELS = 20_000  # a scan, so that no large tumor rules the fit
 ALARM_ML = 1.0  # marked in a scan without a lesion counts as half wrong
 
@@ -69,6 +72,7 @@ class Measured:
         inside: bool (X, Y, Z), M.
         pixel, feature: float32 (X, Y, Z).
         voxel_ml: volume of a voxel.
+        lesion_voxels: of the whole lesion; counted in `truth` where it is not told.
     """
 
     modality: str
@@ -78,6 +82,19 @@ class Measured:
     pixel: np.ndarray
     feature: np.ndarray
     voxel_ml: float = 0.008
+    lesion_voxels: int = -1
+
+    def __post_init__(self) -> None:
+        if self.lesion_voxels < 0:
+            object.__setattr__(self, "lesion_voxels", int(self.truth.sum()))
+
+    def crop(self) -> Measured:
+        """The box around M alone, which still knows how large the whole lesion is."""
+        box = ndimage.find_objects(self.inside.astype(np.uint8))[0]
+        return replace(
+            self, attention=self.attention[box], truth=self.truth[box], inside=self.inside[box],
+            pixel=self.pixel[box], feature=self.feature[box],
+        )
 
     def worth(self, score: np.ndarray) -> np.ndarray:
         """For each of THRESHOLDS, what masks of the scores (X, Y, Z) above it are worth, 0 to 1.
@@ -210,7 +227,7 @@ def best_shift(measured: Sequence[Measured]) -> Shift:
     """The shift that these examples ask for."""
     curves = np.array([m.worth(m.attention) for m in measured])
     best = int(np.argmax(curves.mean(0)))
-    threshold = float(np.clip(THRESHOLDS[best], 0.005, 0.98))
+    threshold = float(np.clip(THRESHOLDS[best], 0.001, 0.98))
     with_lesion = [bool(m.truth.any()) for m in measured]
     dice = float(curves[with_lesion, best].mean()) if any(with_lesion) else 0.0
     worth = float(curves[:, best].mean())
@@ -222,17 +239,19 @@ def fit(measured: Sequence[Measured]) -> Fusion:
 
     The bias is then moved to where the mean worth of the tuning examples is highest at 0.5. What
     makes the final mask is the attention alone, unless residuals add worth to examples that the
-    fit has not seen (each is left out once).
+    fit has not seen (each is left out once, with others).
     """
     usable = [m for m in measured if m.inside.any()]
     fusion = _fitted(usable)
-    if len(usable) < FEWEST_LEFT_OUT:
+    if len(usable) < FOLDS:
         return fusion
-    rest = [_fitted([*usable[:i], *usable[i + 1:]]) for i in range(len(usable))]
-    worth = {
-        kind: np.mean([_worth(m, f, kind) for m, f in zip(usable, rest, strict=True)])
-        for kind in FUSIONS
-    }
+    unseen: dict[str, list[float]] = {kind: [] for kind in FUSIONS}
+    for fold in range(FOLDS):
+        others = _fitted([m for i, m in enumerate(usable) if i % FOLDS != fold])
+        for m in usable[fold::FOLDS]:
+            for kind in FUSIONS:
+                unseen[kind].append(_worth(m, others, kind))
+    worth = {kind: float(np.mean(values)) for kind, values in unseen.items()}
     best = max(FUSIONS, key=lambda kind: worth[kind])
     used = best if worth[best] > worth["attention"] + MEANINGFUL_WORTH else "attention"
     return replace(fusion, used=used)
@@ -240,8 +259,9 @@ def fit(measured: Sequence[Measured]) -> Fusion:
 
 def _worth(m: Measured, fusion: Fusion, kind: str) -> float:
     """Of the mask that a fusion makes of an example, at 0.5."""
-    score = np.where(m.inside, fusion.score(m.attention, m.pixel, m.feature, kind), 0.0)
-    return float(m.worth((score > 0.5).astype(np.float32))[HALF])
+    crop = m.crop()
+    score = np.where(crop.inside, fusion.score(crop.attention, crop.pixel, crop.feature, kind), 0.0)
+    return _worths(crop, score, 0.5, (fusion.prominence[kind],))[0]
 
 
 def _fitted(usable: Sequence[Measured]) -> Fusion:
@@ -254,11 +274,12 @@ def _fitted(usable: Sequence[Measured]) -> Fusion:
     ]
     blank = Fusion({}, max(floors[0], 1e-4), max(floors[1], 1e-4))
     weights: dict[str, tuple[float, float, float, float]] = {}
+    prominence: dict[str, float] = {}
     for kind, used in (("attention", (1, 0, 0)), ("pixel", (1, 1, 0)), ("feature", (1, 0, 1)),
                        ("both", (1, 1, 1))):
         coefficients = _regress(usable, blank, np.array(used, dtype=float))
-        weights[kind] = _with_best_bias(usable, blank, coefficients)
-    return replace(blank, weights=weights)
+        weights[kind], prominence[kind] = _best_cut(usable, blank, coefficients)
+    return replace(blank, weights=weights, prominence=prominence)
 
 
 def _columns(m: Measured, blank: Fusion) -> np.ndarray:
@@ -291,15 +312,42 @@ def _regress(usable: Sequence[Measured], blank: Fusion, used: np.ndarray) -> np.
     return np.asarray(found.x) * np.array([1.0, *used])
 
 
-def _with_best_bias(
+def _best_cut(
     usable: Sequence[Measured], blank: Fusion, coefficients: np.ndarray
-) -> tuple[float, float, float, float]:
-    curves = []
-    for m in usable:
+) -> tuple[tuple[float, float, float, float], float]:
+    """The coefficients with the bias, and the prominence, of the highest mean worth at 0.5."""
+    crops = [m.crop() for m in usable]
+    scores = []
+    for m in crops:
         score = np.zeros(m.truth.shape)
-        score[m.inside] = 1 / (1 + np.exp(-(_columns(m, blank) @ coefficients)))
-        curves.append(m.worth(score))
-    threshold = float(np.clip(THRESHOLDS[int(np.argmax(np.mean(curves, axis=0)))], 0.02, 0.98))
-    bias, attention, pixel, feature = coefficients
-    moved = float(bias - np.log(threshold / (1 - threshold)))
-    return moved, float(attention), float(pixel), float(feature)
+        score[m.inside] = expit(_columns(m, blank) @ coefficients)
+        scores.append(score)
+    worth = np.array([
+        np.mean([_worths(m, score, cut, PROMINENCES) for m, score
+                 in zip(crops, scores, strict=True)], axis=0)
+        for cut in expit(CUTS)
+    ])
+    plain = int(np.argmax(worth[:, 0]))
+    cut, kept = divmod(int(np.argmax(worth)), len(PROMINENCES))
+    if worth[cut, kept] < worth[plain, 0] + MEANINGFUL_WORTH:
+        cut, kept = plain, 0
+    bias, attention, pixel, feature = (float(c) for c in coefficients)
+    return (bias - float(CUTS[cut]), attention, pixel, feature), PROMINENCES[kept]
+
+
+def _worths(
+    m: Measured, score: np.ndarray, cut: float, prominences: Sequence[float]
+) -> list[float]:
+    """What the masks above `cut` are worth of which each part is at least so prominent."""
+    labels, count = ndimage.label(score > cut, np.ones((3, 3, 3)))
+    numbers = np.arange(count + 1)
+    highest = np.asarray(ndimage.maximum(score, labels, numbers))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    hits = np.bincount(labels[m.truth], minlength=count + 1)
+    found = []
+    for prominence in prominences:
+        kept = (highest > raised(cut, prominence)) & (numbers > 0)
+        marked, hit = float(sizes[kept].sum()), float(hits[kept].sum())
+        found.append(2 * hit / (marked + m.lesion_voxels) if m.lesion_voxels else
+                     ALARM_ML / (ALARM_ML + marked * m.voxel_ml))
+    return found

@@ -19,9 +19,11 @@ ABOUT = """# Model card: {name}
 **Research use only, not for clinical decisions.**
 
 - **Trained on**: {trained_on}
-- **Classes of lesions seen in training**: real masks of {real}; synthetic lesions of {synthetic}.
+- **Masks of real lesions in training**: {real}.
+- **Synthetic lesions in training**: {synthetic}.
 - **Left out of training**: {left_out}.
-- **Scores**: {scores}
+- **Calibrated for**: {calibrated}.
+- **Scores**: {scores}.
 - **Licence**: {licence}
 """
 
@@ -74,5 +76,13 @@ def _about(card: Card) -> str:
         real=", ".join(classes.get("real", ())) or "none",
         synthetic=", ".join(classes.get("synthetic", ())) or "none",
         left_out=", ".join(card.left_out) or "nothing",
-        scores="; ".join(f"{k}: {v}" for k, v in card.scores.items()) or "not measured",
+        calibrated=", ".join(card.calibration) or "nothing; the threshold 0.5 was not chosen",
+        scores=_scores(card),
     )
+
+
+def _scores(card: Card) -> str:
+    """The measure and the figures of the card; that nothing was measured, where there are none."""
+    figures = "; ".join(f"{name} {value}" for name, value in card.scores.items()
+                        if name != "measure")
+    return f"{card.scores.get('measure', 'scores')}: {figures}" if figures else "not measured"

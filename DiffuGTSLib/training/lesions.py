@@ -17,7 +17,7 @@ HU = 1 / 2000.0  # one Hounsfield unit on the normalised CT scale
 # Radii in mm, smallest and largest, by the organ that the lesion grows in.
 RADII_MM = {
     "lung": (3.5, 22.0), "liver": (4.0, 35.0), "kidney": (4.0, 35.0), "pancreas": (4.0, 20.0),
-    "colon": (6.0, 28.0), "brain": (4.0, 38.0), "soft_tissue": (8.0, 50.0),
+    "colon": (6.0, 28.0), "brain": (5.0, 38.0), "soft_tissue": (8.0, 50.0),
 }
 OTHER_RADII_MM = (4.0, 20.0)
 
@@ -143,17 +143,19 @@ def _paint_mr(
     """Intensities of an MR lesion relative to the tissue around, and its halo."""
     middle = float(np.median(scan[inside]))
     rough = _noise(scan.shape, generator.uniform(1.0, 4.0), generator)
-    brighter = generator.random() < 0.6
-    factor = generator.uniform(1.25, 2.3) if brighter else generator.uniform(0.4, 0.8)
+    # Tumors are bright on FLAIR, T2 and, where they take up contrast, on T1. Nothing that was
+    # trained for minutes told dark lesions from fluid, and they drowned the bright ones' signal.
+    brighter = generator.random() < 0.8
+    factor = generator.uniform(1.3, 2.3) if brighter else generator.uniform(0.35, 0.7)
     level = np.full(scan.shape, factor, np.float32)
     kind = generator.random()
     if kind < 0.3:  # enhancing rim, dark core
         rim = generator.uniform(0.6, 0.85)
-        level = np.where(distance < rim, generator.uniform(0.35, 0.95), generator.uniform(1.3, 2.4))
+        level = np.where(distance < rim, generator.uniform(0.35, 0.95), generator.uniform(1.4, 2.4))
     elif kind < 0.45:
         level = np.where(distance < generator.uniform(0.3, 0.7),
-                         generator.uniform(0.3, 2.0), factor)
-    painted = middle * (level + generator.uniform(0.02, 0.18) * rough)
+                         factor * generator.uniform(0.6, 1.2), factor)
+    painted = middle * (level + generator.uniform(0.02, 0.12) * rough)
     halo = np.zeros(scan.shape, dtype=bool)
     if name == "brain" and generator.random() < 0.4:
         width = generator.uniform(1.2, 1.8)

@@ -27,6 +27,7 @@ VOLUNTEERS = ("volunteer_t1", "volunteer_t2", "volunteer2_t1", "colin27_t1")
 MEDIASTINUM = ("mediastinum_a", "mediastinum_b")
 TABLE = "table.md"
 # What is copied beside the docs: the table, and the figures of every case and group.
+WIDTH = 1200  # pixels of a picture in the docs
 _FOR_THE_DOCS = (TABLE, "cases.csv", "groups.csv")
 _SEQUENCES = {"t1": "t1", "t1c": "t1c", "t2": "t2", "fla": "flair"}
 
@@ -133,7 +134,17 @@ def _copy(output: Path, docs: Path) -> None:
         shutil.copyfile(output / name, docs / name)
     for picture in docs.glob("*.png"):
         if (output / "figures" / picture.name).is_file():
-            shutil.copyfile(output / "figures" / picture.name, picture)
+            _copy_small(output / "figures" / picture.name, picture)
+
+
+def _copy_small(source: Path, target: Path) -> None:
+    """A picture as a page shows it, in 256 colours: a quarter of the size; history keeps each."""
+    from PIL import Image
+
+    with Image.open(source) as picture:
+        shown = picture.convert("RGB")
+        shown.thumbnail((WIDTH, WIDTH))
+        shown.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def _tell(done: int, total: int, outcome: Outcome) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from gates import Gate
 from tiny_model import PROMPT, ball_scan
 
 from DiffuGTSLib.batch_case import HANDS, Case, Outcome, Settings
@@ -76,6 +77,48 @@ class EventStream:
             if event["type"] == kind:
                 return dict(event)
         raise AssertionError(f"no {kind}, {event} last; {self.process.communicate()[1]}")
+
+
+    def cancel(self) -> None:
+        """Tells the run to end; it knows when this returns."""
+        assert self.process.stdin is not None
+        self.process.stdin.write('{"type": "cancel"}\n')
+        self.process.stdin.flush()
+        self.until_ending()
+
+    def until_ending(self) -> None:
+        """Waits until the run says that it has been told to end."""
+        assert self.process.stderr is not None
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            if line.startswith("Ending."):
+                return
+        raise AssertionError("".join(said))
+
+
+class HeldScans:
+    """A free scan "a", as many gates as a process has hands, and a last scan.
+
+    Once "a" is done, the process holds a gate with each hand, and the last scan waits until one
+    of them is opened.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.names = tuple("abcdefgh"[: HANDS + 2])
+        self.paths = [write_scan(folder / f"{name}.nrrd", seed)
+                      for seed, name in enumerate(self.names)]
+        self._gates = [Gate(path) for path in self.paths[1:-1]]
+
+    def open(self) -> None:
+        """Opens all gates."""
+        for gate in self._gates:
+            gate.open()
+
+    def shut(self) -> None:
+        """Shuts all gates again."""
+        for gate in self._gates:
+            gate.shut()
 
 
 class InThisProcess:

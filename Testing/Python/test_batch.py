@@ -36,6 +36,7 @@ def inputs(tmp_path_factory) -> Path:
     (folder / "good" / "corrupt.nii.gz").write_bytes(os.urandom(500))
     sitk.WriteImage(ball_scan()[0][:, :, 9], str(folder / "good" / "flat.nrrd"))
     (folder / "empty").mkdir()
+    (folder / "good" / "notes.txt").write_text("no image")
     write_scan(folder / "closed" / "unseen.nrrd")
     (folder / "closed").chmod(0)
     yield folder
@@ -104,7 +105,9 @@ def test_the_segmentation_opens_with_names_and_on_the_scans_grid(ran, inputs):
 def test_nothing_but_results_is_left(ran):
     left = {path.relative_to(ran[1]).parts[0] for path in ran[1].rglob("*") if path.is_file()}
     assert left == {"run.json", "cases.csv", "lesions.csv", "report.html", "segmentations",
-                    "records", "thumbnails", ".lock"}
+                    "records", "thumbnails"}
+    hidden = [path.name for path in ran[1].rglob(".*")]
+    assert hidden == [".lock"]  # of the records; see batch_ledger
     assert len(list((ran[1] / "segmentations").iterdir())) == len(GOOD)
 
 
@@ -114,7 +117,18 @@ def test_the_run_says_what_it_was_made_with(ran, model):
                               check=True).stdout.split()[0]
     assert (run["model"], run["model_sha256"]) == ("tiny", expected)
     assert run["options"]["seed"] == 0
-    assert run["parts"][0]["state"] == "finished"
+    (part,) = run["parts"]
+    assert (part["state"], part["prompts"], part["cases"]) == ("finished", [PROMPT], 9)
+    assert (part["done"], part["failed"]) == (4, 5)
+    assert {"version", "python", "torch", "device", "simpleitk", "platform"} <= set(part)
+
+
+def test_a_file_that_is_no_image_is_named_everywhere(ran):
+    done, output = ran
+    left_out = {"count": 1, "examples": ["notes.txt"]}
+    assert json.loads(done.stdout)["left_out"] == left_out
+    assert json.loads((output / "run.json").read_text())["parts"][0]["left_out"] == left_out
+    assert "no scans: 1 (notes.txt)" in (output / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_report_needs_no_other_file(ran):

@@ -10,7 +10,7 @@ import pytest
 from dicom_files import write_enhanced, write_series
 from tiny_model import ball_scan
 
-from DiffuGTSLib.batch_inputs import NothingAsked, gather, name_cases
+from DiffuGTSLib.batch_inputs import LeftOut, NothingAsked, gather, name_cases
 from DiffuGTSLib.batch_names import LONGEST_BYTES, assign, safe
 from DiffuGTSLib.batch_scans import find
 from DiffuGTSLib.batch_table import BadTable, read_table
@@ -30,11 +30,15 @@ def touch(folder: Path, *names: str) -> Path:
 
 
 def found(source: Path | str, avoid: Path = NOWHERE) -> list[str]:
-    return [scan.image.name for scan in find(source, avoid)]
+    return [scan.image.name for scan in find(source, avoid).scans]
+
+
+def left_out(*inputs: Path | str, avoid: Path = NOWHERE) -> LeftOut:
+    return gather(inputs, (LUNG,), avoid).left_out
 
 
 def cases(*inputs: Path, prompts: tuple[str, ...] = (LUNG,)):
-    return [entry.case for entry in name_cases(gather(inputs, prompts, NOWHERE), {})]
+    return [entry.case for entry in name_cases(gather(inputs, prompts, NOWHERE).asked, {})]
 
 
 def test_a_folder_is_searched_with_those_below_it(tmp_path):
@@ -45,6 +49,36 @@ def test_a_folder_is_searched_with_those_below_it(tmp_path):
 def test_segmentations_and_the_runs_own_outputs_are_no_scans(tmp_path):
     touch(tmp_path, "a.nii", "a.seg.nrrd", "out/maps/a/attention.nii.gz")
     assert found(tmp_path, avoid=tmp_path / "out") == ["a.nii"]
+
+
+@pytest.mark.parametrize("source", ["", "**/*.nii.gz", "*/*/*"])
+def test_results_of_any_batch_are_no_scans(tmp_path, source):
+    scans = touch(tmp_path / "scans", "deep/er/p.nii.gz", "out/maps/a/residual.nii.gz",
+                  "old/segmentations/a.nii.gz", "old/records/a.json", "old/run.json")
+    assert found(f"{scans}/{source}", avoid=scans / "out") == ["p.nii.gz"]
+    told = left_out(f"{scans}/{source}", avoid=scans / "out")
+    assert told.examples == ("old (results of a batch)",)
+    assert found(scans / "old" / "segmentations") == ["a.nii.gz"]
+
+
+def test_results_may_go_into_the_folder_of_the_scans(tmp_path):
+    touch(tmp_path, "a.nii", "maps/a/attention.nii.gz", "run.json", "records/a.json", "cases.csv")
+    assert found(tmp_path, avoid=tmp_path) == ["a.nii"]
+    assert left_out(tmp_path, avoid=tmp_path) == LeftOut()
+
+
+def test_files_that_are_no_scans_are_counted_and_named(tmp_path):
+    touch(tmp_path, "a.nii", "b.hdr", "b.img", "DICOMDIR", "d/a.seg.nrrd", "d/notes.txt", "z.csv",
+          *(f"{number}.png" for number in range(4)), ".hidden")
+    told = left_out(tmp_path, tmp_path)
+    assert told == LeftOut(7, ("0.png", "1.png", "2.png", "3.png", "z.csv"))
+    assert told.sentence.endswith("no scans: 7 (0.png, 1.png, 2.png, 3.png, z.csv, …).")
+
+
+def test_what_another_input_names_is_not_left_out(tmp_path):
+    touch(tmp_path, "a.nii", "b.xyz")
+    (tmp_path / "t.csv").write_text("image\na.nii\n")
+    assert left_out(tmp_path, tmp_path / "t.csv", tmp_path / "b.xyz") == LeftOut()
 
 
 def test_a_link_back_to_a_folder_does_not_go_round_for_ever(tmp_path):
@@ -68,7 +102,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(tmp_path):
 ])
 def test_what_is_not_there_is_a_problem_of_its_own_case(tmp_path, name, word):
     (tmp_path / "empty").mkdir()
-    (scan,) = find(tmp_path / name, NOWHERE)
+    (scan,) = find(tmp_path / name, NOWHERE).scans
     assert word in scan.problem.message
 
 
@@ -77,7 +111,7 @@ def test_each_series_in_a_dicom_folder_is_a_scan_and_a_localiser_is_skipped(tmp_
     for number, part, modality in ((3, image, "MR"), (5, image, "MR"), (7, image[:, :, :2], "MR"),
                                    (9, image, "PT")):
         write_series(tmp_path / "study", part, number, modality)
-    scans = find(tmp_path, NOWHERE)
+    scans = find(tmp_path, NOWHERE).scans
     assert [scan.name for scan in scans] == ["study-3", "study-5", "study-7", "study-9"]
     assert [scan.skipped for scan in scans] == [False, False, True, True]
     assert len({scan.series for scan in scans}) == 4
@@ -88,20 +122,20 @@ def test_a_series_over_several_folders_is_one_scan(tmp_path):
     for number, path in enumerate(sorted(folder.iterdir())):
         (folder / f"{number % 3}").mkdir(exist_ok=True)
         path.rename(folder / f"{number % 3}" / path.stem)
-    (scan,) = find(tmp_path, NOWHERE)
+    (scan,) = find(tmp_path, NOWHERE).scans
     assert (scan.image.name, scan.name) == ("disk", "disk")
 
 
 def test_a_multi_frame_file_is_a_scan_of_its_own(tmp_path):
     write_enhanced(tmp_path / "study" / "IM1", ball_scan()[0])
     write_enhanced(tmp_path / "study" / "IM2", ball_scan()[0])
-    assert [scan.name for scan in find(tmp_path, NOWHERE)] == ["IM1", "IM2"]
+    assert [scan.name for scan in find(tmp_path, NOWHERE).scans] == ["IM1", "IM2"]
 
 
 def test_dicom_files_without_an_image_are_named_and_skipped(tmp_path):
     write_series(tmp_path, ball_scan()[0])
     (tmp_path / "report.dcm").write_bytes(b"\0" * 128 + b"DICM nothing")
-    assert sorted(scan.skipped for scan in find(tmp_path, NOWHERE)) == [False, True]
+    assert sorted(scan.skipped for scan in find(tmp_path, NOWHERE).scans) == [False, True]
 
 
 @pytest.mark.parametrize("content", [
@@ -172,7 +206,7 @@ def test_a_prompt_that_nobody_understands_is_refused_before_anything_runs(tmp_pa
 def test_a_bad_prompt_in_a_table_is_the_problem_of_its_row(tmp_path):
     touch(tmp_path, "a.nii", "b.nii")
     (tmp_path / "t.csv").write_text(f"image,prompt\na.nii,why?\nb.nii,{LUNG}\n")
-    bad, good = name_cases(gather([tmp_path / "t.csv"], (), NOWHERE), {})
+    bad, good = name_cases(gather([tmp_path / "t.csv"], (), NOWHERE).asked, {})
     assert (bad.problem.code, good.problem) == ("prompt-not-understood", None)
 
 
@@ -211,7 +245,7 @@ def test_names_that_only_a_disk_confuses_are_told_apart():
 
 def test_a_case_of_an_earlier_run_keeps_its_name(tmp_path):
     touch(tmp_path, "p1/image.nii", "p2/image.nii")
-    asked = gather([tmp_path], (LUNG,), NOWHERE)
+    asked = gather([tmp_path], (LUNG,), NOWHERE).asked
     known = {(str(tmp_path / "p2" / "image.nii"), ""): "image"}
     assert [entry.case.name for entry in name_cases(asked, known)] == ["image_2", "image"]
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import threading
 from dataclasses import replace
@@ -14,7 +16,7 @@ import highdicom
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from batch_runs import InThisProcess, statuses, table, voxels, write_scan
+from batch_runs import HeldScans, InThisProcess, statuses, table, voxels, write_scan
 from dicom_files import write_enhanced, write_series
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
@@ -22,6 +24,7 @@ from DiffuGTSLib.batch import run_batch
 from DiffuGTSLib.batch_case import Settings
 from DiffuGTSLib.batch_ledger import OtherRun
 from DiffuGTSLib.batch_processor import NETWORK_STAGES
+from DiffuGTSLib.batch_progress import print_summary
 from DiffuGTSLib.card import Card
 from DiffuGTSLib.errors import OutputNotWritten
 
@@ -41,14 +44,15 @@ def settings(model, tmp_path) -> Settings:
 class Ran:
     """A batch that has run in this process: its summary, its events, the cases that were run."""
 
-    def __init__(self, inputs, settings, *prompts, resume=False, cancel_at=None) -> None:
+    def __init__(self, inputs, settings, *prompts, resume=False, at=None) -> None:
+        """`at` is a kind of event, and what to do then, given what cancels the batch."""
         self.events = []
         executor, cancelled = InThisProcess(), threading.Event()
 
         def listen(event):
             self.events.append(event)
-            if (event["type"], event.get("stage")) == cancel_at:
-                cancelled.set()
+            if at is not None and event["type"] == at[0]:
+                at[1](cancelled)
 
         self.summary = run_batch(inputs, prompts or (PROMPT,), settings, executor, resume=resume,
                                  listener=listen, cancelled=cancelled)
@@ -146,6 +150,19 @@ def test_the_sequence_in_a_table_goes_before_that_of_all_scans(model, settings, 
     assert Ran([tmp_path / "t.csv"], told, resume=True).asked == ["c"]
 
 
+@pytest.mark.parametrize("field", ["name", "segmentation"])
+def test_a_record_cannot_remove_what_lies_elsewhere(settings, tmp_path, field):
+    scan, record = write_scan(tmp_path / "a.nrrd"), settings.folder / "records" / "a.json"
+    Ran([scan], settings)
+    document = json.loads(record.read_text())
+    owner = document["case"] if field == "name" else document["outcome"]["files"]
+    owner[field] = "../../other" if field == "name" else "../other.json"
+    record.write_text(json.dumps(document))
+    (tmp_path / "other.json").write_text("not of this run")
+    assert Ran([scan], settings, OTHER, resume=True).asked == ["a"]
+    assert (tmp_path / "other.json").exists()
+
+
 def test_a_lost_segmentation_or_a_damaged_record_is_made_again(settings, tmp_path):
     scans = [write_scan(tmp_path / f"{name}.nrrd") for name in "abc"]
     Ran(scans, settings)
@@ -163,15 +180,44 @@ def test_results_of_other_options_do_not_get_into_one_folder(settings, tmp_path)
 
 
 def test_a_cancelled_batch_keeps_what_is_done_and_says_what_waits(settings, tmp_path):
-    scans = [write_scan(tmp_path / f"{name}.nrrd", seed) for seed, name in enumerate("abcde")]
-    ran = Ran(scans, settings, cancel_at=("case-done", None))
-    found = statuses(settings.folder)
-    assert ran.summary.exit_code == 130
-    assert set(found.values()) == {"done", "waiting"}
-    files = (settings.folder / "segmentations").iterdir()
-    assert sorted(path.name.split(".")[0] for path in files) == sorted(
-        name for name, status in found.items() if status == "done")
-    assert table(settings.folder / "cases.csv")[0]["image"] == str(scans[0])
+    held = HeldScans(tmp_path / "scans")
+
+    def cancel(cancelled):
+        cancelled.set()
+        held.open()
+
+    summary = Ran(held.paths, settings, at=("case-done", cancel)).summary
+    assert (summary.exit_code, summary.done, summary.waiting) == (130, 1, 4)
+    assert statuses(settings.folder) == dict.fromkeys("bcde", "waiting") | {"a": "done"}
+    assert [path.name for path in (settings.folder / "segmentations").iterdir()] == ["a.seg.nrrd"]
+    assert table(settings.folder / "cases.csv")[0]["image"] == str(held.paths[0])
+    print_summary(summary, said := io.StringIO())
+    assert "4 waiting, go on with --resume" in said.getvalue()
+
+
+def test_the_summary_names_what_was_left_out(settings, tmp_path):
+    write_scan(tmp_path / "scans" / "a.nrrd")
+    (tmp_path / "scans" / "notes.txt").write_text("no image")
+    print_summary(Ran([tmp_path / "scans"], settings).summary, said := io.StringIO())
+    assert said.getvalue().splitlines()[1] == "Left out, as they are no scans: 1 (notes.txt)."
+
+
+def test_a_scan_that_changes_while_it_is_segmented_runs_again(settings, tmp_path):
+    scan = write_scan(tmp_path / "a.nrrd")
+    Ran([scan], settings, at=("case-started", lambda cancelled: os.utime(scan, (1, 1))))
+    assert Ran([scan], settings, resume=True).asked == ["a"]
+    assert Ran([scan], settings, resume=True).asked == []
+
+
+def test_nothing_of_an_earlier_time_is_left_of_a_case_that_runs_again(settings, tmp_path):
+    scan = write_scan(tmp_path / "a.nrrd")
+    Ran([scan], replace(settings, maps=True), PROMPT, OTHER)
+    scan.write_bytes(scan.read_bytes()[:300])
+    ran = Ran([scan], replace(settings, maps=True), resume=True)
+    assert statuses(settings.folder) == {"a": "failed"}
+    assert ran.summary.failed == 1
+    folders = ("segmentations", "thumbnails", "maps")
+    assert not [path for name in folders for path in (settings.folder / name).rglob("*.*")]
 
 
 def test_events_tell_how_far_the_whole_is(settings, tmp_path):

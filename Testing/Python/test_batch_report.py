@@ -16,7 +16,7 @@ from batch_runs import table
 from PIL import Image
 
 from DiffuGTSLib.batch_case import Case, Failure, Outcome
-from DiffuGTSLib.batch_report import CASES_A_PAGE, page_name, write_report
+from DiffuGTSLib.batch_report import CASES_A_PAGE, duration, page_name, write_report
 from DiffuGTSLib.batch_tables import Row, write_tables
 from DiffuGTSLib.batch_thumbnail import GAP, PANELS, SIDE, strip
 from DiffuGTSLib.lesions import find_lesions
@@ -80,8 +80,8 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def report(folder: Path, *rows: Row) -> Tags:
-    write_report(folder, rows, RUN)
+def report(folder: Path, *rows: Row, run: dict = RUN) -> Tags:
+    write_report(folder, rows, run)
     return Tags((folder / "report.html").read_text(encoding="utf-8"))
 
 
@@ -108,8 +108,30 @@ def test_the_report_is_sound_and_names_every_case(tmp_path):
     assert "1 lesion, 2.50 ml in all" in page.text
     assert "no tumor found" in page.text
     assert "the model may have missed a lesion" in page.text
-    assert "It is empty." in page.text
+    assert page.text.count("It is empty.") == 2  # in the table of all cases, and below
     assert "not for clinical decisions" in page.text
+
+
+def test_the_report_tells_of_all_parts_of_the_run_and_their_time(tmp_path):
+    ends = [("10:00", "10:05", "broken off", 2), ("11:00", "11:30", "finished", 3)]
+    parts = [RUN["parts"][0] | {
+        "started": f"2026-01-01T{start}:00+00:00", "ended": f"2026-01-01T{end}:00+00:00",
+        "state": state, "done": done} for start, end, state, done in ends]
+    page = report(tmp_path, waiting("c"), run=RUN | {"parts": parts})
+    assert ("Started 2026-01-01 10:00 UTC, broken off 2026-01-01 10:05 UTC (5 min): 2 done"
+            "Resumed 2026-01-01 11:00 UTC, finished 2026-01-01 11:30 UTC (30 min): 3 done"
+            "35 min in all") in page.text
+    assert "running" in report(tmp_path, waiting("c")).text
+
+
+def test_a_duration_is_told_in_what_matters():
+    assert [duration(s) for s in (0, 89, 90, 3569, 3570, 12000)] == [
+        "0 s", "89 s", "2 min", "59 min", "1 h 0 min", "3 h 20 min"]
+
+
+def test_a_table_holds_nothing_that_a_spreadsheet_computes(tmp_path):
+    write_tables(tmp_path, [failed("b", "=cmd() cannot be read.")])
+    assert table(tmp_path / "cases.csv")[0]["error"] == " =cmd() cannot be read."
 
 
 def test_names_cannot_bring_anything_into_the_report(tmp_path):

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import typer
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
 from DiffuGTSLib import __version__
+from DiffuGTSLib.cli_base import plain_errors
 from DiffuGTSLib.phantom import make_phantom
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,11 +60,19 @@ def segment(scan, model, output, *more, prompts=(PROMPT,)):
     return diffugts("segment", scan, *asked, "--output", output, "--model", model, *more)
 
 
-def failed_plainly(done, *words):
-    """One sentence and perhaps a hint on stderr, no traceback, nothing on stdout."""
+def failed_plainly(done, *words, code=""):
+    """One sentence and perhaps a hint on stderr, no traceback, nothing on stdout.
+
+    With a `code`, stdout is the same as one JSON document.
+    """
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 1
-    assert done.stdout == ""
+    if code:
+        error = json.loads(done.stdout)["error"]
+        assert (error["code"], error["message"]) == (code, lines[0])
+        assert error["hint"] in done.stderr
+    else:
+        assert done.stdout == ""
     assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("Hint: "))
     assert all(word in done.stderr for word in words), done.stderr
     return True
@@ -160,9 +170,39 @@ def test_a_figure_in_a_missing_folder_fails_before_the_run(scan, model, out):
     assert os.listdir(out) == []
 
 
-def test_a_prompt_that_means_nothing_names_the_nearest(scan, model, out):
-    done = segment(scan, model, out / "seg.nrrd", prompts=("weather in Paris",))
+def test_a_prompt_that_names_only_a_place_names_the_nearest(scan, model, out):
+    done = segment(scan, model, out / "seg.nrrd", prompts=("liver",))
     assert failed_plainly(done, "Nearest:", "liver tumor")
+
+
+def test_a_prompt_that_means_nothing_is_told_before_the_scan_is_looked_for(model, out):
+    done = segment("none.nii.gz", model, out / "seg.nrrd", "--json", prompts=("weather in Paris",))
+    assert failed_plainly(done, "Known places:", code="prompt-not-understood")
+    assert "Nearest" not in done.stderr
+
+
+def test_a_failure_is_a_json_document_too(scan, model, out):
+    done = segment("none.nii.gz", model, out / "seg.nrrd", "--json")
+    assert failed_plainly(done, "none.nii.gz", code="unreadable-image")
+    done = segment(scan, "no-such-model", out / "seg.nrrd", "--json")
+    assert failed_plainly(done, "no-such-model", code="model-missing")
+
+
+@pytest.mark.parametrize(("raised", "code"), [
+    (MemoryError(), "out-of-memory"), (ImportError("x", name="ray.core"), "package-missing"),
+    (ZeroDivisionError(), "internal"), (KeyboardInterrupt(), "cancelled"),
+])
+def test_every_kind_of_failure_has_its_code(raised, code, capfd):
+    def command(as_json: bool = False) -> None:
+        raise raised
+
+    with pytest.raises(typer.Exit) as ended:
+        plain_errors(command)(as_json=True)
+    assert ended.value.exit_code == (130 if code == "cancelled" else 1)
+    said = capfd.readouterr()
+    error = json.loads(said.out)["error"]
+    assert error["code"] == code
+    assert error["message"] in said.err
 
 
 def test_a_missing_model_fails_in_one_sentence(scan, out):
@@ -205,7 +245,7 @@ def test_ctrl_c_in_the_middle_ends_with_130_and_leaves_nothing(scan, model, out,
                 asked = True
                 process.send_signal(sent)
     assert process.wait(timeout=120) == 130, shown
-    assert b"Cancelled." in shown
+    assert b"The run was cancelled." in shown
     assert b"Traceback" not in shown
     assert os.listdir(out) == []
 
@@ -234,7 +274,8 @@ def test_without_network_the_demo_takes_the_phantom_and_tells_the_dsc(tmp_path, 
     truth = sitk.GetArrayFromImage(make_phantom("brain").mask) > 0
     labels = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "segmentation.seg.nrrd"))
     dsc = 2 * (truth & (labels > 0)).sum() / (truth.sum() + (labels > 0).sum())
-    assert f"DSC against the phantom's true tumor: {dsc:.2f}" in done.stdout
+    assert f"DSC {dsc:.2f}" in done.stdout
+    assert f"there is 1 tumor, {truth.sum() * 0.008:.2f} ml; found " in done.stdout
     assert (tmp_path / "demo" / "overview.png").stat().st_size > 50_000
 
 
@@ -244,6 +285,8 @@ def test_the_demos_json_is_one_document(tmp_path, model):
     document = json.loads(done.stdout)
     assert document["scan"] == "phantom brain"
     assert 0 <= document["dsc"] <= 1
+    assert document["truth"]["tumors"] == 1
+    assert document["truth"]["volume_ml"] > 1
 
 
 def test_the_worker_command_is_the_worker(model):

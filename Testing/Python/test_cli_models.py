@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -46,15 +47,19 @@ def hub(place: Path) -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def models(place: Path, hub: Hub) -> Run:
-    """Runs `diffugts models` with the store, the cache and the hub of this test."""
-    environment = os.environ | {
+def environment(place: Path, hub: Hub) -> dict[str, str]:
+    """The store, the cache and the hub of this test."""
+    return os.environ | {
         "PYTHONPATH": str(REPOSITORY), "DIFFUGTS_CATALOGUE": str(place / "catalogue.json"),
         "DIFFUGTS_MODELS": str(place / "store"), "HF_HUB_CACHE": str(place / "cache"),
         "HF_ENDPOINT": hub.address, "HF_TOKEN_PATH": str(place / "no-token"),
         "no_proxy": "127.0.0.1",
     }
 
+
+@pytest.fixture(scope="module")
+def models(environment: dict[str, str]) -> Run:
+    """Runs `diffugts models`."""
     def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "DiffuGTSLib.cli", "models", *map(str, arguments)], text=True,
@@ -114,6 +119,35 @@ def test_a_licence_is_shown_and_has_to_be_accepted(models: Run, hub: Hub, place:
     assert not (place / "store" / "maisi-ct").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of this kind are not Windows's")
+@pytest.mark.parametrize(("answer", "code", "said"), [
+    (b"n\n", 1, b"has not been accepted"), (b"\x03", 130, b"cancelled")])
+def test_the_question_for_the_licence_can_be_declined(
+    environment: dict[str, str], answer: bytes, code: int, said: bytes
+) -> None:
+    import pty
+
+    child, terminal = pty.fork()
+    if child == 0:
+        command = [sys.executable, "-m", "DiffuGTSLib.cli", "models", "download", "maisi-ct"]
+        os.execve(sys.executable, command, environment)
+    seen = b""
+    while b"accept it?" not in seen:
+        seen += os.read(terminal, 4096)
+    os.write(terminal, answer)
+    with contextlib.suppress(OSError):  # how a terminal ends on Linux
+        while more := os.read(terminal, 4096):
+            seen += more
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
+    assert said in seen.lower()
+    assert b"went wrong" not in seen
+
+
+def test_a_mistyped_name_gets_the_nearest_ones(models: Run) -> None:
+    assert failed_plainly(models("download", "maisi-tc"), "Did you mean", "maisi-ct")
+    assert failed_plainly(models("verify", "embeded"), "Did you mean embedded?")
+
+
 def test_a_broken_download_goes_on_where_it_stopped(
     installed: subprocess.CompletedProcess[str], hub: Hub
 ) -> None:
@@ -161,6 +195,7 @@ def test_verify_finds_the_file_that_was_changed(
     path.write_bytes(whole)
     assert done.returncode == 1
     assert "scheduler/scheduler_config.json" in done.stdout
+    assert "Hint: Run: diffugts models remove maisi-mr" in done.stdout
 
 
 def test_offline_takes_what_the_cache_has_and_asks_nobody(
@@ -193,6 +228,15 @@ def test_files_fetched_by_hand_are_converted(models: Run, place: Path) -> None:
     assert json.loads(done.stdout)["folder"] == str(place / "own")
     assert "NVIDIA OneWay Noncommercial License" in done.stderr
     assert models("verify", place / "own").returncode == 0
+
+
+def test_an_autoencoder_of_another_model_is_refused(models: Run, place: Path) -> None:
+    ours, denoiser = (place / "files" / file.name for file in entry("maisi-mr").files)
+    other = place / "autoencoder_v1.pt"
+    other.write_bytes(ours.read_bytes())
+    done = models("convert", other, denoiser, "--text-encoder", place / "texts", "-o", place / "no")
+    assert failed_plainly(done, "of another model", "autoencoder_v2.pt")
+    assert not (place / "no").exists()
 
 
 @pytest.mark.parametrize(("name", "words"), [

@@ -15,7 +15,8 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from batch_runs import EventStream, batch, statuses, voxels, write_scan
+from batch_runs import EventStream, HeldScans, batch, statuses, voxels, write_scan
+from gates import Gate
 from tiny_model import PROMPT, write_tiny_model
 
 from DiffuGTSLib.batch import run_batch
@@ -88,19 +89,20 @@ def single(one_thread, settings, scans) -> Path:
 
 @pytest.fixture(scope="module")
 def resumed(cluster, settings, scans, tmp_path_factory):
-    """A batch on the cluster that was cancelled after its first case and then resumed."""
+    """A batch on the cluster that was cancelled in its second case and then resumed."""
     output = tmp_path_factory.mktemp("cluster")
-    model = Path(settings.model)
-    first = EventStream(scans, output, model, "--cluster", cluster.address)
+    model, held = Path(settings.model), HeldScans(tmp_path_factory.mktemp("held"))
+    first = EventStream(held.paths, output, model, "--cluster", cluster.address, "--jobs", "1")
     first.until("case-done")
-    first.process.stdin.write('{"type": "cancel"}\n')
-    first.process.stdin.flush()
-    cancelled = first.until("finished") | {"code": first.process.wait(60)}
-    left = processes("ClusterPlace")
+    first.cancel()
+    held.open()
+    cancelled = first.until("finished") | {"code": first.process.wait(300)}
+    left = psutil.wait_procs(processes("ClusterPlace"), timeout=300)[1]
+    scans = [*held.paths, *scans[len(held.paths) :]]
     second = EventStream(scans, output, model, "--cluster", "auto", "--resume")
     events = [json.loads(line) for line in second.process.stdout]
     return SimpleNamespace(output=output, cancelled=cancelled, events=events, left=left,
-                           code=second.process.wait(60))
+                           code=second.process.wait(300))
 
 
 class Assembled(RayExecutor):
@@ -115,15 +117,14 @@ class Assembled(RayExecutor):
 
 
 class NodeKiller:
-    """Kills a node in the middle of a case, once the other places have done all of theirs.
+    """Kills a node in the middle of its cases, once the other places have done all of theirs.
 
-    From its first step on the node's process stands still, so that it holds its cases until then.
+    All scans are gates, and those that the node is given stay shut until then.
     """
 
-    def __init__(self, cluster, executor: RayExecutor) -> None:
-        self._cluster, self._executor = cluster, executor
+    def __init__(self, cluster, executor: RayExecutor, gates: dict[str, Gate]) -> None:
+        self._cluster, self._executor, self._gates = cluster, executor, gates
         (self._node,) = cluster.worker_nodes
-        self._frozen: list[psutil.Process] = []
         self.starts: Counter[str] = Counter()
         self.lost: list[str] = []
 
@@ -133,28 +134,34 @@ class NodeKiller:
         if self.lost:
             return
         (doomed,) = (one for one in self._executor._places if one.node == self._node.node_id)
-        if not self._frozen and event["type"] == "progress" and event["case"] in doomed.cases:
-            self._freeze()
+        if event["type"] == "case-started" and event["case"] not in doomed.cases:
+            self._gates[event["case"]].open()
         others = [one for one in self._executor._places if one is not doomed and one.cases]
-        if self._frozen and not others:
+        if event["type"] == "case-done" and not others:
             self.lost = list(doomed.cases)
-            self._cluster.remove_node(self._node, allow_graceful=False)
-            self._frozen[0].kill()
+            self._kill()
+            for gate in self._gates.values():
+                gate.open()
 
-    def _freeze(self) -> None:
+    def _kill(self) -> None:
         raylets = {info.process.pid for info in self._node.all_processes["raylet"]}
-        self._frozen = [one for one in processes("ClusterPlace") if one.ppid() in raylets]
-        self._frozen[0].suspend()
+        (place,) = (one for one in processes("ClusterPlace") if one.ppid() in raylets)
+        self._cluster.remove_node(self._node, allow_graceful=False)
+        place.kill()
+        psutil.wait_procs([place], timeout=300)
 
 
 @pytest.fixture(scope="module")
-def survived(resumed, cluster, settings, scans, tmp_path_factory):
+def survived(resumed, cluster, settings, tmp_path_factory):
     """A batch during which one of the two nodes was killed, with cases at hand."""
+    folder = tmp_path_factory.mktemp("gates")
+    gates = {name: Gate(write_scan(folder / f"{name}.nrrd", seed))
+             for seed, name in enumerate(NAMES)}
     executor = Assembled(cluster.address)
-    killer = NodeKiller(cluster, executor)
+    killer = NodeKiller(cluster, executor, gates)
     output = tmp_path_factory.mktemp("survived")
-    summary = run_batch(scans, (PROMPT,), replace(settings, folder=output), executor,
-                        listener=killer.listen)
+    summary = run_batch([gate.path for gate in gates.values()], (PROMPT,),
+                        replace(settings, folder=output), executor, listener=killer.listen)
     return SimpleNamespace(output=output, summary=summary, lost=killer.lost, starts=killer.starts)
 
 
@@ -210,7 +217,8 @@ def test_a_scan_that_takes_its_process_down_fails_alone(cluster, settings, scans
 
     ours = replace(settings, folder=tmp_path / "out")
     executor = RayExecutor(cluster.address, jobs=1)
-    summary = run_batch(scans[:2], (PROMPT,), ours, executor, listener=listen)
+    inputs = [Gate(write_scan(tmp_path / "a.nrrd")).path, scans[1]]
+    summary = run_batch(inputs, (PROMPT,), ours, executor, listener=listen)
     assert (summary.done, summary.failed) == (1, 1)
     assert statuses(ours.folder) == {"a": "failed", "b": "done"}
     assert json.loads((ours.folder / "records" / "a.json").read_text())["outcome"]["error"][

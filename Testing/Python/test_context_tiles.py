@@ -1,27 +1,40 @@
-"""Context by tiles: nothing lost between them, small scans uncut."""
+"""Context by tiles: nothing lost or abrupt between them, small scans uncut."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from DiffuGTSLib.context_tiles import MARGIN, STEP, TILE, WHOLE, by_tiles, spans
+from DiffuGTSLib.context_tiles import STEP, TILE, WHOLE, by_tiles, starts
 
 
 @pytest.mark.parametrize("length", range(WHOLE + STEP, 140, STEP))
-def test_the_kept_parts_cover_an_axis_once(length: int) -> None:
-    kept = [keep for _, keep in spans(length, TILE, MARGIN, WHOLE)]
-    assert [i for part in kept for i in range(part.start, part.stop)] == list(range(length))
+def test_the_tiles_of_an_axis_overlap_and_reach_its_end(length: int) -> None:
+    begins = starts(length)
+    assert (begins[0], begins[-1] + TILE) == (0, length)
+    assert all(begin % STEP == 0 for begin in begins)
+    assert all(STEP <= after - before <= TILE - 2 * STEP
+               for before, after in itertools.pairwise(begins))
 
 
 @pytest.mark.parametrize("length", range(WHOLE + STEP, 140, STEP))
-def test_a_tile_sees_a_margin_beyond_what_is_kept(length: int) -> None:
-    for seen, keep in spans(length, TILE, MARGIN, WHOLE):
-        assert seen.stop - seen.start == TILE
-        assert keep.start - seen.start >= MARGIN or keep.start == 0
-        assert seen.stop - keep.stop >= 0
-        assert (seen.start % STEP, seen.stop <= length) == (0, True)
+def test_every_voxel_counts_once_in_all(length: int) -> None:
+    x = torch.rand(1, 1, length, 8, 8)
+    assert torch.allclose(by_tiles(lambda part: part, x), x, atol=1e-6)
+
+
+def test_tiles_that_disagree_fade_into_each_other() -> None:
+    """Each tile answers with its own number: along the axis no step is large."""
+    number = itertools.count()
+
+    def answer(part: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(part, float(next(number) % 2))
+
+    steps = by_tiles(answer, torch.zeros(1, 1, 60, 8, 8))[0, 0, :, 4, 4].diff().abs()
+    assert 0 < steps.max() < 0.2
 
 
 def test_a_local_function_gives_the_same_in_tiles() -> None:

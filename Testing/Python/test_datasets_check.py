@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from DiffuGTSLib.cli import app
 from DiffuGTSLib.datasets import read_dataset
-from DiffuGTSLib.datasets.check import check, lines
+from DiffuGTSLib.datasets.check import check
+from DiffuGTSLib.datasets.report import lines
 
 
 def found(folder):
@@ -109,6 +110,39 @@ def test_the_command_ends_with_1_where_a_case_is_unusable(tmp_path, capfd):
     document = json.loads(capfd.readouterr().out or done.stdout)
     assert document["usable"] is False
     assert document["findings"][0]["case"] == "case_00001"
+
+
+def write_manifest(folder):
+    """Two scans of one patient, one of them with a tumor; and a scan whose mask is missing."""
+    entries = [{"case": name, "group": "sarcoma", "modality": "MR", "masks": masks, "licence": "CC"}
+               for name, masks in (("sts_001_t1", {"tumor": 1}), ("sts_001_t2", {}),
+                                   ("sts_033_t1", {"tumor": 1}))]
+    for entry in entries:
+        write(scan("MR"), folder / "sarcoma" / entry["case"] / "image.nii.gz")
+    write(labels("kits23"), folder / "sarcoma" / "sts_001_t1" / "tumor.nii.gz")
+    (folder / "manifest.json").write_text(json.dumps(entries))
+    return folder
+
+
+def test_a_training_folder_is_told_by_group_and_split(tmp_path, capfd):
+    done = CliRunner().invoke(app, ["data", "check", str(write_manifest(tmp_path)), "--json"])
+    document = json.loads(capfd.readouterr().out or done.stdout)
+    assert (done.exit_code, document["usable"], document["licence"]) == (1, False, "CC")
+    training, validation = document["groups"]
+    assert (training["name"], training["cases"], training["patients"], training["with_tumor"]) == (
+        "sarcoma MR, training", 2, 1, 1)
+    assert validation["name"] == "sarcoma MR, validation"
+    assert [(f["case"], f["message"]) for f in document["findings"]] == [
+        ("sts_033_t1", "tumor.nii.gz does not exist.")]
+
+
+def test_a_damaged_manifest_and_an_evaluation_of_one_are_refused_in_words(tmp_path):
+    done = CliRunner().invoke(app, ["evaluate", str(write_manifest(tmp_path)), "-o", "out"])
+    assert "list them in a CASES.json" in done.output
+    (tmp_path / "manifest.json").write_text("{")
+    done = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "no manifest.json that lists its scans" in done.output
 
 
 def test_a_folder_of_no_known_layout_fails_in_one_sentence(tmp_path):

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
 from tiny_model import write_tiny_model
 
-from DiffuGTSLib.doctor import Finding, as_text, healthy, requirements, suits
+from DiffuGTSLib.doctor import EXTRAS, Finding, as_text, healthy, requirements, suits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -125,6 +126,21 @@ def test_only_what_is_missing_makes_it_unhealthy():
     assert healthy(findings)
     assert not healthy([*findings, Finding("c", "missing", "none")])
     assert "-> do it" in as_text(findings)
+
+
+def test_an_extra_that_is_missing_is_a_note_that_says_what_for(tmp_path):
+    packages = packages_without(tmp_path / "p", "monai")
+    done = doctor("--json", packages=packages)
+    assert done.returncode == 0, done.stderr
+    state, words, advice = states(done)["extra train"]
+    assert (state, words) == ("note", "not installed: monai")
+    assert "diffugts evaluate" in advice
+    assert '[train]"' in advice
+
+
+def test_the_extras_of_the_project_are_those_that_are_looked_at():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert set(project["optional-dependencies"]) - {"dev"} == set(EXTRAS)
 
 
 def test_it_runs_as_a_module_with_the_requirements_of_whoever_asks(tmp_path):

@@ -94,8 +94,30 @@ def test_without_a_lesion_no_outline_is_drawn_and_the_planes_follow_the_attentio
     images["mask"] = images["mask"] * 0
     pixels = drawn(images, tmp_path / "a.png", highest_score=0.21)
     assert marked(pixels, YELLOW).sum() == 0
-    views = figure.views_of({"scan": images["image"], **images}, [], "CT")
+    views = figure.views_of({"scan": images["image"], "healthy": images["pseudo_healthy"],
+                             **images}, [], "CT")
     assert views.volumes["attention"][tuple(views.focus)] == pytest.approx(0.8)
+
+
+def test_without_a_lesion_the_whole_scan_is_shown(tmp_path):
+    images = parts()
+    images["mask"] = images["mask"] * 0
+    assert figure.views_of({**images, "scan": images["image"], "healthy":
+                            images["pseudo_healthy"]}, [], "CT").zoom == 1.0
+
+
+def test_where_nothing_was_painted_the_middle_is_shown_and_it_is_said(tmp_path):
+    images = parts()
+    images |= {"mask": images["mask"] * 0, "residual": images["residual"] * 0}
+    painted = drawn(images, tmp_path / "a.png")
+    images["pseudo_healthy"] = images["image"]
+    views = figure.views_of({**images, "scan": images["image"], "healthy": images["image"]}, [],
+                            "CT")
+    assert views.focus.tolist() == [15, 30, 40]
+    pixels = drawn(images, tmp_path / "b.png")
+    third = slice(int(0.42 * pixels.shape[1]), int(0.58 * pixels.shape[1]))
+    white = [(picture[:, third].min(axis=-1) > 250).sum() for picture in (painted, pixels)]
+    assert white[1] > white[0] + 100  # the words
 
 
 def test_the_headline_says_what_was_found():

@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.special import expit
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
+from DiffuGTSLib.lesions import prominent
+from DiffuGTSLib.residual import raised
 from DiffuGTSLib.scores import THRESHOLDS, dice
 from DiffuGTSLib.segmenter import Segmenter
 from DiffuGTSLib.training.fusion import Example, Measured, best_shift, fit, measure
@@ -61,6 +64,25 @@ def test_the_final_mask_takes_a_residual_only_if_it_helps_examples_left_out() ->
     assert fit([measured(i) for i in range(2)]).used == "both"  # too few to leave one out
 
 
+def test_faint_false_alarms_are_let_go_by_their_peak_not_by_a_higher_threshold() -> None:
+    """Attention that fades towards the lesion's edge, and spots that never get as high."""
+    examples = []
+    for seed in range(4):
+        made = measured(seed)
+        distance = np.abs(np.indices(made.truth.shape) - 12).max(0)
+        logit = np.where(made.truth, 4.0 - distance, -6.0)
+        logit[1:3, 1:3, :20], logit[20:23, 20:23, 2:] = 1.0, 1.0
+        blank = np.full(made.truth.shape, 0.02)
+        examples.append(Measured("CT", expit(logit), made.truth, made.truth | True, blank, blank))
+    fusion = fit(examples)
+    assert fusion.used == "attention"
+    assert fusion.prominence["attention"] >= 0.5
+    result = sitk.GetImageFromArray(fusion.score(*(getattr(examples[0], n) for n in
+                                                   ("attention", "pixel", "feature"))))
+    kept = prominent(result > 0.5, result, raised(0.5, fusion.prominence["attention"]))
+    assert np.array_equal(sitk.GetArrayFromImage(kept) > 0, examples[0].truth)
+
+
 def test_what_is_used_makes_the_score_unless_another_kind_is_asked_for() -> None:
     made, fusion = measured(0), replace(fit([measured(i) for i in range(4)]), used="attention")
     scores = {kind: fusion.score(made.attention, made.pixel, made.feature, kind)
@@ -77,8 +99,8 @@ def test_lesions_of_another_kind_are_neither_for_nor_against(tmp_path) -> None:
     everywhere = truth * 0 + 1
     made = measure(segmenter, Example(image, truth, PROMPT, "MR"))
     blind = measure(segmenter, Example(image, truth, PROMPT, "MR", ignore=everywhere))
-    assert made.attention.any() and made.inside.any()
-    assert not blind.attention.any() and not blind.inside.any()
+    assert (made.attention.any(), made.inside.any()) == (True, True)
+    assert (blind.attention.any(), blind.inside.any()) == (False, False)
 
 
 def test_floors_are_the_residuals_of_healthy_tissue() -> None:

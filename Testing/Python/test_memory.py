@@ -165,7 +165,7 @@ def test_less_memory_gives_smaller_slabs_and_then_a_refusal_with_the_figures(
 def test_a_gpu_that_is_too_small_leaves_the_work_to_the_cpu_and_says_why(
     networks: Networks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "frozen_dtype", lambda name: torch.float32)
+    monkeypatch.setattr(memory, "storage_dtype", lambda name: torch.float32)
     free(monkeypatch, cuda=10**8, cpu=10**12)
     said: list[str] = []
     where = carry_out(Planner(networks, "cuda:0").crop(LARGE, 1, "cuda:0"),

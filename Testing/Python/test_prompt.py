@@ -13,7 +13,7 @@ from prompt_texts import FINDINGS, FINDINGS_UNSEEN, NOT_FINDINGS, NOT_FINDINGS_U
 
 from DiffuGTSLib.errors import PromptNotUnderstood
 from DiffuGTSLib.freetext import FreeText
-from DiffuGTSLib.prompt import LONGEST, Prompt, several, suggestions, understand
+from DiffuGTSLib.prompt import LONGEST, Prompt, refuse_early, several, suggestions, understand
 from DiffuGTSLib.text import TextEncoder
 from DiffuGTSLib.vocabulary import tokens, vocabulary
 
@@ -116,7 +116,7 @@ def test_small_typing_errors_are_forgiven(text: str, title: str) -> None:
 
 @pytest.mark.parametrize("text", ["RCD", "GBN", "rumor", "cancel", "hematoma", "lesson", "costs"])
 def test_abbreviations_and_real_words_are_not_taken_for_typing_errors(text: str) -> None:
-    assert refusal(text).suggestions
+    assert "names no tumor" in refusal(text).message
 
 
 @pytest.mark.parametrize(
@@ -176,15 +176,48 @@ def test_a_word_that_ends_like_a_tumor_is_one(text: str, finding: str, anatomy: 
 
 @pytest.mark.parametrize("text", ["no tumor", "liver without tumor", "kein Lebertumor",
                                   "pas de tumeur", "healthy liver", "tumor-free liver", "non-tumor",
-                                  "no evidence of liver metastasis", "absence of metastases"])
+                                  "no evidence of liver metastasis", "absence of metastases",
+                                  "liver tumor: no", "tumor: none", "there isn't a liver tumor",
+                                  "Leber tumorfrei", "Lebermetastase ausgeschlossen",
+                                  "ohne Befund"])
 def test_a_denied_finding_is_refused(text: str) -> None:
     assert "no finding" in refusal(text).message
 
 
-@pytest.mark.parametrize("text", ["mass without calcification", "liver tumor, not a cyst",
-                                  "non-enhancing liver lesion", "tumeur sans nécrose"])
+@pytest.mark.parametrize("text", ["liver tumor, not a cyst", "liver tumor without metastases",
+                                  "Lebertumor, keine Zyste"])
+def test_a_finding_to_leave_out_is_refused_and_the_other_suggested(text: str) -> None:
+    error = refusal(text)
+    assert "leave out" in error.message
+    assert error.suggestions == ("liver tumor",)
+
+
+@pytest.mark.parametrize("text", ["mass without calcification", "non-enhancing liver lesion",
+                                  "tumeur sans nécrose", "tumor no fígado"])
 def test_a_denial_of_something_else_is_not(text: str) -> None:
     assert understand(text).finding in ("mass", "tumor", "lesion")
+
+
+@pytest.mark.parametrize("text", ["banana", "hello world", "asdfgh", "none of it", "what a day"])
+def test_only_what_is_near_is_suggested_else_the_places_are_told(
+    text: str, encoder: TextEncoder
+) -> None:
+    for error in (refusal(text), refusal(text, encoder)):
+        assert error.suggestions == ()
+
+
+def test_without_a_near_prompt_the_known_places_are_told(encoder: TextEncoder) -> None:
+    assert "Known places: lung, liver" in refusal("banana", encoder).hint
+    near = refusal("pneumonia", encoder)
+    assert near.suggestions[0].startswith("lung")
+    assert "Known places" not in near.hint
+
+
+def test_what_the_encoder_decides_is_decided_early_too() -> None:
+    refuse_early(["liver tumor", "pheochromocytoma", "enhancing growth in the bladder"])
+    for text in ("banana", "liver", "no tumor", ""):
+        with pytest.raises(PromptNotUnderstood):
+            refuse_early(["liver tumor", text])
 
 
 @pytest.mark.parametrize("text", ["liver", "the left kidney", "Leber", "hepatic"])
@@ -219,7 +252,7 @@ def test_an_emoji_beside_words_is_ignored() -> None:
 def test_messages_do_not_repeat_what_was_typed(text: str, encoder: TextEncoder) -> None:
     error = refusal(text, encoder)
     assert "Doe" not in error.message + error.hint
-    assert 1 <= len(error.suggestions) <= 5
+    assert len(error.suggestions) <= 5
 
 
 def test_the_suggestions_of_a_refusal_are_understood(encoder: TextEncoder) -> None:

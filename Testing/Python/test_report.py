@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import SimpleITK as sitk
 from rich.console import Console
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
+from DiffuGTSLib.lesions import labelled
 from DiffuGTSLib.report import describe, lesion_table, sentence
 from DiffuGTSLib.segmenter import Segmenter
 
@@ -44,6 +48,24 @@ def test_nothing_found_is_a_sentence_with_the_highest_score(result):
     assert sentence(nothing) == (
         f'No tumor found for "brain tumor" (highest score {result.highest_score:.2f}, '
         "threshold 1.00).")
+
+
+def test_in_a_console_a_result_is_a_line(result):
+    lesion = result.lesions[0]
+    assert repr(result) == (f"<Result “brain tumor”: 1 lesion, {lesion.volume_ml:.2f} ml, "
+                            "threshold 0.50, model tiny>")
+    assert "no tumor found, highest score" in str(result.with_threshold(1.0))
+    assert "model" not in repr(replace(result, model=""))
+    assert len(repr(result.evidence)) < 80
+
+
+def test_a_lesions_score_is_the_mean_and_is_called_so(result):
+    voxels = sitk.GetArrayViewFromImage(result.probability)[
+        sitk.GetArrayViewFromImage(labelled(result.mask)) == 1]
+    text = printed(lesion_table(result))
+    assert "mean score" in text
+    assert f"{voxels.mean():.2f}" in text
+    assert result.highest_score >= result.lesions[0].max_score - 1e-6
 
 
 def test_the_description_names_what_was_found(result):

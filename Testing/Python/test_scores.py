@@ -32,6 +32,22 @@ def test_dice_by_threshold_equals_dice_at_each_threshold() -> None:
     assert dice_by_threshold(score, reference) == pytest.approx(expected)
 
 
+def test_the_thresholds_are_dense_where_calibrated_scores_lie() -> None:
+    assert THRESHOLDS[0] == 0
+    assert THRESHOLDS[-1] == 1
+    assert 0.5 in THRESHOLDS
+    for low, high in ((1e-4, 1e-3), (1e-3, 1e-2), (0.99, 0.999)):
+        assert ((low < THRESHOLDS) & (high > THRESHOLDS)).sum() > 30
+    assert np.diff(THRESHOLDS).max() < 0.013
+
+
+def test_best_dice_finds_a_threshold_of_a_thousandth() -> None:
+    score = np.array([1e-4, 5e-4, 2e-3, 3e-3])
+    value, threshold = best_dice(score, score > 1e-3)
+    assert value == 1
+    assert 5e-4 <= threshold < 2e-3
+
+
 def test_best_dice_finds_the_separating_threshold() -> None:
     reference = np.array([False, False, True, True])
     value, threshold = best_dice(np.array([0.1, 0.3, 0.4, 0.9]), reference)

@@ -40,10 +40,10 @@ def test_runs_queue_up_and_a_waiting_one_is_cancelled_alone(host, logic, volume)
     assert second.names == ["cancelled"]
 
 
-def test_a_text_that_names_nothing_is_refused_with_the_nearest_prompts(host, logic, volume):
+def test_a_text_that_names_nothing_is_refused_with_the_known_places(host, logic, volume):
     run, told = run_to_end(host, logic, volume, "the weather in Paris")
     assert (run.state, told.failure.code) == ("failed", "prompt-not-understood")
-    assert "liver tumor" in told.failure.suggestions
+    assert "Known places: lung, liver" in told.failure.hint
     assert nodes("vtkMRMLSegmentationNode") == []
 
 

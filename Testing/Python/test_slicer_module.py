@@ -137,7 +137,7 @@ def test_prompts_are_understood_with_several_in_a_text(logic):
     assert first.sentence == "liver · tumor · CT · model embedded"
     assert not second.ok
     assert second.beyond
-    assert second.suggestions
+    assert "Known places: lung, liver" in second.hint
     assert third.finding == "nodule"
     assert logic.understand("  \n ") == []
     assert "liver tumor" in logic.suggestions("liv")

@@ -19,7 +19,12 @@ from typer.testing import CliRunner
 
 from DiffuGTSLib import models
 from DiffuGTSLib.cli import app
-from DiffuGTSLib.errors import AttentionMissing, BadConfiguration, OutputNotWritten
+from DiffuGTSLib.errors import (
+    AttentionMissing,
+    BadConfiguration,
+    OutputNotWritten,
+    TrainingImpossible,
+)
 from DiffuGTSLib.segmenter import Segmenter
 from DiffuGTSLib.text import TextEncoder
 from DiffuGTSLib.training import attention
@@ -101,6 +106,39 @@ def test_the_card_says_what_was_trained_on_and_left_out(whole: Path) -> None:
     assert "1 scans of CASES.json" in card.trained_on
     assert card.fusion["CT"] == models.ATTENTION_ALONE
     assert "liver tumor" in (whole / "README.md").read_text()
+
+
+def test_the_card_claims_only_what_was_done(whole: Path, bench: Path) -> None:
+    told: list[str] = []
+    config = attention_config(bench / "bare.json", output="bare", runs="runs-bare", held_out=0,
+                              synthetic=False, training={"steps": 1, "save_every": 1})
+    train_attention(read_config(config, AttentionConfig), told.append)
+    assert told[0] == "preparing scan 1 of 4"
+    card, about = models.Card.read(bench / "bare"), (bench / "bare" / "README.md").read_text()
+    assert card.scores == {}
+    assert card.trained_on.startswith("Attention: 1 steps on 4 scans")
+    assert "ynthetic lesions, too" not in card.trained_on
+    for line in ("Synthetic lesions in training**: none", "Scores**: not measured",
+                 "Calibrated for**: nothing"):
+        assert line in about
+    whole_card = models.Card.read(whole)
+    assert "Synthetic lesions, too." in whole_card.trained_on
+    assert set(whole_card.scores) == {"measure", "brain_MR"}
+    assert f"kept out of training: brain_MR {whole_card.scores['brain_MR']}." in (
+        whole / "README.md").read_text()
+
+
+def test_other_data_in_the_same_runs_are_refused_before_they_are_resampled(
+    whole: Path, bench: Path
+) -> None:
+    write_cases(bench / "other", {"lung": "CT"})
+    config = attention_config(bench / "o.json", output="other-out", runs="runs-whole",
+                              data=[{"folder": "other"}], left_out=["HCC"])
+    before, told = sorted((bench / "runs-whole" / "cache").iterdir()), list[str]()
+    with pytest.raises(TrainingImpossible, match=r"another data\[0\].folder"):
+        train_attention(read_config(config, AttentionConfig), told.append)
+    assert sorted((bench / "runs-whole" / "cache").iterdir()) == before
+    assert told == []
 
 
 def test_a_training_killed_by_force_continues_to_the_same_weights(

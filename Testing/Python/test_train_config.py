@@ -96,8 +96,11 @@ def test_folders_are_relative_to_the_file(tmp_path: Path) -> None:
 def test_a_model_is_a_folder_beside_the_file_or_a_name(tmp_path: Path) -> None:
     path = attention_config(tmp_path / "a.json")
     assert read_config(path, AttentionConfig).model == "tiny"
-    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny").mkdir()  # of other files, as those that a model was converted from
+    assert read_config(path, AttentionConfig).model == "tiny"
+    (tmp_path / "tiny" / "model_index.json").write_text("{}")
     assert read_config(path, AttentionConfig).model == str(tmp_path / "tiny")
+    assert read_config(path, AttentionConfig, {"model": "tiny"}).model == "tiny"
 
 
 def test_a_training_is_not_continued_with_other_settings(tmp_path: Path) -> None:

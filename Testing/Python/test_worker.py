@@ -209,7 +209,8 @@ def test_a_prompt_that_means_nothing_is_refused_before_the_scan_is_read(worker, 
     events = worker.until("error", "a")
     assert stages(events) == []
     assert events[-1]["code"] == "prompt-not-understood"
-    assert "liver tumor" in events[-1]["suggestions"]
+    assert events[-1]["suggestions"] == []  # nothing is near
+    assert "Known places: lung" in events[-1]["hint"]
 
 
 def test_a_missing_scan_is_said_plainly(worker, tmp_path):
