@@ -51,9 +51,10 @@ Triple = tuple[float, float, float]
 MODEL_SPACING_MM: Triple = (2.0, 2.0, 2.0)
 LEAST_SLICES = 4
 SPACING_RANGE_MM = (0.01, 50.0)
-# Measured with the embedded model: 2.6 GB for 5.5 million voxels of its grid, 0.9 GB of them fixed.
-# And two float copies of the scan while it is resampled.
-MODEL_BYTES_PER_VOXEL = 300
+# The scan on the model's grid and the maps of the evidence, float32 (result.py), with room for one
+# more of each; what the networks need on their device is judged by memory.py. And two float copies
+# of the scan while it is resampled.
+MODEL_BYTES_PER_VOXEL = 64
 SCAN_BYTES_PER_VOXEL = 8
 
 _SERIES_DESCRIPTION_TAG = "0008|103e"

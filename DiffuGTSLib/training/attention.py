@@ -45,7 +45,7 @@ class Emphasis:
 
 
 FIND = Emphasis()
-LET_GO = Emphasis((5.0, 2.0), 0.5)
+LET_GO = Emphasis((8.0, 3.0), 0.5)
 
 
 class PromptTexts:

@@ -21,7 +21,9 @@ from DiffuGTSLib.training import denoiser, fusion
 from DiffuGTSLib.training.data import SPACING_MM
 from DiffuGTSLib.training.loop import CHECKPOINT
 
-STEPS = 12
+# Painted over healthy tissue of training and tuning scans, 4 steps came as near to it as 12 in CT
+# (mean error 0.062 against 0.063), nearer in MR (0.127 against 0.134), and were as bright.
+STEPS = 4
 SAMPLES = 2
 CLASSES = "classes.json"  # beside the attention's checkpoint: what it was trained on
 # Below this no threshold finds the lesions, and the best one would call everything a lesion.

@@ -25,8 +25,8 @@ ORGANS = (
 )
 # How often each kind of scan is drawn.
 SHARES = {
-    "sarcoma_ct": 0.16, "sarcoma_mr": 0.20, "chest": 0.24, "abdomen": 0.10, "slab": 0.02,
-    "brain": 0.20, "breast": 0.02,
+    "sarcoma_ct": 0.14, "sarcoma_mr": 0.18, "chest": 0.21, "abdomen": 0.06, "slab": 0.02,
+    "brain": 0.31, "breast": 0.02,
     "phantom_lung": 0.02, "phantom_liver": 0.02, "phantom_brain": 0.02,
 }
 # The organ that is asked for, where the kind of scan decides it.
