@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from host_fixtures import host, running_host
+from host_fixtures import host, opened, running_host
 
-__all__ = ["host", "one_thread", "running_host", "shared_data"]
+__all__ = ["host", "one_thread", "opened", "running_host", "shared_data"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

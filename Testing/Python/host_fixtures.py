@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from panel_case import Panel
+
     from Host.boot import Host
 
 TESTING = Path(__file__).resolve().parents[1]
@@ -33,6 +35,16 @@ def running_host() -> Iterator[Host]:
         pytest.skip(f"the host does not start on this machine: {error}")
     yield host
     host.close()
+
+
+@pytest.fixture(scope="module")
+def opened(running_host: Host) -> Iterator[Panel]:
+    """The panel, whose worker all tests of a file share."""
+    from panel_case import Panel
+
+    running_host.clear()
+    yield Panel(running_host)
+    running_host.clear()
 
 
 @pytest.fixture

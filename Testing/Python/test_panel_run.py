@@ -7,16 +7,8 @@ import signal
 import time
 
 import pytest
-from panel_case import NAME, Panel, overlays
+from panel_case import NAME, overlays, plain
 from slicer_scans import PROMPT, SECONDS, Scan
-
-
-@pytest.fixture(scope="module")
-def opened(running_host):
-    """The panel, whose worker all tests of this file share."""
-    running_host.clear()
-    yield Panel(running_host)
-    running_host.clear()
 
 
 @pytest.fixture
@@ -71,6 +63,15 @@ def test_enter_runs_and_the_way_to_the_lesions_is_told(panel, scan):
     assert panel.lesions.ui.lesionTable.rowCount > 0
     assert not panel.ui.lesionsButton.collapsed
     assert NAME in panel.lesions.current[0].segmentationNode.GetName()
+
+
+def test_what_the_model_cannot_say_is_told_beside_the_outcome(panel, scan):
+    panel.choose(scan, "kidney tumor")
+    panel.press_enter()
+    panel.until_idle()
+    note = panel.lesions.current[1].notes[0]
+    assert 'not calibrated for "kidney tumor" in MR' in note
+    assert note in plain(panel.lesions.ui.summaryLabel)
 
 
 def test_a_run_is_remembered_for_completion(panel, scan):

@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from panel_case import Panel, plain
+from panel_case import plain
 from slicer_batch import PROMPT, SECONDS, material
 
 __all__ = ["material"]
@@ -22,14 +22,6 @@ def model(material, tmp_path_factory):
     card = json.loads((folder / "card.json").read_text())
     (folder / "card.json").write_text(json.dumps(card | {"class_labels": LABELS}))
     return folder
-
-
-@pytest.fixture(scope="module")
-def opened(running_host):
-    """The panel, whose worker all tests of this file share."""
-    running_host.clear()
-    yield Panel(running_host)
-    running_host.clear()
 
 
 @pytest.fixture
