@@ -26,7 +26,7 @@ from DiffuGTSLib.training.windows import ORGANS, Source
 PROMPTS = {"sarcoma": "soft tissue sarcoma", "chest": "lung tumor", "brain": "brain tumor"}
 # How many copies of a training scan get lesions in which organ, by kind of scan.
 GROWN = {
-    "chest": {"lung": 2}, "brain": {"brain": 1},
+    "chest": {"lung": 2}, "brain": {"brain": 2},
     "abdomen": {"liver": 1, "kidney": 1, "pancreas": 1, "colon": 1},
 }
 FOLDS = 4  # of the examples, each left out once
