@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from host_fixtures import host, opened, running_host
 __all__ = ["host", "one_thread", "opened", "running_host", "shared_data"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# A shell starts what it puts into the background with Ctrl+C ignored, and children inherit that:
+# tests that press Ctrl+C would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
