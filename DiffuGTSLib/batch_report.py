@@ -17,6 +17,7 @@ from typing import Any
 from DiffuGTSLib.batch_inputs import LeftOut
 from DiffuGTSLib.batch_report_style import SCRIPT, STYLE
 from DiffuGTSLib.batch_tables import Row
+from DiffuGTSLib.report import nothing_found
 from DiffuGTSLib.whole_file import write_whole
 
 REPORT = "report.html"
@@ -227,8 +228,10 @@ def _result(folder: Path, prompt: Mapping[str, Any], picture: str, case: str) ->
     title = escape(prompt["title"])
     count = len(prompt["lesions"])
     if not count:
-        found = (f"no tumor found (highest score {prompt['highest_score']:.2f}, "
-                 f"threshold {prompt['threshold']:.2f})")
+        threshold = prompt["threshold"]
+        reason = nothing_found(prompt["highest_score"], threshold,
+                               prompt.get("needed_score", threshold))
+        found = f"no tumor found ({reason})"
     else:
         volume = sum(lesion["volume_ml"] for lesion in prompt["lesions"])
         found = f"{count} lesion{'s' if count > 1 else ''}, {volume:.2f} ml in all"

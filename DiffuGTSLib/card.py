@@ -27,7 +27,8 @@ class Card:
         threshold: of the refined score.
         steps, samples, resamplings: of the inpainting, unless told otherwise.
         calibration: what is added to the logit of the gated AOVA map so that 0.5 is the best
-            threshold, by anatomy and modality ("lung/CT"); 0 where it is not listed.
+            threshold, by anatomy and modality ("lung/CT"), and by MR sequence ("brain/MR/flair")
+            where that has its own; 0 where it is not listed.
         open_gates: anatomies and modalities whose gate does not count, because on the examples of
             the calibration it hid more of the lesions than it kept out.
         fusion: by modality ("CT"), and by anatomy and modality ("brain/MR") where it has its own.
@@ -102,6 +103,12 @@ class Card:
         entries = {k: v for k, v in self.__dict__.items() if k != "fusion"}
         entries["fusion"] = {m: f.__dict__ for m, f in self.fusion.items()}
         write_json(folder / CARD, entries)
+
+    def shift_of(self, anatomy: str, modality: str, sequence: str = "") -> float | None:
+        """The calibration for what is asked of a scan: the sequence's own, else the modality's;
+        None where there is none."""
+        key = f"{anatomy}/{modality}"
+        return self.calibration.get(f"{key}/{sequence}", self.calibration.get(key))
 
     def fusion_of(self, anatomy: str, modality: str) -> Fusion:
         """The fusion for what is asked of a scan: the anatomy's own, else the modality's."""

@@ -123,6 +123,12 @@ def resample(
     return resampler.Execute(image)
 
 
+def mask_on_grid(mask: sitk.Image, geometry: sitk.Image) -> np.ndarray:
+    """Which voxels of `geometry` a mask of 0 and 1 fills by more than half: bool (X, Y, Z)."""
+    share = resample(sitk.Cast(mask, sitk.sitkFloat32), geometry)
+    return np.asarray(sitk.GetArrayFromImage(share).transpose(2, 1, 0) > 0.5)
+
+
 def _antialias(image: sitk.Image, geometry: sitk.Image) -> sitk.Image:
     """Gaussian smoothing along each axis of `image` whose sampling becomes coarser."""
     fine = np.array(image.GetSpacing())

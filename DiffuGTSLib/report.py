@@ -27,6 +27,7 @@ def describe(result: Result) -> dict[str, Any]:
         "found": bool(result.found),
         "highest_score": float(result.highest_score),
         "threshold": float(result.threshold),
+        "needed_score": float(result.needed_score),
         "lesions": [lesion.as_dict() for lesion in result.lesions],
         "notes": list(result.notes),
     }
@@ -36,11 +37,19 @@ def sentence(result: Result) -> str:
     """What was found, in one line."""
     title = result.prompt.title
     if not result.lesions:
-        return (f'No tumor found for "{title}" (highest score {result.highest_score:.2f}, '
-                f"threshold {result.threshold:.2f}).")
+        reason = nothing_found(result.highest_score, result.threshold, result.needed_score)
+        return f'No tumor found for "{title}" ({reason}).'
     count = len(result.lesions)
     total = sum(lesion.volume_ml for lesion in result.lesions)
     return f"{title}: {count} lesion{'s' if count > 1 else ''}, {total:.2f} ml in all."
+
+
+def nothing_found(highest_score: float, threshold: float, needed_score: float) -> str:
+    """Why there is no lesion, in a few words."""
+    if threshold < min(highest_score, needed_score):
+        return (f"highest score {highest_score:.2f}; at threshold {threshold:.2f} a lesion needs a "
+                f"peak of {needed_score:.2f}")
+    return f"highest score {highest_score:.2f}, threshold {threshold:.2f}"
 
 
 def lesion_table(result: Result) -> Table:

@@ -117,6 +117,11 @@ class Result:
         refined = float(self.evidence.score.max())
         return refined if self.evidence.mask.any() else float(self.evidence.attention.max())
 
+    @property
+    def needed_score(self) -> float:
+        """What the highest score of a lesion has to exceed: the threshold, and the prominence."""
+        return raised(self.threshold, self.prominence) if self.prominence else self.threshold
+
     @cached_property
     def boxes(self) -> list[Box]:
         """Boxes of the canonical grid around the parts of M; all evidence but the attention is 0
@@ -157,7 +162,7 @@ class Result:
         filled = sitk.BinaryFillhole(sitk.RegionOfInterest(above, size, corner))
         if self.prominence > 0:
             filled = prominent(filled, sitk.RegionOfInterest(self.probability, size, corner),
-                               raised(self.threshold, self.prominence))
+                               self.needed_score)
         return sitk.Paste(above, filled, size, [0, 0, 0], corner)
 
     @cached_property

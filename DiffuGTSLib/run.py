@@ -101,6 +101,7 @@ def run(
     if isinstance(image, Path):
         image, options = _read(image, options, model)
     else:
+        image = volume.check(image, _spacing(model))
         check_package(Grid.of(image), model, options.device)
     from DiffuGTSLib.prompt import understand
     from DiffuGTSLib.segmenter import Segmenter
@@ -133,8 +134,7 @@ def _read(path: Path, options: Options, model: Path) -> tuple[sitk.Image, Option
     grid = Grid.stated(path)
     if grid is not None:
         check_package(grid, model, options.device)
-    spacing = read_card(model).get("spacing_mm", volume.MODEL_SPACING_MM)
-    read = volume.read(path, options.modality, spacing)
+    read = volume.read(path, options.modality, _spacing(model))
     if grid is None:
         check_package(Grid.of(read.image), model, options.device)
     stripped = options.skull_stripped
@@ -142,6 +142,12 @@ def _read(path: Path, options: Options, model: Path) -> tuple[sitk.Image, Option
         options, modality=read.modality, sequence=options.sequence or read.sequence or None,
         skull_stripped=read.skull_stripped if stripped is None else stripped,
     )
+
+
+def _spacing(model: Path) -> volume.Triple:
+    """Of the model's grid, in mm."""
+    x, y, z = read_card(model).get("spacing_mm", volume.MODEL_SPACING_MM)
+    return float(x), float(y), float(z)
 
 
 def _document(

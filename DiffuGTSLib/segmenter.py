@@ -56,6 +56,7 @@ class EncodedScan:
         image: the scan as it was given.
         name: for tables; no path.
         class_label: the denoiser's, of modality and sequence.
+        sequence: of MR, as `volume.Scan` has it; "" where it is not known.
         notes: what the user should know of how it was encoded; sentences.
     """
 
@@ -65,6 +66,7 @@ class EncodedScan:
     image: sitk.Image
     name: str
     class_label: int
+    sequence: str = ""
     notes: Sequence[str] = ()
 
     @property
@@ -179,6 +181,7 @@ class Segmenter:
         if isinstance(image, PreparedScan):
             ready = image
         elif isinstance(image, sitk.Image):
+            image = volume.check(image, self.package.card.spacing_mm)
             self.room.check(self.planner, Grid.of(image))  # resampling takes its time
             scan = volume.from_image(image, modality)
             ready = self.prepare(as_told(scan, sequence, skull_stripped))
@@ -216,7 +219,8 @@ class Segmenter:
             )
         scaled = encoding.latent.float() * self.package.card.scale_factor
         return EncodedScan(
-            canonical, encoding, scaled, scan.image, scan.name, self._class_label(scan)
+            canonical, encoding, scaled, scan.image, scan.name, self._class_label(scan),
+            scan.sequence,
         )
 
     def segment(
@@ -247,7 +251,7 @@ class Segmenter:
         card = self.package.card
         asked = understand(prompt, self.text_encoder)
         steps.step("attention", 0, 1)
-        notes = [*scan.notes, *self._blind(asked, scan.canonical.modality)]
+        notes = [*scan.notes, *self._blind(asked, scan)]
         attention = self.attend(scan, asked, notes.append)
         level = card.threshold if threshold is None else threshold
         candidates = find_candidates(
@@ -295,7 +299,7 @@ class Segmenter:
 
     def _attended(self, scan: EncodedScan, encoding: Encoding, prompt: Prompt) -> np.ndarray:
         key = f"{prompt.anatomy}/{scan.canonical.modality}"
-        shift = self.package.card.calibration.get(key, 0.0)
+        shift = self._shift(prompt, scan) or 0.0
         counts = bool(prompt.gate) and key not in self.package.card.open_gates
         texts, slabs = self._texts(prompt, scan.device), []
         with torch.inference_mode(), precision(scan.device):
@@ -305,13 +309,18 @@ class Segmenter:
                 slabs.append(torch.sigmoid(logit))
         return torch.cat(slabs).cpu().numpy()
 
-    def _blind(self, prompt: Prompt, modality: str) -> list[str]:
+    def _shift(self, prompt: Prompt, scan: EncodedScan) -> float | None:
+        return self.package.card.shift_of(
+            prompt.anatomy, scan.canonical.modality, scan.sequence)
+
+    def _blind(self, prompt: Prompt, scan: EncodedScan) -> list[str]:
         """A warning where calibration found no threshold at which the model finds anything."""
-        known = self.package.card.calibration
-        if not known or not prompt.anatomy or f"{prompt.anatomy}/{modality}" in known:
+        card = self.package.card
+        if not card.calibration or not prompt.anatomy or self._shift(prompt, scan) is not None:
             return []
-        return [f'The model "{self.package.card.name}" is not calibrated for "{prompt.title}" in '
-                f"{modality}: neither what it finds there nor that it finds nothing means much."]
+        return [f'The model "{card.name}" is not calibrated for "{prompt.title}" in '
+                f"{scan.canonical.modality}: neither what it finds there nor that it finds "
+                "nothing means much."]
 
     def _class_label(self, scan: volume.Scan) -> int:
         return self.package.card.class_label(scan.modality, scan.sequence, scan.skull_stripped)

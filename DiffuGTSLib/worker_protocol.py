@@ -16,9 +16,10 @@ Events, each with the `id` of its job (null where there is none):
     progress   index, prompt, stage, done, total, fraction (0..1 of the job), seconds_left or null
     preview    index, prompt, attention, candidates (paths)
     result     one a prompt: index, count, prompt, title, terminology, found, highest_score,
-               threshold, lesions, and paths: mask (labels 1.. as the lesions' numbers),
-               attention, pseudo_healthy, residual, uncertainty, probability; after `threshold`
-               only mask. The job is done with the result whose index is count - 1.
+               threshold, needed_score (of a lesion's peak), lesions, and paths: mask (labels 1..
+               as the lesions' numbers), attention, pseudo_healthy, residual, uncertainty,
+               probability; after `threshold` only mask. The job is done with the result whose
+               index is count - 1.
     error      code, message, hint, suggestions (prompts that would be understood, or the MR
                sequences of which one has to be stated)
     cancelled

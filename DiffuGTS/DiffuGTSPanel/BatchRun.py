@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSPanel import Library
 from DiffuGTSPanel.Failure import Failure
+from DiffuGTSPanel.Receive import nothingFound
 from DiffuGTSPanel.Run import MethodOptions
 
 
@@ -56,7 +57,8 @@ class BatchCase:
         status: "waiting", "running", "done", "failed", "skipped" (no scan).
         fraction: of a running case, 0 to 1.
         seconds: that it took; 0 where not known.
-        results: of a done case, one a prompt: title, found, highest_score, threshold, lesions.
+        results: of a done case, one a prompt: title, found, highest_score, threshold,
+            needed_score, lesions.
         segmentation: of a done case, the file.
         failure: of a failed case.
         volume: the volume node, once it is in the scene.
@@ -209,9 +211,7 @@ def _volumeMlOf(lesions: list[dict[str, Any]]) -> float:
 def _found(result: dict[str, Any]) -> str:
     title, count = result["title"], len(result["lesions"])
     if not count:
-        return _('No tumor found for "{title}" (highest score {score:.2f}, threshold '
-                 "{threshold:.2f}).").format(title=title, score=result["highest_score"],
-                                             threshold=result["threshold"])
+        return nothingFound(result)
     millilitres = _volumeMlOf(result["lesions"])
     text = _("{title}: 1 lesion, {ml:.2f} ml.") if count == 1 else _(
         "{title}: {count} lesions, {ml:.2f} ml in all.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,15 +192,25 @@ def outcome(event: Event, frame: int | None) -> PromptResult:
             "{title}: {count} lesions, {ml:.2f} ml in all.")
         sentence = text.format(title=event["title"], count=len(lesions), ml=total)
     else:
-        text = _('No tumor found for "{title}" (highest score {score:.2f}, threshold '
-                 "{threshold:.2f}).")
-        sentence = text.format(title=event["title"], score=event["highest_score"],
-                               threshold=event["threshold"])
+        sentence = nothingFound(event)
     files = {kind: Path(event[kind]) for kind in EVIDENCE if kind in event}
     return PromptResult(
         event["index"], event["prompt"], event["title"], event["found"], event["highest_score"],
         event["threshold"], event["terminology"], sentence, files=files, frame=frame,
         notes=list(event.get("notes", ())))
+
+
+def nothingFound(result: Mapping[str, Any]) -> str:
+    """That there is no lesion, and why, of what the library tells of a result."""
+    score, threshold = result["highest_score"], result["threshold"]
+    needed = result.get("needed_score", threshold)  # batches of before do not say it
+    text = _('No tumor found for "{title}" (highest score {score:.2f}, threshold '
+             "{threshold:.2f}).")
+    if threshold < min(score, needed):
+        text = _('No tumor found for "{title}" (highest score {score:.2f}; at threshold '
+                 "{threshold:.2f} a lesion needs a peak of {needed:.2f}).")
+    return text.format(title=result["title"], score=score, threshold=threshold,
+                       needed=needed)
 
 
 def _remove(node: Any) -> None:

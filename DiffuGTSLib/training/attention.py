@@ -118,9 +118,11 @@ def gate_loss(gates: torch.Tensor, window: Window) -> torch.Tensor:
     """
     present: list[torch.Tensor] = []
     absent: list[torch.Tensor] = []
+    # Taken apart at once: one index an organ would build a gradient of all organs for each.
+    apart = gates.unbind(0)
     for organ in torch.nonzero(window.known)[:, 0].tolist():
         target = (window.organs[::2, ::2, ::2] == organ + 1).float()
-        logits, p = gates[organ], torch.sigmoid(gates[organ])
+        logits, p = apart[organ], torch.sigmoid(apart[organ])
         size = target.sum()
         entropy = F.binary_cross_entropy_with_logits(logits, target)
         dice = 1 - (2 * (p * target).sum() + 20.0) / (p.sum() + size + 20.0)
@@ -131,7 +133,7 @@ def gate_loss(gates: torch.Tensor, window: Window) -> torch.Tensor:
     lesion = window.lesion[::2, ::2, ::2] > 0.5
     if not window.known[window.organ] and lesion.any():
         # Nobody outlined the organ, but where its lesion is, there it is.
-        present.append(2 * F.softplus(-gates[window.organ][lesion]).mean())
+        present.append(2 * F.softplus(-apart[window.organ][lesion]).mean())
     parts = [torch.stack(present).mean()] if present else []
     parts += [torch.stack(absent).sum() / ABSENT] if absent else []
     return torch.stack(parts).sum() if parts else gates.sum() * 0.0

@@ -100,15 +100,10 @@ def _write(
     organ = volumes.organ
     if organ is None and case.skull_stripped:  # nothing but the brain is left
         organ = stripped_brain(sitk.Cast(volumes.image, sitk.sitkFloat32))
-
-    def inside(mask: sitk.Image) -> np.ndarray:
-        share = grid.resample(sitk.Cast(mask, sitk.sitkFloat32), canonical.geometry)
-        return sitk.GetArrayFromImage(share).transpose(2, 1, 0) > 0.5
-
-    tumor = inside(volumes.tumor)
+    tumor = grid.mask_on_grid(volumes.tumor, canonical.geometry)
     bits = tumor * np.uint8(TUMOR)
     if organ is not None:
-        bits |= (inside(organ) | tumor) * np.uint8(ORGAN)
+        bits |= (grid.mask_on_grid(organ, canonical.geometry) | tumor) * np.uint8(ORGAN)
     facts = json.dumps({"modality": volumes.modality, "outlined": organ is not None})
     store(image, lambda stream: np.save(stream, canonical.tensor[0, 0].numpy().astype(np.float16)))
     store(labels, lambda stream: np.save(stream, bits.astype(np.uint8)))

@@ -126,6 +126,5 @@ def _on_grid(case: Case, spacing: tuple[float, float, float]) -> Sample:
     for name in case.masks:
         mask = sitk.ReadImage(str(case.folder / f"{name}.nii.gz"), sitk.sitkFloat32)
         mask.CopyInformation(image)
-        share = grid.resample(mask, canonical.geometry)
-        masks[name] = sitk.GetArrayFromImage(share).transpose(2, 1, 0) > 0.5
+        masks[name] = grid.mask_on_grid(mask, canonical.geometry)
     return Sample(case, canonical.tensor[0, 0].numpy().astype(np.float16), masks)

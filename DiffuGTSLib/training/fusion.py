@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from DiffuGTSLib.grid import resample
+from DiffuGTSLib.grid import mask_on_grid
 from DiffuGTSLib.modality import guess_sequence
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.residual import FUSIONS, Fusion, logits, raised
@@ -26,7 +26,7 @@ from DiffuGTSLib.training.windows import ORGANS, Source
 PROMPTS = {"sarcoma": "soft tissue sarcoma", "chest": "lung tumor", "brain": "brain tumor"}
 # How many copies of a training scan get lesions in which organ, by kind of scan.
 GROWN = {
-    "chest": {"lung": 2}, "brain": {"brain": 2},
+    "chest": {"lung": 2}, "brain": {"brain": 3},
     "abdomen": {"liver": 1, "kidney": 1, "pancreas": 1, "colon": 1},
 }
 FOLDS = 4  # of the examples, each left out once
@@ -103,8 +103,13 @@ class Measured:
         """
         if self.truth.any():
             return dice_by_threshold(score, self.truth)
-        marked = np.array([np.count_nonzero(score > t) for t in THRESHOLDS]) * self.voxel_ml
-        return ALARM_ML / (ALARM_ML + marked)
+        return _silence(np.array([np.count_nonzero(score > t) for t in THRESHOLDS])
+                        * self.voxel_ml)
+
+
+def _silence(marked_ml: np.ndarray) -> np.ndarray:
+    """What so much marked in a scan without a lesion is worth."""
+    return ALARM_ML / (ALARM_ML + marked_ml)
 
 
 def real_examples(cases: Sequence[Case]) -> list[Example]:
@@ -186,7 +191,7 @@ def measure(segmenter: Segmenter, example: Example, inpaint: bool = True) -> Mea
         example.image, example.modality, sequence=example.sequence or None,
         skull_stripped=example.skull_stripped,
     )
-    truth = _on_grid(example.truth, scan.canonical.geometry)
+    truth = mask_on_grid(example.truth, scan.canonical.geometry)
     if inpaint:
         evidence = segmenter.segment(scan, example.prompt).evidence
         maps = (evidence.attention, evidence.mask, evidence.pixel, evidence.feature)
@@ -197,16 +202,10 @@ def measure(segmenter: Segmenter, example: Example, inpaint: bool = True) -> Mea
     x, y, z = truth.shape
     attention, inside, pixel, feature = (m[:x, :y, :z] for m in maps)
     if example.ignore is not None:
-        counts = ~_on_grid(example.ignore, scan.canonical.geometry)
+        counts = ~mask_on_grid(example.ignore, scan.canonical.geometry)
         attention, inside = attention * counts, inside & counts
     voxel_ml = float(np.prod(scan.canonical.geometry.GetSpacing())) / 1000
     return Measured(example.modality, attention, truth, inside, pixel, feature, voxel_ml)
-
-
-def _on_grid(mask: sitk.Image, geometry: sitk.Image) -> np.ndarray:
-    """A mask as bool (X, Y, Z) on the canonical grid."""
-    share = resample(sitk.Cast(mask, sitk.sitkFloat32), geometry)
-    return np.asarray(sitk.GetArrayFromImage(share).transpose(2, 1, 0) > 0.5)
 
 
 @dataclass(frozen=True)
@@ -344,10 +343,9 @@ def _worths(
     highest = np.asarray(ndimage.maximum(score, labels, numbers))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     hits = np.bincount(labels[m.truth], minlength=count + 1)
-    found = []
-    for prominence in prominences:
-        kept = (highest > raised(cut, prominence)) & (numbers > 0)
-        marked, hit = float(sizes[kept].sum()), float(hits[kept].sum())
-        found.append(2 * hit / (marked + m.lesion_voxels) if m.lesion_voxels else
-                     ALARM_ML / (ALARM_ML + marked * m.voxel_ml))
-    return found
+    kept = [(highest > raised(cut, p)) & (numbers > 0) for p in prominences]
+    marked = np.array([sizes[k].sum() for k in kept], float)
+    if not m.lesion_voxels:
+        return [float(worth) for worth in _silence(marked * m.voxel_ml)]
+    hit = np.array([hits[k].sum() for k in kept], float)
+    return [float(worth) for worth in 2 * hit / (marked + m.lesion_voxels)]

@@ -104,8 +104,7 @@ def _brain(sample: Sample) -> np.ndarray:
     else:
         mask = _carried_brain(sample.case)
     geometry = grid.canonical_geometry(mask, (2.0, 2.0, 2.0))
-    share = grid.resample(sitk.Cast(mask, sitk.sitkFloat32), geometry)
-    return sitk.GetArrayFromImage(share).transpose(2, 1, 0) > 0.5
+    return grid.mask_on_grid(mask, geometry)
 
 
 def stripped_brain(image: sitk.Image) -> sitk.Image:

@@ -29,7 +29,7 @@ CLASSES = "classes.json"  # beside the attention's checkpoint: what it was train
 # Below this no threshold finds the lesions, and the best one would call everything a lesion.
 MEANINGFUL_GAIN = 0.05  # of worth, by leaving a gate open
 MEANINGFUL_DICE = 0.1
-FEWEST_EXAMPLES = 4  # with candidates, for a fusion of an anatomy's own
+FEWEST_EXAMPLES = 4  # for a fusion of an anatomy's own, or a calibration of a sequence's own
 TRAINED_ON = (
     "Soft-tissue-Sarcoma (TCIA) patients 001-028, NSCLC Radiogenomics r01-001, TotalSegmentator "
     "test data (abdomen, liver slab, two mediastinum crops), open_ms_data p07 and p19, FNNDSC "
@@ -77,34 +77,41 @@ def calibrate(
     folder: Path, examples: Sequence[fusion.Example], log: Path | None = None, device: str = "cpu",
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Fits the calibration by anatomy and the fusion by modality, and by anatomy where it can be;
-    both go into the card.
+    """Fits the calibration by anatomy, and by MR sequence where that can be, and the fusion by
+    modality, and by anatomy where that can be; both go into the card.
 
     A gate that makes the examples worth less than they are without it is left open. A modality of
     which no example has candidates keeps its fusion.
     """
     keys = tuple(dict.fromkeys(e.key for e in examples))
     card = replace(models.Card.read(folder), calibration={}, open_gates=())
-    shifts, open_gates = {}, []
+    shifts: dict[str, float] = {}
+    open_gates = []
     gated, open_wide = (
-        _shifts(folder, replace(card, open_gates=gates), examples, device) for gates in ((), keys)
+        _attentions(folder, replace(card, open_gates=gates), examples, device)
+        for gates in ((), keys)
     )
     for key in keys:
-        best, said = gated[key], ""
-        if open_wide[key].worth > best.worth + MEANINGFUL_GAIN:
-            best, said = open_wide[key], f", gate open (with it {best.worth:.3f})"
+        of_key = [i for i, e in enumerate(examples) if e.key == key]
+        made, said = gated, ""
+        worth, without = (fusion.best_shift([maps[i] for i in of_key]).worth
+                          for maps in (gated, open_wide))
+        if without > worth + MEANINGFUL_GAIN:
+            made, said = open_wide, f", gate open (with it {worth:.3f})"
             open_gates.append(key)
-        if best.dice >= MEANINGFUL_DICE:
-            shifts[key] = best.shift
-        count = sum(e.key == key for e in examples)
-        tell(f"{key}: {count} examples, shift {best.shift:.2f}, worth {best.worth:.3f}, "
-             f"Dice {best.dice:.3f}{said}")
+        groups = {key: of_key} | _by_sequence(key, of_key, examples, made)
+        for name, members in groups.items():
+            best = fusion.best_shift([made[i] for i in members])
+            if best.dice >= MEANINGFUL_DICE:
+                shifts[name] = best.shift
+            tell(f"{name}: {len(members)} examples, shift {best.shift:.2f}, worth "
+                 f"{best.worth:.3f}, Dice {best.dice:.3f}{said}")
     card = replace(card, calibration=shifts, open_gates=tuple(open_gates))
     card.write(folder)
     segmenter = Segmenter.from_pretrained(folder, device)
     full = [fusion.measure(segmenter, e) for e in examples]
     fitted = dict(card.fusion)
-    for key in (*card.modalities, *shifts):
+    for key in (*card.modalities, *(k for k in keys if k in shifts)):
         anatomy, modality = key.rpartition("/")[::2]
         usable = [m for e, m in zip(examples, full, strict=True)
                   if e.key == key or (not anatomy and m.modality == modality)]
@@ -119,14 +126,23 @@ def calibrate(
         log.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _shifts(
+def _attentions(
     folder: Path, card: models.Card, examples: Sequence[fusion.Example], device: str
-) -> dict[str, fusion.Shift]:
-    """The best shift of each anatomy and modality, with the package under that card."""
+) -> list[fusion.Measured]:
+    """The attention on each example, with the package under that card."""
     card.write(folder)
     segmenter = Segmenter.from_pretrained(folder, device)
-    measured: dict[str, list[fusion.Measured]] = {}
-    for example in examples:
-        made = fusion.measure(segmenter, example, inpaint=False)
-        measured.setdefault(example.key, []).append(made)
-    return {key: fusion.best_shift(of_key) for key, of_key in measured.items()}
+    return [fusion.measure(segmenter, example, inpaint=False) for example in examples]
+
+
+def _by_sequence(
+    key: str, of_key: Sequence[int], examples: Sequence[fusion.Example],
+    made: Sequence[fusion.Measured],
+) -> dict[str, list[int]]:
+    """The examples of each MR sequence that has enough with a lesion, by "anatomy/MR/sequence"."""
+    groups: dict[str, list[int]] = {}
+    for i in of_key:
+        if examples[i].sequence:
+            groups.setdefault(f"{key}/{examples[i].sequence}", []).append(i)
+    return {name: members for name, members in groups.items()
+            if sum(bool(made[i].truth.any()) for i in members) >= FEWEST_EXAMPLES}

@@ -75,6 +75,13 @@ def test_an_anatomy_with_a_fusion_of_its_own_takes_that() -> None:
     assert made.fusion_of("liver", "MR") is ATTENTION_ALONE
 
 
+def test_the_calibration_is_the_sequences_own_else_the_modalitys_else_none() -> None:
+    made = replace(card("maisi-mr-brain"), calibration={"brain/MR": 0.5, "brain/MR/t1": 0.0})
+    assert made.shift_of("brain", "MR", "t1") == 0.0
+    assert made.shift_of("brain", "MR", "flair") == made.shift_of("brain", "MR") == 0.5
+    assert made.shift_of("brain", "CT") is None
+
+
 def test_a_card_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     card("maisi-ct").write(tmp_path)
     entries = json.loads((tmp_path / "card.json").read_text())

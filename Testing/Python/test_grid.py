@@ -14,6 +14,7 @@ from DiffuGTSLib.grid import (
     canonical_geometry,
     canonical_image,
     intensity_range,
+    mask_on_grid,
     normalise,
     resample,
     to_canonical,
@@ -271,3 +272,17 @@ def test_a_real_head_stays_where_it_is(shared_data: Path, case: str) -> None:
     assert np.sign(np.diag(np.array(canonical.geometry.GetDirection()).reshape(3, 3))).tolist() == [
         -1, -1, 1,
     ]  # fmt: skip
+
+
+def test_a_mask_fills_the_voxels_of_which_it_covers_more_than_half() -> None:
+    voxels = np.zeros((8, 10, 12), np.uint8)
+    voxels[2:6, 3:8, 4:9] = 1
+    mask = filled(sitk.Image([12, 10, 8], sitk.sitkUInt8), voxels)
+    same = mask_on_grid(mask, mask)
+    assert same.dtype == bool
+    assert np.array_equal(same, voxels.transpose(2, 1, 0) > 0)
+    shifted = sitk.Image(mask)
+    shifted.SetOrigin((0.4, 0.0, 0.0))
+    assert np.array_equal(mask_on_grid(mask, shifted), same)
+    shifted.SetOrigin((0.0, 0.0, -0.6))
+    assert np.array_equal(mask_on_grid(mask, shifted), np.roll(same, 1, axis=2))

@@ -156,6 +156,17 @@ def test_no_tumor_is_said_plainly_with_the_highest_score(panel):
     assert panel.lesions.ui.lesionTable.isHidden()
 
 
+def test_of_a_lesion_that_was_let_go_it_is_said_what_it_needs(panel):
+    from DiffuGTSPanel.Receive import nothingFound
+
+    told = {"title": "lung tumor", "highest_score": 0.6, "threshold": 0.5, "needed_score": 0.73}
+    assert nothingFound(told) == (
+        'No tumor found for "lung tumor" (highest score 0.60; at threshold 0.50 a lesion needs a '
+        "peak of 0.73).")
+    assert nothingFound(told | {"highest_score": 0.4}) == (
+        'No tumor found for "lung tumor" (highest score 0.40, threshold 0.50).')
+
+
 @pytest.mark.parametrize("kind", ["attention", "residual", "uncertainty"])
 def test_evidence_lies_over_the_slices_with_its_colours(panel, kind):
     show(panel, kind)

@@ -50,6 +50,18 @@ def test_nothing_found_is_a_sentence_with_the_highest_score(result):
         "threshold 1.00).")
 
 
+def test_a_lesion_that_is_not_prominent_enough_is_told_what_it_needs(result):
+    peak = result.highest_score
+    demanding = replace(result.with_threshold(0.5), prominence=20.0)
+    demanding.__dict__.pop("mask", None)
+    assert not demanding.found
+    assert sentence(demanding) == (
+        f'No tumor found for "brain tumor" (highest score {peak:.2f}; at threshold 0.50 a lesion '
+        "needs a peak of 1.00).")
+    assert describe(demanding)["needed_score"] == pytest.approx(1.0)
+    assert describe(result)["needed_score"] == result.threshold
+
+
 def test_in_a_console_a_result_is_a_line(result):
     lesion = result.lesions[0]
     assert repr(result) == (f"<Result “brain tumor”: 1 lesion, {lesion.volume_ml:.2f} ml, "

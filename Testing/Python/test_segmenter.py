@@ -12,8 +12,17 @@ import SimpleITK as sitk
 import torch
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.errors import Cancelled, ModalityMismatch, PromptNotUnderstood
+from DiffuGTSLib.errors import (
+    Cancelled,
+    DiffuGTSError,
+    ModalityMismatch,
+    NotAScalarVolume,
+    NotFinite,
+    PromptNotUnderstood,
+)
 from DiffuGTSLib.inpainting import CandidateOptions
+from DiffuGTSLib.prompt import understand
+from DiffuGTSLib.residual import logits
 from DiffuGTSLib.result import Result
 from DiffuGTSLib.scores import dice
 from DiffuGTSLib.segmenter import Preview, Segmenter
@@ -55,6 +64,31 @@ def test_every_image_lies_on_the_inputs_grid(segmenter: Segmenter, make) -> None
         assert made.GetSpacing() == image.GetSpacing()
         assert made.GetOrigin() == image.GetOrigin()
         assert made.GetDirection() == image.GetDirection()
+
+
+def with_nan() -> sitk.Image:
+    image = sitk.Cast(ball_scan()[0], sitk.sitkFloat32)
+    image[3, 4, 5] = float("nan")
+    return image
+
+
+@pytest.mark.parametrize(("image", "error"), [
+    (sitk.Image([20, 20], sitk.sitkInt16), NotAScalarVolume),
+    (sitk.Image([9, 9, 9, 3], sitk.sitkInt16), NotAScalarVolume),
+    (sitk.Image([9, 9, 9], sitk.sitkVectorUInt8, 3), NotAScalarVolume),
+    (sitk.Image([9, 9, 9], sitk.sitkComplexFloat32), NotAScalarVolume),
+    (with_nan(), NotFinite),
+], ids=["2D", "4D", "colour", "complex", "NaN"])
+def test_an_image_in_memory_that_is_no_scan_is_refused_by_name(
+    segmenter: Segmenter, image: sitk.Image, error: type[DiffuGTSError]
+) -> None:
+    with pytest.raises(error):
+        segmenter.encode(image, "MR")
+
+
+def test_a_single_time_point_in_memory_is_a_scan(segmenter: Segmenter, result: Result) -> None:
+    again = segmenter.segment(segmenter.encode(sitk.JoinSeries([ball_scan()[0]]), "MR"), PROMPT)
+    assert np.array_equal(again.evidence.score, result.evidence.score)
 
 
 def test_the_same_seed_gives_the_same_mask(segmenter: Segmenter, result: Result) -> None:
@@ -190,6 +224,22 @@ def test_where_the_model_is_not_calibrated_the_result_says_so(segmenter: Segment
     scan = calibrated.encode(ball_scan()[0], "MR")
     assert calibrated.segment(scan, "brain tumor").notes == []
     assert "not calibrated" in calibrated.segment(scan, "liver tumor").notes[0]
+
+
+def test_an_mr_sequence_has_its_own_calibration_where_the_card_has_one(
+    segmenter: Segmenter,
+) -> None:
+    shifts = {"brain/MR": -1.0, "brain/MR/flair": 1.5}
+    card = replace(segmenter.package.card, calibration=shifts)
+    calibrated = Segmenter(replace(segmenter.package, card=card), segmenter.device)
+    brain = understand("brain tumor")
+    flair, t2, unknown = (
+        logits(calibrated.attend(calibrated.encode(ball_scan()[0], "MR", sequence=s), brain))
+        for s in ("flair", "t2", None)
+    )
+    assert np.array_equal(t2, unknown)
+    middle = np.abs(t2) < 4
+    assert (flair - t2)[middle] == pytest.approx(2.5, abs=0.01)
 
 
 def test_an_open_gate_hides_nothing(segmenter: Segmenter) -> None:
