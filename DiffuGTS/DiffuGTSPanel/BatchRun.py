@@ -159,6 +159,7 @@ class BatchRun:
         callbacks: whom to tell.
         state: "waiting", "running", "finished" (also where cases failed), "failed", "cancelled".
         cases: all that were found, in their order; none before the inputs have been searched.
+        leftOut: what lay among the scans and is none, in words; "" where nothing did.
         failure: why the batch could not start or go on.
         seconds: that the cases took together, once it has ended.
     """
@@ -170,6 +171,7 @@ class BatchRun:
     callbacks: BatchCallbacks
     state: str = "waiting"
     cases: list[BatchCase] = field(default_factory=list)
+    leftOut: str = ""
     failure: Failure | None = None
     seconds: float = 0.0
 
@@ -199,6 +201,15 @@ class BatchRun:
                  "skipped": _("{count} skipped"), "waiting": _("{count} not done")}
         counts = [(text, self.count(status)) for status, text in words.items()]
         return ", ".join(text.format(count=count) for text, count in counts if count)
+
+
+def leftOut(told: dict[str, Any]) -> str:
+    """What the library left out, in words; "" where it was nothing."""
+    count, examples = told["count"], list(told["examples"])
+    if not count:
+        return ""
+    names = ", ".join(examples + (["\u2026"] if count > len(examples) else []))
+    return _("Left out, as they are no scans: {count} ({names}).").format(count=count, names=names)
 
 
 def _volumeMlOf(lesions: list[dict[str, Any]]) -> float:

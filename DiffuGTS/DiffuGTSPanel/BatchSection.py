@@ -118,8 +118,8 @@ class BatchSection(Section):
     def _onFinished(self, run: BatchRun) -> None:
         time = duration(run.seconds)
         self._stop(_("{counts}; {time}.").format(counts=run.sentence, time=time))
-        if run.count("failed"):
-            self._showMessage(escape(_("Some scans failed; select a row to see why.")))
+        failed = _("Some scans failed; select a row to see why.") if run.count("failed") else ""
+        self._showMessage("<br>".join(escape(line) for line in (failed, run.leftOut) if line))
 
     def _onCancelled(self, run: BatchRun) -> None:
         self._stop(_("Cancelled. What is finished stays in the folder."))

@@ -11,7 +11,7 @@ import qt
 from slicer.i18n import tr as _
 
 from DiffuGTSPanel import Library
-from DiffuGTSPanel.BatchRun import BatchCase, BatchProgress, BatchRun
+from DiffuGTSPanel.BatchRun import BatchCase, BatchProgress, BatchRun, leftOut
 from DiffuGTSPanel.BatchScans import BatchScans
 from DiffuGTSPanel.ChildProcess import ChildProcess, Ending
 from DiffuGTSPanel.Failure import Failure
@@ -129,6 +129,7 @@ class BatchWork:
 
     def _started(self, event: Event) -> None:
         run = self.run
+        run.leftOut = leftOut(event["left_out"])
         run.cases = [
             BatchCase(each["name"], Path(each["image"]), each["series"], tuple(each["prompts"]),
                       each["status"]) for each in event["cases"]]

@@ -241,29 +241,29 @@ def fit(measured: Sequence[Measured]) -> Fusion:
     fit has not seen (each is left out once, with others).
     """
     usable = [m for m in measured if m.inside.any()]
-    fusion = _fitted(usable)
+    fusion = fit_kinds(usable)
     if len(usable) < FOLDS:
         return fusion
     unseen: dict[str, list[float]] = {kind: [] for kind in FUSIONS}
     for fold in range(FOLDS):
-        others = _fitted([m for i, m in enumerate(usable) if i % FOLDS != fold])
+        others = fit_kinds([m for i, m in enumerate(usable) if i % FOLDS != fold])
         for m in usable[fold::FOLDS]:
             for kind in FUSIONS:
-                unseen[kind].append(_worth(m, others, kind))
+                unseen[kind].append(worth_of(m, others, kind))
     worth = {kind: float(np.mean(values)) for kind, values in unseen.items()}
     best = max(FUSIONS, key=lambda kind: worth[kind])
     used = best if worth[best] > worth["attention"] + MEANINGFUL_WORTH else "attention"
     return replace(fusion, used=used)
 
 
-def _worth(m: Measured, fusion: Fusion, kind: str) -> float:
+def worth_of(m: Measured, fusion: Fusion, kind: str) -> float:
     """Of the mask that a fusion makes of an example, at 0.5."""
     crop = m.crop()
     score = np.where(crop.inside, fusion.score(crop.attention, crop.pixel, crop.feature, kind), 0.0)
     return _worths(crop, score, 0.5, (fusion.prominence[kind],))[0]
 
 
-def _fitted(usable: Sequence[Measured]) -> Fusion:
+def fit_kinds(usable: Sequence[Measured]) -> Fusion:
     """Each kind of fusion with its own coefficients."""
     healthy = [m.inside & ~m.truth for m in usable]
     floors = [

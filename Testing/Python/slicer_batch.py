@@ -26,12 +26,13 @@ write_tiny_model(model)
 write_scan(scans / "eins.nrrd", 0)
 write_scan(scans / "zwei.nrrd", 1)
 (scans / "kaputt.nii.gz").write_bytes(b"nothing that is an image")
+(scans / "Notizen.txt").write_text("nothing that is a scan")
 """
 
 
 @dataclass(frozen=True)
 class Material:
-    """A tiny model, and a folder with two small scans and a file that is none."""
+    """A tiny model, and a folder with two small scans, a damaged one and a text."""
 
     model: Path
     scans: Path

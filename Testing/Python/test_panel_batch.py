@@ -124,6 +124,9 @@ def test_a_batch_shows_its_progress_and_fills_the_table(opened):
     assert plain(opened.batch.ui.batchProgressLabel).startswith("2 done, 1 failed; ")
     assert opened.batch.ui.batchRunButton.text == "Run batch"
     assert opened.batch.ui.outputEdit.enabled
+    assert plain(opened.batch.ui.batchMessageLabel) == (
+        "Some scans failed; select a row to see why.\n"
+        "Left out, as they are no scans: 1 (Notizen.txt).")
 
 
 def test_a_selected_row_says_what_was_found_or_why_not(opened):
