@@ -237,6 +237,8 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         context_channels: of the context path at 1/4, 1/8, 1/16.
         adapter_ratio: a in F' = a T(F) + (1 - a) F.
         gate_channels: width of the organ gate's queries and keys.
+        mirrors: axes (0 to the right, 1 anterior, 2 superior) along each of which a scan is seen
+            mirrored, too; what is seen of all is averaged (encoding.py).
     """
 
     @register_to_config
@@ -248,6 +250,7 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         context_channels: Sequence[int] = (64, 96, 128),
         adapter_ratio: float = 0.1,
         gate_channels: int = 32,
+        mirrors: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.adapters = nn.ModuleList(Adapter(c, adapter_ratio) for c in feature_channels)

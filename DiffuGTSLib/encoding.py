@@ -1,7 +1,8 @@
 """A scan as the networks see it, and the maps that a prompt gets from it (METHOD.md 1 and 2).
 
-Small scans go through the networks whole. Of large ones, the attention's two finer levels are made
-in slabs: the finest one for each prompt, the one at half the resolution once or for each prompt.
+Small scans go through the networks whole; mirrored, too, where the model asks for that. Of large
+ones, the attention's two finer levels are made in slabs: the finest one for each prompt, the one at
+half the resolution once or for each prompt.
 """
 
 from __future__ import annotations
@@ -91,6 +92,10 @@ def encode(
 ) -> Encoding:
     """Latent, features and their context: what of a scan depends on no prompt.
 
+    In one piece, the scan is also seen mirrored along each of the attention's `mirrors`. A map's
+    logits are linear in the joined features and in the gate's queries, so that the mean of these
+    gives the mean of the maps, at no cost for further prompts.
+
     Args:
         x: (1, 1, X, Y, Z), each axis a multiple of 16.
         modality: (1,), index into MODALITIES.
@@ -102,9 +107,16 @@ def encode(
     if tiling is None:
         with precision(device):
             latent, features = autoencoder.encode_with_features(x.to(autoencoder.dtype))
-            told(1, 2)
+            steps = 2 + len(attention.config.mirrors)
+            told(1, steps)
             levels, gate_queries = attention.visual(features, modality)
-        told(2, 2)
+            del features
+            told(2, steps)
+            for done, axis in enumerate(attention.config.mirrors, 3):
+                _add_mirrored(autoencoder, attention, x, modality, axis, [*levels, gate_queries])
+                told(done, steps)
+            for seen in (*levels, gate_queries):
+                seen /= 1 + len(attention.config.mirrors)
         return Encoding(latent, levels, gate_queries)
     with precision(device):
         latent, planes = tiles.encode(autoencoder, x, tiling, told)
@@ -113,6 +125,17 @@ def encode(
             half = store(half, max(2, tiling.slab(half) // 2 * 2))
     slab = attending(tiling, x.shape[2:])
     return Encoding(latent, [joined], None, FineLevels(planes[0], half, modality), slab)
+
+
+def _add_mirrored(
+    autoencoder: Autoencoder, attention: AnomalyAttention, x: torch.Tensor,
+    modality: torch.Tensor, axis: int, seen: Sequence[torch.Tensor],
+) -> None:
+    """Adds what is seen of the scan mirrored along an axis, turned back, to what was `seen`."""
+    turned = x.flip(2 + axis).to(autoencoder.dtype)
+    levels, gate_queries = attention.visual(autoencoder.encode_with_features(turned)[1], modality)
+    for own, other in zip(seen, (*levels, gate_queries), strict=True):
+        own += other.flip(2 + axis)
 
 
 def attending(tiling: Tiling, size: Sequence[int]) -> int:

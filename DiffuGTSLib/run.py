@@ -101,8 +101,8 @@ def run(
     if isinstance(image, Path):
         image, options = _read(image, options, model)
     else:
+        check_package(Grid.of(volume.as_volume(image)), model, options.device)
         image = volume.check(image, _spacing(model))
-        check_package(Grid.of(image), model, options.device)
     from DiffuGTSLib.prompt import understand
     from DiffuGTSLib.segmenter import Segmenter
 

@@ -181,9 +181,9 @@ class Segmenter:
         if isinstance(image, PreparedScan):
             ready = image
         elif isinstance(image, sitk.Image):
-            image = volume.check(image, self.package.card.spacing_mm)
-            self.room.check(self.planner, Grid.of(image))  # resampling takes its time
-            scan = volume.from_image(image, modality)
+            self.room.check(self.planner, Grid.of(volume.as_volume(image)))
+            checked = volume.check(image, self.package.card.spacing_mm)
+            scan = volume.from_image(checked, modality)
             ready = self.prepare(as_told(scan, sequence, skull_stripped))
         else:
             grid = Grid.stated(Path(image))
@@ -198,6 +198,8 @@ class Segmenter:
             self._plans(canonical), lambda plan: self._encoded(ready, plan, steps),
             "The scan was encoded", notes.append,
         )
+        if encoded.encoding.fine is not None and self.package.attention.config.mirrors:
+            notes.append("For want of memory, the scan was not looked at mirrored as well.")
         return replace(encoded, notes=notes)
 
     def _plans(self, canonical: Canonical) -> Iterator[Plan]:

@@ -35,6 +35,7 @@ from DiffuGTSLib.segmentation_file import check_output, write_image, write_segme
 __all__ = [
     "Modality",
     "Scan",
+    "as_volume",
     "check",
     "check_output",
     "from_image",
@@ -147,12 +148,7 @@ def check(image: sitk.Image, model_spacing: Triple = MODEL_SPACING_MM) -> sitk.I
         TooLarge: more memory needed than there is.
         NotFinite: NaN or infinite voxels.
     """
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[:, :, :, 0]
-    if image.GetNumberOfComponentsPerPixel() == 1 and "vector" in image.GetPixelIDTypeAsString():
-        image = sitk.VectorIndexSelectionCast(image, 0)
-    _check_kind(image.GetDimension(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID())
-    _check_grid(image.GetSize(), image.GetSpacing())
+    image = as_volume(image)
     _check_memory(image.GetSize(), image.GetSpacing(), 0, model_spacing)
     voxels = sitk.GetArrayViewFromImage(image)
     low, high = voxels.min(), voxels.max()
@@ -164,6 +160,17 @@ def check(image: sitk.Image, model_spacing: Triple = MODEL_SPACING_MM) -> sitk.I
         )
     if low == high:
         raise NoContent("All voxels of the scan have the same value.", "Choose another scan.")
+    return image
+
+
+def as_volume(image: sitk.Image) -> sitk.Image:
+    """What `check` gives, and refuses, without a look at the voxels or the memory."""
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetNumberOfComponentsPerPixel() == 1 and "vector" in image.GetPixelIDTypeAsString():
+        image = sitk.VectorIndexSelectionCast(image, 0)
+    _check_kind(image.GetDimension(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID())
+    _check_grid(image.GetSize(), image.GetSpacing())
     return image
 
 

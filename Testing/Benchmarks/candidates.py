@@ -1,6 +1,7 @@
 """What might make the embedded model better, each measured on tuning scans and grown lesions.
 
     python Testing/Benchmarks/candidates.py painting   steps and samples: how near to healthy tissue
+    python Testing/Benchmarks/candidates.py mirrors    the attention on mirrored scans as well
     python Testing/Benchmarks/candidates.py fusion     samples, and a small learned head
     python Testing/Benchmarks/candidates.py features   the denoiser's features beside the encoder's
 
@@ -9,6 +10,7 @@ No validation patient is read. scikit-learn has to be there (MONAI and others br
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -128,6 +130,32 @@ def _painted(
         decoded = [package.autoencoder.decode(z / scale)[0, 0].float().numpy()
                    for z in (*made, latent)]
     return decoded[:-1], decoded[-1]
+
+
+@app.command()
+def mirrors(data: DataOption = DATA, cache: CacheOption = CACHE,
+            model: ModelOption = MODEL) -> None:
+    """The worth of the attention alone, by the axes along which scans are mirrored as well."""
+    package = models.load(find(model))
+    # Not those of abdominal organs, where no threshold finds anything.
+    examples = [e for e in ProjectFolder(data, cache, Wanted()).examples(1000)
+                if e.key in package.card.calibration]
+    keys = sorted({e.key for e in examples})
+    table = Table("mirrored along", *keys, "seconds a scan",
+                  title="worth at the best threshold of all, and at each example's own")
+    segmenter = Segmenter(package)
+    for axes in ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)):
+        package.attention.register_to_config(mirrors=axes)
+        begin = time.perf_counter()
+        measured = [fusion.measure(segmenter, e, inpaint=False) for e in examples]
+        seconds = (time.perf_counter() - begin) / len(examples)
+        cells = []
+        for key in keys:
+            of_key = [m for m, e in zip(measured, examples, strict=True) if e.key == key]
+            own = np.mean([m.worth(m.attention).max() for m in of_key])
+            cells.append(f"{fusion.best_shift(of_key).worth:.3f} / {own:.3f}")
+        table.add_row(" ".join("xyz"[a] for a in axes) or "-", *cells, f"{seconds:.1f}")
+    Console().print(table)
 
 
 @app.command("fusion")

@@ -158,7 +158,7 @@ def test_reading_is_judged_by_the_packages_own_spacing(
     monkeypatch.setattr(volume, "read", lambda *told: (seen.append(told[2]), read(*told))[1])
     with pytest.raises(volume.NoContent):
         segment(tmp_path / "scan.nii", fine, tmp_path)
-    assert seen == [[0.5, 0.5, 1.0]]
+    assert seen == [(0.5, 0.5, 1.0)]
 
 
 def test_an_untrained_model_is_named_before_the_scan_is_read(
