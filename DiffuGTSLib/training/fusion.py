@@ -17,7 +17,7 @@ from DiffuGTSLib.modality import guess_sequence
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.residual import FUSIONS, Fusion, logits, raised
 from DiffuGTSLib.scores import THRESHOLDS, dice_by_threshold
-from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.segmenter import EncodedScan, Segmenter
 from DiffuGTSLib.training.data import Case, Sample
 from DiffuGTSLib.training.lesions import add_lesion
 from DiffuGTSLib.training.organs import SKULL_STRIPPED
@@ -185,20 +185,32 @@ def _as_image(array: np.ndarray) -> sitk.Image:
     return image
 
 
-def measure(segmenter: Segmenter, example: Example, inpaint: bool = True) -> Measured:
-    """Runs the segmenter on an example; without `inpaint` the residuals are zero."""
-    scan = segmenter.encode(
+def measure(segmenter: Segmenter, example: Example) -> Measured:
+    """Runs the segmenter on an example."""
+    scan = _encoded(segmenter, example)
+    evidence = segmenter.segment(scan, example.prompt).evidence
+    return _measured(example, scan, evidence.attention, evidence.mask, evidence.pixel,
+                     evidence.feature)
+
+
+def attentions(segmenters: Sequence[Segmenter], example: Example) -> list[Measured]:
+    """What the attention makes of an example under several cards of one package; no residuals."""
+    scan = _encoded(segmenters[0], example)
+    blank = np.zeros(scan.canonical.tensor.shape[2:], np.float32)
+    maps = (s.attend(scan, understand(example.prompt)) for s in segmenters)
+    return [_measured(example, scan, m, blank > 0, blank, blank) for m in maps]
+
+
+def _encoded(segmenter: Segmenter, example: Example) -> EncodedScan:
+    return segmenter.encode(
         example.image, example.modality, sequence=example.sequence or None,
         skull_stripped=example.skull_stripped,
     )
+
+
+def _measured(example: Example, scan: EncodedScan, *maps: np.ndarray) -> Measured:
+    """With attention, M and both residuals, all (X, Y, Z) on the padded grid."""
     truth = mask_on_grid(example.truth, scan.canonical.geometry)
-    if inpaint:
-        evidence = segmenter.segment(scan, example.prompt).evidence
-        maps = (evidence.attention, evidence.mask, evidence.pixel, evidence.feature)
-    else:
-        attention = segmenter.attend(scan, understand(example.prompt))
-        blank = np.zeros_like(attention)
-        maps = (attention, blank > 0, blank, blank)
     x, y, z = truth.shape
     attention, inside, pixel, feature = (m[:x, :y, :z] for m in maps)
     if example.ignore is not None:

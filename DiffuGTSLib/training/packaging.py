@@ -90,13 +90,13 @@ def calibrate(
     which no example has candidates keeps its fusion.
     """
     keys = tuple(dict.fromkeys(e.key for e in examples))
-    card = replace(models.Card.read(folder), calibration={}, open_gates=())
+    package = models.load(folder)
+    card = replace(package.card, calibration={}, open_gates=())
+    segmenters = [Segmenter(replace(package, card=replace(card, open_gates=gates)), device)
+                  for gates in ((), keys)]
+    gated, open_wide = zip(*(fusion.attentions(segmenters, e) for e in examples), strict=True)
     shifts: dict[str, float] = {}
     open_gates = []
-    gated, open_wide = (
-        _attentions(folder, replace(card, open_gates=gates), examples, device)
-        for gates in ((), keys)
-    )
     for key in keys:
         of_key = [i for i, e in enumerate(examples) if e.key == key]
         made, said = gated, ""
@@ -113,8 +113,7 @@ def calibrate(
             tell(f"{name}: {len(members)} examples, shift {best.shift:.2f}, worth "
                  f"{best.worth:.3f}, Dice {best.dice:.3f}{said}")
     card = replace(card, calibration=shifts, open_gates=tuple(open_gates))
-    card.write(folder)
-    segmenter = Segmenter.from_pretrained(folder, device)
+    segmenter = Segmenter(replace(package, card=card), device)
     full = [fusion.measure(segmenter, e) for e in examples]
     fitted = dict(card.fusion)
     for key in (*card.modalities, *(k for k in keys if k in shifts)):
@@ -130,15 +129,6 @@ def calibrate(
         entries = {m: f.__dict__ for m, f in fitted.items()}
         document = {"calibration": shifts, "open_gates": open_gates, "fusion": entries}
         log.write_text(json.dumps(document, indent=1) + "\n")
-
-
-def _attentions(
-    folder: Path, card: models.Card, examples: Sequence[fusion.Example], device: str
-) -> list[fusion.Measured]:
-    """The attention on each example, with the package under that card."""
-    card.write(folder)
-    segmenter = Segmenter.from_pretrained(folder, device)
-    return [fusion.measure(segmenter, example, inpaint=False) for example in examples]
 
 
 def _by_sequence(

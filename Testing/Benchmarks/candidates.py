@@ -147,7 +147,7 @@ def mirrors(data: DataOption = DATA, cache: CacheOption = CACHE,
     for axes in ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)):
         package.attention.register_to_config(mirrors=axes)
         begin = time.perf_counter()
-        measured = [fusion.measure(segmenter, e, inpaint=False) for e in examples]
+        measured = [fusion.attentions([segmenter], e)[0] for e in examples]
         seconds = (time.perf_counter() - begin) / len(examples)
         cells = []
         for key in keys:
