@@ -65,7 +65,7 @@ class Training:
 
 # With these the embedded model is made.
 AUTOENCODER = Training(2000, 4e-4, warmup=100, clip=0.3, save_every=400)
-DENOISER = Training(7000, 6e-4, warmup=200, clip=1.0, save_every=500)
+DENOISER = Training(5000, 6e-4, warmup=200, clip=1.0, save_every=500)
 ATTENTION = Training(5000, 6e-4, warmup=100, clip=1.0, save_every=500)
 # Then on windows as large as the tiles in which large scans are seen (context_tiles.py).
 ATTENTION_WIDE = Training(3200, 5e-4, warmup=100, clip=1.0, save_every=250, average=0.998)
