@@ -59,8 +59,6 @@ def write_package(runs: Path, output: Path) -> None:
     """Writes the package into `output`, with the attention alone as its fusion until calibrated."""
     scale = json.loads((runs / "vae" / "scale_factor.json").read_text())
     seen = runs / "aova" / CLASSES
-    attention = _part(runs, "aova", AnomalyAttention())
-    attention.register_to_config(mirrors=list(MIRRORS))
     card = models.Card(
         name=models.EMBEDDED, licence="Apache-2.0; training data: see NOTICE.txt",
         modalities=("CT", "MR"), spacing_mm=SPACING_MM, scale_factor=scale,
@@ -74,7 +72,7 @@ def write_package(runs: Path, output: Path) -> None:
         output, card,
         _part(runs, "vae", Autoencoder()),
         _part(runs, "unet", Denoiser(**denoiser.EMBEDDED_CONFIG)),
-        attention,
+        _part(runs, "aova", AnomalyAttention(mirrors=MIRRORS)),
         FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER),
     )
 

@@ -82,7 +82,7 @@ class Workshop:
             return attention.train(
                 self.autoencoder(), Feed(corpus.sampler(), attention.WINDOWS), corpus.held_out(),
                 self._loop(plan, part), attention.PromptTexts(encoder, corpus.organs),
-                start=start, emphasis=emphasis,
+                {"mirrors": packaging.MIRRORS}, start=start, emphasis=emphasis,
             )
 
         small = train("aova_small", training, SMALL, attention.FIND)

@@ -1,4 +1,4 @@
-"""Calibration of a whole package: what goes into its card, by anatomy and by MR sequence."""
+"""A package made of trained parts, and its calibration by anatomy and by MR sequence."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from scipy import ndimage
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
+from DiffuGTSLib.attention import AnomalyAttention
 from DiffuGTSLib.card import Card
+from DiffuGTSLib.foundation.autoencoder import Autoencoder
+from DiffuGTSLib.foundation.denoiser import Denoiser
+from DiffuGTSLib.models import load
+from DiffuGTSLib.training.denoiser import EMBEDDED_CONFIG
 from DiffuGTSLib.training.fusion import Example
-from DiffuGTSLib.training.packaging import calibrate
+from DiffuGTSLib.training.packaging import MIRRORS, calibrate, write_package
 
 
 def example(seed: int, sequence: str, larger: int) -> Example:
@@ -54,3 +60,18 @@ def test_what_was_found_is_said_and_kept(calibrated) -> None:
     kept = json.loads(log.read_text())
     assert kept["calibration"] == card.calibration
     assert set(kept["fusion"]) == set(card.fusion) == {"CT", "MR", "brain/MR"}
+
+
+def test_a_package_of_finished_parts_sees_scans_mirrored(tmp_path: Path) -> None:
+    parts = {"vae": Autoencoder(), "unet": Denoiser(**EMBEDDED_CONFIG),
+             "aova": AnomalyAttention(mirrors=MIRRORS)}
+    for name, network in parts.items():
+        network.save_pretrained(tmp_path / "runs" / name / "model")
+    (tmp_path / "runs" / "vae" / "scale_factor.json").write_text("1.5")
+    write_package(tmp_path / "runs", tmp_path / "package")
+    package = load(tmp_path / "package")
+    assert tuple(package.attention.config.mirrors) == MIRRORS
+    assert package.card.scale_factor == 1.5
+    key = "reducers.0.layers.0.weight"
+    torch.testing.assert_close(package.attention.state_dict()[key],
+                               parts["aova"].state_dict()[key].half().float())
