@@ -67,6 +67,18 @@ def aova(data: DataOption, runs: RunsOption, steps: StepsOption = ATTENTION.step
 
 @app.command()
 @plain_errors
+def average(
+    runs: RunsOption,
+    before: Annotated[Path, typer.Option(help="Folder of runs that this one went on from.")],
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of these runs.")] = 0.5,
+) -> None:
+    """Weights of the attention between those of two runs, of which one went on from the other;
+    they become those of RUNS."""
+    Workshop(Path(), runs).average(before, share)
+
+
+@app.command()
+@plain_errors
 def package(
     runs: RunsOption, output: Annotated[Path, typer.Option(help="Folder to write.")]
 ) -> None:

@@ -55,6 +55,13 @@ def _part(runs: Path, name: str, blank: ModelMixin) -> ModelMixin:
     return blank
 
 
+def trained_attention(runs: Path) -> AnomalyAttention:
+    """The attention of a folder of runs."""
+    made = _part(runs, "aova", AnomalyAttention(mirrors=MIRRORS))
+    assert isinstance(made, AnomalyAttention)
+    return made
+
+
 def write_package(runs: Path, output: Path) -> None:
     """Writes the package into `output`, with the attention alone as its fusion until calibrated."""
     scale = json.loads((runs / "vae" / "scale_factor.json").read_text())
@@ -72,7 +79,7 @@ def write_package(runs: Path, output: Path) -> None:
         output, card,
         _part(runs, "vae", Autoencoder()),
         _part(runs, "unet", Denoiser(**denoiser.EMBEDDED_CONFIG)),
-        _part(runs, "aova", AnomalyAttention(mirrors=MIRRORS)),
+        trained_attention(runs),
         FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER),
     )
 

@@ -91,6 +91,17 @@ class Workshop:
         (self.runs / "aova" / packaging.CLASSES).write_text(classes)
         model.save_pretrained(self.runs / "aova" / "model")
 
+    def average(self, before: Path, share: float) -> None:
+        """Moves the attention's weights towards those it went on from; `share` stays its own.
+
+        Weights of one training and of another that went on from it can be averaged, and are as
+        good as each where that one was better (model soups, Wortsman et al., ICML 2022).
+        """
+        own, other = (packaging.trained_attention(runs) for runs in (self.runs, before))
+        theirs, ours = other.state_dict(), own.state_dict()
+        own.load_state_dict({name: torch.lerp(theirs[name], ours[name], share) for name in ours})
+        own.save_pretrained(self.runs / "aova" / "model")
+
     def package(self, output: Path) -> None:
         """Writes the model package from the trained parts, as they are now."""
         packaging.write_package(self.runs, output)

@@ -2,6 +2,7 @@
 
     python Testing/Benchmarks/candidates.py painting   steps and samples: how near to healthy tissue
     python Testing/Benchmarks/candidates.py mirrors    the attention on mirrored scans as well
+    python Testing/Benchmarks/candidates.py windows A B    several packages, beside each other
     python Testing/Benchmarks/candidates.py fusion     samples, and a small learned head
     python Testing/Benchmarks/candidates.py features   the denoiser's features beside the encoder's
 
@@ -31,6 +32,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from DiffuGTSLib import models
+from DiffuGTSLib.attention import MODALITIES, Texts
 from DiffuGTSLib.foundation.conditioning import Conditioning
 from DiffuGTSLib.inpainting import inpaint, latent_mask
 from DiffuGTSLib.progress import Progress
@@ -158,6 +160,33 @@ def mirrors(data: DataOption = DATA, cache: CacheOption = CACHE,
     Console().print(table)
 
 
+@app.command()
+def windows(packages: Annotated[list[Path], typer.Argument(help="Folders of packages.")],
+            data: DataOption = DATA, cache: CacheOption = CACHE) -> None:
+    """Best Dice on windows of the tuning patients, and on lesions grown in training scans."""
+    folder = ProjectFolder(data, cache, Wanted(largest=WINDOW))
+    corpus = Corpus([(folder, 1.0)], folder.wanted)
+    texts = attention.PromptTexts(TextEncoder.from_package(), corpus.organs)
+    drawn = texts.draw(np.random.default_rng(0))
+    held: dict[str, list[Window]] = defaultdict(list)
+    for window in corpus.held_out():
+        held[f"{corpus.organs[window.organ]} {MODALITIES[window.modality]}"].append(window)
+    table = Table("package", *(f"{name} ({len(of)})" for name, of in held.items()),
+                  title="mean best Dice (windows)")
+    for place in packages:
+        package = models.load(place)
+        table.add_row(place.name, *(f"{np.mean([_best(package, drawn, w) for w in of]):.2f}"
+                                    for of in held.values()))
+    Console().print(table)
+
+
+def _best(package: models.Package, texts: Texts, window: Window) -> float:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = attention.window_maps(package.autoencoder, package.attention, window,
+                                     attention.pick(texts, window.organ))
+    return best_dice(made.probability()[0, 0].numpy(), window.lesion.numpy() > 0.5)[0]
+
+
 @app.command("fusion")
 def fusions(data: DataOption = DATA, cache: CacheOption = CACHE, model: ModelOption = MODEL,
             most: Annotated[int, typer.Option(help="Examples of an anatomy.")] = 6) -> None:
@@ -221,7 +250,8 @@ def _by_head(head: Pipeline, m: fusion.Measured) -> np.ndarray:
 
 @app.command()
 def features(data: DataOption = DATA, cache: CacheOption = CACHE, model: ModelOption = MODEL,
-             windows: Annotated[int, typer.Option(help="To fit on, of each kind.")] = 20) -> None:
+             count: Annotated[int, typer.Option(help="Windows to fit on, of each kind.")] = 20,
+             ) -> None:
     """Logistic regression from a voxel's features (at 1/4) to whether it is lesion."""
     package = models.load(find(model))
     folder = ProjectFolder(data, cache, Wanted(largest=WINDOW))
@@ -233,8 +263,8 @@ def features(data: DataOption = DATA, cache: CacheOption = CACHE, model: ModelOp
     for kind in LESIONS_IN:
         of_kind = {split: [s for s in sources[split] if s.kind == kind] for split in sources}
         held = of_kind["tuning"] or of_kind["training"]
-        fit_on = _windows(of_kind["training"], windows, 0)
-        unseen = _windows(held, windows // 2, 1)
+        fit_on = _windows(of_kind["training"], count, 0)
+        unseen = _windows(held, count // 2, 1)
         described = [[_described(package, w) for w in group] for group in (fit_on, unseen)]
         for name in described[0][0][0]:
             fitted = _regression([(d[name], truth) for d, truth in described[0]])

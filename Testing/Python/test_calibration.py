@@ -19,7 +19,8 @@ from DiffuGTSLib.foundation.denoiser import Denoiser
 from DiffuGTSLib.models import load
 from DiffuGTSLib.training.denoiser import EMBEDDED_CONFIG
 from DiffuGTSLib.training.fusion import Example
-from DiffuGTSLib.training.packaging import MIRRORS, calibrate, write_package
+from DiffuGTSLib.training.packaging import MIRRORS, calibrate, trained_attention, write_package
+from DiffuGTSLib.training.workshop import Workshop
 
 
 def example(seed: int, sequence: str, larger: int) -> Example:
@@ -75,3 +76,18 @@ def test_a_package_of_finished_parts_sees_scans_mirrored(tmp_path: Path) -> None
     key = "reducers.0.layers.0.weight"
     torch.testing.assert_close(package.attention.state_dict()[key],
                                parts["aova"].state_dict()[key].half().float())
+
+
+def test_the_weights_of_two_runs_are_averaged(tmp_path: Path) -> None:
+    made = []
+    for name in ("first", "second"):
+        made.append(AnomalyAttention(mirrors=MIRRORS))
+        made[-1].save_pretrained(tmp_path / name / "aova" / "model")
+    Workshop(tmp_path, tmp_path / "second").average(tmp_path / "first", 0.75)
+    found = trained_attention(tmp_path / "second")
+    assert tuple(found.config.mirrors) == MIRRORS
+    first, second = (network.state_dict() for network in made)
+    for key, value in found.state_dict().items():
+        torch.testing.assert_close(value, 0.25 * first[key] + 0.75 * second[key])
+    untouched = trained_attention(tmp_path / "first").state_dict()
+    assert all(torch.equal(untouched[key], value) for key, value in first.items())
