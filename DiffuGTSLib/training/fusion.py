@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from DiffuGTSLib.grid import mask_on_grid
+from DiffuGTSLib.grid import empty_like, mask_on_grid
 from DiffuGTSLib.modality import guess_sequence
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.residual import FUSIONS, Fusion, logits, raised
@@ -122,6 +122,16 @@ def real_examples(cases: Sequence[Case]) -> list[Example]:
         )
         for c in cases
     ]
+
+
+def elsewhere_examples(cases: Sequence[Case]) -> list[Example]:
+    """Limbs and trunks asked for what grows in other organs: nothing should be found."""
+    examples = []
+    for example in real_examples([c for c in cases if c.group == "sarcoma"]):
+        prompt = PROMPTS["chest" if example.modality == "CT" else "brain"]
+        nothing = empty_like(example.truth)
+        examples.append(replace(example, truth=nothing, prompt=prompt))
+    return examples
 
 
 def grown_examples(

@@ -187,6 +187,7 @@ class ProjectFolder:
             sources = [make_source(s, self.cache) for s in samples]
             examples += fusion.grown_examples(samples, sources, seed=77)
             examples += fusion.healthy_examples(samples, sources)
+            examples += fusion.elsewhere_examples(self.cases("tuning"))
         chosen: dict[str, list[fusion.Example]] = {}
         for example in examples:
             if lesion_class(example.prompt) not in self.wanted.left_out:

@@ -14,7 +14,15 @@ from DiffuGTSLib.lesions import prominent
 from DiffuGTSLib.residual import raised
 from DiffuGTSLib.scores import THRESHOLDS, dice
 from DiffuGTSLib.segmenter import Segmenter
-from DiffuGTSLib.training.fusion import Example, Measured, best_shift, fit, measure
+from DiffuGTSLib.training.data import Case
+from DiffuGTSLib.training.fusion import (
+    Example,
+    Measured,
+    best_shift,
+    elsewhere_examples,
+    fit,
+    measure,
+)
 
 
 def measured(seed: int, useful: bool = True) -> Measured:
@@ -124,3 +132,20 @@ def test_false_alarms_in_healthy_scans_raise_the_threshold() -> None:
     assert with_healthy.shift < without.shift  # 0.5 is reached by fewer voxels
     assert with_healthy.dice <= without.dice
     assert best_shift([healthy]).dice == 0.0
+
+
+def test_limbs_are_asked_for_what_is_not_in_them(tmp_path) -> None:
+    image, ball = ball_scan()
+    outline = sitk.GetImageFromArray(ball.astype(np.uint8))
+    outline.CopyInformation(image)
+    sitk.WriteImage(image, tmp_path / "image.nii.gz")
+    sitk.WriteImage(outline, tmp_path / "tumor.nii.gz")
+    cases = [Case(f"sts_029_{end}", "sarcoma", modality, tmp_path, ("tumor",))
+             for end, modality in (("ct", "CT"), ("t1", "MR"))]
+    cases.append(Case("lung1", "chest", "CT", tmp_path, ("tumor",)))
+    made = elsewhere_examples(cases)
+    assert [e.key for e in made] == ["lung/CT", "brain/MR"]
+    for example in made:
+        assert not sitk.GetArrayFromImage(example.truth).any()
+        assert example.truth.GetSize() == example.image.GetSize()
+        assert example.truth.GetOrigin() == pytest.approx(example.image.GetOrigin())
