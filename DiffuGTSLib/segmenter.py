@@ -199,7 +199,7 @@ class Segmenter:
             "The scan was encoded", notes.append,
         )
         if encoded.encoding.fine is not None and self.package.attention.config.mirrors:
-            notes.append("For want of memory, the scan was not looked at mirrored as well.")
+            notes.append("The scan is too large to be looked at mirrored as well.")
         return replace(encoded, notes=notes)
 
     def _plans(self, canonical: Canonical) -> Iterator[Plan]:

@@ -187,17 +187,20 @@ class ProjectFolder:
             sources = [make_source(s, self.cache) for s in samples]
             examples += fusion.grown_examples(samples, sources, seed=77)
             examples += fusion.healthy_examples(samples, sources)
-            examples += fusion.elsewhere_examples(self.cases("tuning"))
+            examples += fusion.elsewhere_examples(self._tuning_cases())
         chosen: dict[str, list[fusion.Example]] = {}
         for example in examples:
             if lesion_class(example.prompt) not in self.wanted.left_out:
                 chosen.setdefault(example.key, []).append(example)
         return [e for of_key in chosen.values() for e in of_key[:most]]
 
+    def _tuning_cases(self) -> list[Case]:
+        """Those without a mask of a class that is left out."""
+        return [c for c in self.cases("tuning") if lesion_class(fusion.PROMPTS[c.group])
+                not in self.wanted.left_out]
+
     def _tuning_examples(self) -> list[fusion.Example]:
-        allowed = [c for c in self.cases("tuning") if lesion_class(fusion.PROMPTS[c.group])
-                   not in self.wanted.left_out]
-        return fusion.real_examples(allowed)
+        return fusion.real_examples(self._tuning_cases())
 
     def describe(self) -> str:
         """What is trained on, for the card."""

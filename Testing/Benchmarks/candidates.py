@@ -6,7 +6,7 @@
     python Testing/Benchmarks/candidates.py fusion     samples, and a small learned head
     python Testing/Benchmarks/candidates.py features   the denoiser's features beside the encoder's
 
-No validation patient is read. scikit-learn has to be there (MONAI and others bring it).
+No validation patient is read. The text encoder's package brings scikit-learn.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def fusions(data: DataOption = DATA, cache: CacheOption = CACHE, model: ModelOpt
         segmenter = Segmenter(replace(package, card=replace(package.card, samples=samples)))
         measured = [fusion.measure(segmenter, e) for e in examples]
         for modality in package.card.modalities:
-            usable = [m.crop() for m in measured if m.modality == modality and m.inside.any()]
+            usable = [m for m in measured if m.modality == modality and m.inside.any()]
             worth = _unseen(usable)
             table.add_row(modality, str(samples), *(f"{worth[k]:.3f}" for k in (*FUSIONS, "head")),
                           str(len(usable)))

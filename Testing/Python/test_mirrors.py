@@ -89,7 +89,7 @@ def test_each_look_is_a_step_and_a_large_scan_is_not_mirrored(
                                mapped(networks, image(), texts).anomaly, rtol=1e-4, atol=1e-4)
 
 
-def test_the_result_says_where_memory_did_not_suffice_for_it(
+def test_the_result_says_where_a_scan_was_too_large_for_it(
     tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmenter = Segmenter.from_pretrained(write_tiny_model(tmp_path / "tiny"), "cpu")
@@ -99,4 +99,4 @@ def test_the_result_says_where_memory_did_not_suffice_for_it(
     monkeypatch.setattr(segmenter, "_plans", lambda _: iter([Plan("cpu", TILINGS[-1], 0)]))
     scan = segmenter.encode(ball_scan()[0], "MR")
     assert segmenter.segment(scan, PROMPT).notes == [
-        "For want of memory, the scan was not looked at mirrored as well."]
+        "The scan is too large to be looked at mirrored as well."]

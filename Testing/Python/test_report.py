@@ -53,7 +53,6 @@ def test_nothing_found_is_a_sentence_with_the_highest_score(result):
 def test_a_lesion_that_is_not_prominent_enough_is_told_what_it_needs(result):
     peak = result.highest_score
     demanding = replace(result.with_threshold(0.5), prominence=20.0)
-    demanding.__dict__.pop("mask", None)
     assert not demanding.found
     assert sentence(demanding) == (
         f'No tumor found for "brain tumor" (highest score {peak:.2f}; at threshold 0.50 a lesion '

@@ -148,4 +148,8 @@ def test_soft_tissue_left_out_takes_the_sarcomas_away(shared_data: Path, tmp_pat
     source = folder._source(one)
     assert folder._usable(source)
     without = Wanted(left_out=classes_named(["soft tissue sarcoma"]))
-    assert not ProjectFolder(shared_data, tmp_path, without)._usable(source)
+    left_out = ProjectFolder(shared_data, tmp_path, without)
+    assert not left_out._usable(source)
+    # Not even to ask them for other tumors, in the calibration.
+    assert folder._tuning_cases()
+    assert not left_out._tuning_cases()
