@@ -29,6 +29,7 @@ GROWN = {
     "chest": {"lung": 2}, "brain": {"brain": 3},
     "abdomen": {"liver": 1, "kidney": 1, "pancreas": 1, "colon": 1},
 }
+LOWEST = 0.001  # threshold; a map that is lower everywhere says nothing
 FOLDS = 4  # of the examples, each left out once
 MEANINGFUL_WORTH = 0.005  # a residual, or a prominence, adds less by chance
 CUTS = np.arange(-3.0, 3.01, 0.5)  # logits at which a fused score may be cut
@@ -248,7 +249,7 @@ def best_shift(measured: Sequence[Measured]) -> Shift:
     """The shift that these examples ask for."""
     curves = np.array([m.worth(m.attention) for m in measured])
     best = int(np.argmax(curves.mean(0)))
-    threshold = float(np.clip(THRESHOLDS[best], 0.001, 0.98))
+    threshold = float(np.clip(THRESHOLDS[best], LOWEST, THRESHOLDS[-2]))
     with_lesion = [bool(m.truth.any()) for m in measured]
     dice = float(curves[with_lesion, best].mean()) if any(with_lesion) else 0.0
     worth = float(curves[:, best].mean())
