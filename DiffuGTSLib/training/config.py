@@ -68,7 +68,7 @@ AUTOENCODER = Training(2000, 4e-4, warmup=100, clip=0.3, save_every=400)
 DENOISER = Training(5000, 6e-4, warmup=200, clip=1.0, save_every=500)
 ATTENTION = Training(5000, 6e-4, warmup=100, clip=1.0, save_every=500)
 # Then on windows as large as the tiles in which large scans are seen (context_tiles.py).
-ATTENTION_WIDE = Training(3200, 5e-4, warmup=100, clip=1.0, save_every=250, average=0.998)
+ATTENTION_WIDE = Training(3600, 5e-4, warmup=100, clip=1.0, save_every=250, average=0.998)
 DEFAULTS = {"attention": ATTENTION, "autoencoder": AUTOENCODER, "denoiser": DENOISER}
 
 

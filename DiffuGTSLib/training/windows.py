@@ -24,9 +24,9 @@ ORGANS = (
 )
 # How often each kind of scan is drawn.
 SHARES = {
-    "sarcoma_ct": 0.14, "sarcoma_mr": 0.17, "chest": 0.21, "abdomen": 0.05, "slab": 0.01,
-    "brain": 0.36, "breast": 0.01,
-    "phantom_lung": 0.02, "phantom_liver": 0.01, "phantom_brain": 0.02,
+    "sarcoma_ct": 0.15, "sarcoma_mr": 0.18, "chest": 0.26, "abdomen": 0.05, "slab": 0.01,
+    "brain": 0.29, "breast": 0.01,
+    "phantom_lung": 0.03, "phantom_liver": 0.01, "phantom_brain": 0.01,
 }
 # The organ that is asked for, where the kind of scan decides it.
 ASKED = {
