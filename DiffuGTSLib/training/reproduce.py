@@ -7,17 +7,21 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.card import Card
 from DiffuGTSLib.catalogue import EMBEDDED
 from DiffuGTSLib.store import find
+from DiffuGTSLib.training import side_by_side
 from DiffuGTSLib.training.workshop import Workshop
 from DiffuGTSLib.whole_file import write_json
 
 RECORD = "reproduce.json"
-NAMES = ("vae", "unet", "aova", "package", "fuse", "validate")
+# Those of one stage do not need each other.
+STAGES = (("vae",), ("unet", "aova"), ("package",), ("fuse",), ("validate",))
+NAMES = tuple(part for stage in STAGES for part in stage)
 
 
 class Clock:
@@ -29,30 +33,32 @@ class Clock:
     def __init__(self, runs: Path) -> None:
         self.path = runs / RECORD
         self.parts: dict[str, dict[str, Any]] = {}
+        self.seconds = 0.0  # of all of them; less than their sum where some ran side by side
         if self.path.exists():
-            self.parts = json.loads(self.path.read_text(encoding="utf-8"))["parts"]
-        self._part, self._since = "", 0.0
+            record = json.loads(self.path.read_text(encoding="utf-8"))
+            self.parts = record["parts"]
+            self.seconds = record.get("seconds", sum(p["seconds"] for p in self.parts.values()))
+        self._since: dict[str, float] = {}  # of the parts that are being made
+        self._noted = time.monotonic()
 
     def finished(self, part: str) -> bool:
         """Whether the part needs not be made again."""
         return bool(self.parts.get(part, {}).get("finished"))
 
-    def run(self, part: str, work: Callable[[], None]) -> None:
-        """Does the work of a part and notes its time; a finished part is left alone."""
-        if self.finished(part):
-            return
-        self._part, self._since = part, time.monotonic()
-        work()
-        self.tick(finished=True)
+    def begin(self, *parts: str) -> None:
+        """From here on time goes by for these parts."""
+        self._noted = time.monotonic()
+        self._since = dict.fromkeys(parts, self._noted)
 
-    def tick(self, finished: bool = False) -> None:
+    def tick(self, part: str, finished: bool = False) -> None:
         """Notes the time that has gone by."""
         now = time.monotonic()
-        before = self.parts.get(self._part, {}).get("seconds", 0.0)
-        self.parts[self._part] = {"seconds": before + now - self._since, "finished": finished}
-        self._since = now
+        before = self.parts.get(part, {}).get("seconds", 0.0)
+        self.parts[part] = {"seconds": before + now - self._since[part], "finished": finished}
+        self.seconds += now - self._noted
+        self._since[part] = self._noted = now
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, {"parts": self.parts})
+        write_json(self.path, {"parts": self.parts, "seconds": self.seconds})
 
 
 def reproduce(
@@ -60,31 +66,38 @@ def reproduce(
     only: list[str] | None = None,
 ) -> None:
     """Makes all parts that are not yet made; at the end the times, and the scores beside the
-    committed model's.
+    committed model's. With two threads or more, parts that do not need each other are made side
+    by side.
 
     Args:
         output: model/ and validation/ are written here.
         only: validation cases to score.
     """
-    clock = Clock(shop.runs)
+    clock, model = Clock(shop.runs), output / "model"
 
-    def log(line: str) -> None:
-        tell(line)
-        clock.tick()
+    def log(part: str, line: str) -> None:
+        tell(f"{part}: {line}")
+        clock.tick(part)
 
-    shop, model = replace(shop, tell=log), output / "model"
-
-    def package() -> None:
+    def package(shop: Workshop) -> None:
         shutil.rmtree(model, ignore_errors=True)  # half of one, of a run that was killed
         shop.package(model)
 
-    def validate() -> None:
-        shop.validate(output / "validation", str(model), only, threads)
-
-    work = (shop.vae, shop.unet, shop.aova, package, lambda: shop.fuse(model), validate)
-    for name, part in zip(NAMES, work, strict=True):
-        tell(f"{name}: {'made already' if clock.finished(name) else 'begins'}")
-        clock.run(name, part)
+    work: dict[str, Callable[[Workshop], object]] = {
+        "vae": lambda shop: shop.vae(), "unet": lambda shop: shop.unet(),
+        "aova": lambda shop: shop.aova(), "package": package, "fuse": lambda shop: shop.fuse(model),
+        "validate": lambda shop: shop.validate(output / "validation", str(model), only, threads),
+    }
+    for stage in STAGES if threads > 1 else [(name,) for name in NAMES]:
+        for part in stage:
+            tell(f"{part}: {'made already' if clock.finished(part) else 'begins'}")
+        parts = [part for part in stage if not clock.finished(part)]
+        clock.begin(*parts)
+        if len(stage) > 1 and parts:
+            side_by_side.make(shop, parts, threads, log, partial(clock.tick, finished=True))
+        for part in parts if len(stage) == 1 else ():
+            work[part](replace(shop, tell=partial(log, part)))
+            clock.tick(part, finished=True)
     for line in (*times(clock), *compared(output / "validation" / "scores.json")):
         tell(line)
 
@@ -93,7 +106,7 @@ def times(clock: Clock) -> list[str]:
     """How long each part took, and all of them."""
     seconds = {name: clock.parts[name]["seconds"] for name in NAMES}
     lines = [f"{name:10s} {value / 60:7.1f} min" for name, value in seconds.items()]
-    return [*lines, f"{'together':10s} {sum(seconds.values()) / 60:7.1f} min"]
+    return [*lines, f"{'together':10s} {clock.seconds / 60:7.1f} min"]
 
 
 def compared(scores: Path) -> list[str]:

@@ -28,6 +28,7 @@ from DiffuGTSLib.training.loop import LoopConfig
 from DiffuGTSLib.training.project_folder import ProjectFolder, Wanted
 
 SMALL, WIDE = 72, 96  # voxels an axis of a window, at most
+AHEAD = 1  # processes that draw windows while the attention trains
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Workshop:
         ) -> AnomalyAttention:
             corpus = self._corpus(largest)
             return attention.train(
-                self.autoencoder(), Feed(corpus.sampler(), attention.WINDOWS), corpus.held_out(),
+                self.autoencoder(), Feed(corpus.sampler(), attention.WINDOWS, AHEAD),
+                corpus.held_out(),
                 self._loop(plan, part), attention.PromptTexts(encoder, corpus.organs),
                 {"mirrors": packaging.MIRRORS}, start=start, emphasis=emphasis,
             )
