@@ -246,9 +246,11 @@ class Shift:
 
 
 def best_shift(measured: Sequence[Measured]) -> Shift:
-    """The shift that these examples ask for."""
+    """The shift that these examples ask for; of thresholds that are as good, the middle one."""
     curves = np.array([m.worth(m.attention) for m in measured])
-    best = int(np.argmax(curves.mean(0)))
+    mean = curves.mean(0)
+    as_good = np.flatnonzero(mean > mean.max() - 1e-6)
+    best = int(as_good[len(as_good) // 2])
     threshold = float(np.clip(THRESHOLDS[best], LOWEST, THRESHOLDS[-2]))
     with_lesion = [bool(m.truth.any()) for m in measured]
     dice = float(curves[with_lesion, best].mean()) if any(with_lesion) else 0.0

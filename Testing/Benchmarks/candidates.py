@@ -146,7 +146,7 @@ def mirrors(data: DataOption = DATA, cache: CacheOption = CACHE,
     table = Table("mirrored along", *keys, "seconds a scan",
                   title="worth at the best threshold of all, and at each example's own")
     segmenter = Segmenter(package)
-    for axes in ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)):
+    for axes in ((), (0,), (0, 1)):  # upside down, nothing looks as it should
         package.attention.register_to_config(mirrors=axes)
         begin = time.perf_counter()
         measured = [fusion.attentions([segmenter], e)[0] for e in examples]
