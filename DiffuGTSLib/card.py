@@ -33,9 +33,10 @@ class Card:
             the calibration it hid more of the lesions than it kept out.
         fusion: by modality ("CT"), and by anatomy and modality ("brain/MR") where it has its own.
         files: SHA-256 of every file but this one, by its path in the package.
-        trained_on, scores: for people.
-        trained_classes: lesion classes seen in training, by "real" masks and "synthetic" lesions;
-            None where the package does not say (see lesion_classes.py).
+        trained_on, calibrated_on, scores: for people.
+        trained_classes: lesion classes seen in training, by "real" masks, real masks behind the
+            "frozen" networks and "synthetic" lesions; None where the package does not say (see
+            lesion_classes.py).
         left_out: lesion classes that were kept out of training.
         sources: of a converted model: repository, file and SHA-256 of what it was made from.
         guidance: of the classifier-free guidance by the class; 0 for none.
@@ -64,6 +65,14 @@ class Card:
     guidance: float = 0.0
     least_crop: tuple[int, int, int] = (0, 0, 0)
     open_gates: tuple[str, ...] = ()
+    calibrated_on: str = ""
+
+    @property
+    def frozen_classes(self) -> list[str]:
+        """Lesion classes of which real masks were used for the frozen networks, by what is said."""
+        classes = self.trained_classes or {}
+        # Those that do not tell them apart were trained as a whole, on the same scans.
+        return list(classes.get("frozen", classes.get("real", ())))
 
     @classmethod
     def read(cls, folder: Path) -> Card:

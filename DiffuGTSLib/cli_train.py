@@ -89,8 +89,10 @@ def _report(finished: Finished, as_json: bool, out: TextIO) -> None:
         print_json(finished.document, out)
         return
     print(f"Written: {finished.document['output']}", file=out)
+    words = {"real": "Trained on real lesions", "synthetic": "Trained on synthetic lesions",
+             "frozen": "Real lesions whose masks the frozen networks were trained with"}
     for kind, classes in finished.document.get("trained_classes", {}).items():
-        print(f"Trained on {kind} lesions: {', '.join(classes) or 'none'}", file=out)
+        print(f"{words[kind]}: {', '.join(classes) or 'none'}", file=out)
     if finished.document.get("left_out"):
         print(f"Left out: {', '.join(finished.document['left_out'])}", file=out)
 

@@ -21,10 +21,12 @@ class Exposure(enum.StrEnum):
     """What a model's training has seen of a class.
 
     Only UNSEEN makes a score zero-shot. SYNTHETIC: lesions grown by the trainer, no real mask.
-    UNKNOWN: the package does not say.
+    FROZEN: real masks for the frozen networks alone, as to keep tumors out of what a denoiser
+    learns. UNKNOWN: the package does not say.
     """
 
     REAL = "real"
+    FROZEN = "frozen"
     SYNTHETIC = "synthetic"
     UNSEEN = "unseen"
     UNKNOWN = "unknown"
@@ -56,7 +58,8 @@ def exposure(trained_classes: Mapping[str, Sequence[str]] | None, text: str) -> 
     """What training has seen of the class that `text` asks for.
 
     Args:
-        trained_classes: the card's entry: classes by "real" and "synthetic"; None: not stated.
+        trained_classes: the card's entry: classes by "real", "frozen" and "synthetic"; None: not
+            stated.
 
     Raises:
         PromptNotUnderstood: see `lesion_class`.
@@ -64,7 +67,7 @@ def exposure(trained_classes: Mapping[str, Sequence[str]] | None, text: str) -> 
     asked = lesion_class(text)
     if trained_classes is None:
         return Exposure.UNKNOWN
-    for kind in (Exposure.REAL, Exposure.SYNTHETIC):
+    for kind in (Exposure.REAL, Exposure.FROZEN, Exposure.SYNTHETIC):
         if asked in trained_classes.get(kind, ()):
             return kind
     return Exposure.UNSEEN

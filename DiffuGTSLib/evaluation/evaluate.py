@@ -25,7 +25,11 @@ from DiffuGTSLib.store import find
 from DiffuGTSLib.whole_file import write_json
 
 # Of a card: what may be written into it afterwards without changing any score.
-_FOR_PEOPLE = ("name", "licence", "licence_url", "trained_on", "scores", "sources")
+_FOR_PEOPLE = ("name", "licence", "licence_url", "trained_on", "calibrated_on", "scores",
+               "sources")
+
+SCORES = "scores.json"
+_NAMED = 12  # cases in a message
 
 Outcome = CaseScores | Failure
 Tell = Callable[[int, int, Outcome], None]
@@ -68,8 +72,30 @@ def choose(dataset: DataSet, only: Sequence[str] = (), limit: int | None = None)
         if limit is None or taken[case.rows] <= limit:
             kept.append(case)
     if not kept:
-        raise BadDataSet("No case of the data set matches.", "See the names: diffugts data check")
+        names = [c.name for c in dataset.cases]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        raise BadDataSet("No case of the data set matches.",
+                         f"Its cases: {', '.join(names[:_NAMED])}{more}.")
     return DataSet(dataset.name, dataset.licence, tuple(kept), dataset.parts)
+
+
+def refuse_other(output: Path, settings: Settings) -> None:
+    """Scores that were made with other settings are not overwritten.
+
+    Raises:
+        OutputNotWritten: such are in the folder.
+    """
+    try:
+        before = json.loads((output / SCORES).read_text(encoding="utf-8"))["settings"]
+        now = asdict(settings)
+        differ = [name for name in now if name in before and before[name] != now[name]
+                  and name not in ("device", "figures", "threads")]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nothing that could be lost
+    if differ:
+        raise OutputNotWritten(
+            f"The folder {output.name} holds scores with other settings ({', '.join(differ)}).",
+            "Choose another folder for output, or delete that one.")
 
 
 def evaluate(
@@ -159,6 +185,11 @@ def check_zero_shot(card: Card, cases: Sequence[LabelledCase]) -> None:
             f"These scores cannot be called zero-shot: the model “{card.name}” was trained on "
             f"masks of {', '.join(seen[Exposure.REAL])}.",
             "Run without --zero-shot, or train with --leave-out.")
+    if Exposure.FROZEN in seen:
+        raise NotZeroShot(
+            f"These scores cannot be called zero-shot: masks of {', '.join(seen[Exposure.FROZEN])} "
+            f"were used for the frozen networks of the model “{card.name}”.",
+            "Run without --zero-shot, or train the denoiser with --leave-out, too.")
 
 
 def _fingerprint(case: LabelledCase, settings: Settings, model: Path) -> str:

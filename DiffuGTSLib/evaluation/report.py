@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from DiffuGTSLib.datasets.report import counted
 from DiffuGTSLib.evaluation import charts
 from DiffuGTSLib.evaluation.evaluate import Evaluation
 from DiffuGTSLib.evaluation.scoring import CaseScores
@@ -83,9 +84,12 @@ def _introduction(evaluation: Evaluation, summary: Summary) -> str:
     counts = [f"{sum(case.kind == kind for case in cases)} {words}" for kind, words in (
         ("tumor", "with the tumor"), ("no tumor", "without"),
         ("wrong organ", "prompts for a wrong organ")) if any(c.kind == kind for c in cases)]
-    text = f"<p class=note>{NOTE}</p><p>{len(cases)} cases scored ({', '.join(counts)})"
-    text += f" of {summary.everything.patients} patients.</p>"
+    text = f"<p class=note>{NOTE}</p><p>{counted(len(cases), 'case')} scored ({', '.join(counts)})"
+    text += f" of {counted(summary.everything.patients, 'patient')}.</p>"
     text += f"<p>Model “{escape(card.name)}”. {escape(card.trained_on)}</p>"
+    settings = evaluation.settings
+    threshold = "of the model" if settings.threshold is None else settings.threshold
+    text += f"<p>Threshold: {threshold}. Seed: {settings.seed}.</p>"
     if evaluation.zero_shot:
         text += f"<p>Asked to be zero-shot: {zero_shot_words(summary.everything.exposures)}.</p>"
     return text + (

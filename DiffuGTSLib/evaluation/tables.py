@@ -11,7 +11,7 @@ from typing import Any
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.datasets.published import published
-from DiffuGTSLib.evaluation.evaluate import Evaluation
+from DiffuGTSLib.evaluation.evaluate import SCORES, Evaluation
 from DiffuGTSLib.evaluation.scoring import CaseScores
 from DiffuGTSLib.evaluation.summary import Group, Mean, by, everything
 from DiffuGTSLib.lesion_classes import Exposure
@@ -20,6 +20,7 @@ from DiffuGTSLib.whole_file import write_json, write_whole
 NOTE = "Research use only, not for clinical decisions."
 SEEN = {
     Exposure.REAL: "trained on masks of the class",
+    Exposure.FROZEN: "masks of the class for the frozen networks",
     Exposure.SYNTHETIC: "no mask of the class, but synthetic lesions of it",
     Exposure.UNSEEN: "nothing of the class",
     Exposure.UNKNOWN: "not stated",
@@ -88,6 +89,7 @@ def document(evaluation: Evaluation, summary: Summary) -> dict[str, Any]:
     return {
         "version": __version__, "note": NOTE,
         "model": {"name": card.name, "licence": card.licence, "trained_on": card.trained_on,
+                  "calibrated_on": card.calibrated_on,
                   "trained_classes": card.trained_classes},
         "dataset": evaluation.dataset.name, "licence": evaluation.dataset.licence,
         "settings": asdict(evaluation.settings),
@@ -111,7 +113,7 @@ def write_tables(evaluation: Evaluation, summary: Summary, output: Path) -> None
     write_whole(output / "cases.csv", _csv([case_row(case) for case in evaluation.cases]))
     groups = [*summary.groups, *summary.datasets, summary.everything]
     write_whole(output / "groups.csv", _csv([_group_row(group) for group in groups]))
-    write_json(output / "scores.json", document(evaluation, summary))
+    write_json(output / SCORES, document(evaluation, summary))
 
 
 def case_row(case: CaseScores) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from DiffuGTSLib.training.config import (
     DenoiserConfig,
     remember,
 )
-from DiffuGTSLib.training.corpus import Corpus, classes_named, find_folders, prepare
+from DiffuGTSLib.training.corpus import SPLITS, Corpus, classes_named, find_folders, prepare
 from DiffuGTSLib.training.curves import read_curve
 from DiffuGTSLib.training.feed import Feed
 from DiffuGTSLib.training.head import refuse_existing, write_trained
@@ -38,6 +38,7 @@ from DiffuGTSLib.whole_folder import whole_folder
 
 Tell = Callable[[str], None]
 ABOUT = "autoencoder.json"
+SPLIT = "split.json"  # in the folder of the runs
 SCORE = "mean Dice of the attention map at 0.5, in windows kept out of training"
 
 
@@ -74,10 +75,11 @@ def train_attention(config: AttentionConfig, tell: Tell | None = None) -> Finish
         held_out = corpus.held_out() if ranks.first else []
         trained = attention.train(foundation.autoencoder, feed, held_out, loop, prompts, network)
     if ranks.first:
-        written = write_trained(
-            foundation, trained.to("cpu"), config.output, _about_head(config, card, corpus),
-            corpus.examples(config.calibrate), device, tell or print,
-        )
+        examples = corpus.examples(config.calibrate)
+        about = _about_head(config, card, corpus)
+        about["calibrated_on"] = f"{len(examples)} held-out scans." if examples else "Nothing."
+        written = write_trained(foundation, trained.to("cpu"), config.output, about, examples,
+                                device, tell or print)
         classes = {"trained_classes": written.trained_classes, "left_out": list(written.left_out)}
     return Finished(ranks.first, _document(config, "attention") | (classes if ranks.first else {}))
 
@@ -140,6 +142,9 @@ def train_denoiser(config: DenoiserConfig, tell: Tell | None = None) -> Finished
             class_labels={m: denoiser.CLASS_LABELS[("CT", "MR").index(m)] for m in modalities},
             threshold=0.5, steps=config.steps, samples=config.samples, resamplings=1, fusion={},
             trained_on=f"Autoencoder: {about['trained_on']}. Denoiser: {corpus.describe()}.",
+            # Its loss leaves out what their masks outline.
+            trained_classes={"real": [], "frozen": corpus.trained_classes()["real"],
+                             "synthetic": []},
             left_out=tuple(sorted(left_out)),
         )
         with whole_folder(config.output) as staging:
@@ -158,8 +163,23 @@ def _corpus(config: Config, wanted: Wanted, ranks: Ranks, tell: Tell | None) -> 
     corpus = find_folders(config.data, config.runs / "cache", wanted)
     if ranks.first:
         remember(config.runs, config)
+        _tell_split(config, corpus, tell or print)
     prepare(corpus, ranks, tell)
     return corpus
+
+
+def _tell_split(config: Config, corpus: Corpus, tell: Tell) -> None:
+    """Which scans are trained on and which are held out: how many here, their names in a file."""
+    names = {split: corpus.names(split) for split in SPLITS}
+    write_json(config.runs / SPLIT, names)
+    if corpus.wanted.left_out:
+        tell(f"left out: {', '.join(sorted(corpus.wanted.left_out))}")
+    tell(f"{len(names['training'])} scans to train on, {len(names['tuning'])} held out; "
+         f"{config.runs.name}/{SPLIT} names them")
+    training = config.training
+    if training.warmup >= training.steps:
+        tell(f"the rate rises for {training.warmup} steps (warmup), so that {training.steps} steps "
+             "never reach learning_rate")
 
 
 def _attention_network(config: AttentionConfig, frozen: Autoencoder) -> dict[str, Any]:
@@ -193,7 +213,7 @@ def _about_head(config: AttentionConfig, card: Card, corpus: Corpus) -> dict[str
         "name": config.name or config.output.name,
         "trained_on": f"Attention: {config.training.steps} steps on {corpus.describe()}."
                       f"{synthetic} Frozen networks: those of the model {card.name}{before}",
-        "trained_classes": classes,
+        "trained_classes": classes | {"frozen": card.frozen_classes},
         "left_out": tuple(sorted(corpus.wanted.left_out)),
         "scores": {"measure": SCORE} | measured if measured else {},
     }

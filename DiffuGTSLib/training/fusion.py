@@ -268,7 +268,7 @@ def fit(measured: Sequence[Measured]) -> Fusion:
     usable = [m for m in measured if m.inside.any()]
     fusion = fit_kinds(usable)
     if len(usable) < FOLDS:
-        return fusion
+        return replace(fusion, used="attention")
     unseen: dict[str, list[float]] = {kind: [] for kind in FUSIONS}
     for fold in range(FOLDS):
         others = fit_kinds([m for i, m in enumerate(usable) if i % FOLDS != fold])

@@ -19,7 +19,9 @@ ABOUT = """# Model card: {name}
 **Research use only, not for clinical decisions.**
 
 - **Trained on**: {trained_on}
+- **Calibrated on**: {calibrated_on}
 - **Masks of real lesions in training**: {real}.
+- **Masks of real lesions behind the frozen networks**: {frozen}.
 - **Synthetic lesions in training**: {synthetic}.
 - **Left out of training**: {left_out}.
 - **Calibrated for**: {calibrated}.
@@ -75,6 +77,7 @@ def _about(card: Card) -> str:
         name=card.name, trained_on=card.trained_on, licence=card.licence,
         real=", ".join(classes.get("real", ())) or "none",
         synthetic=", ".join(classes.get("synthetic", ())) or "none",
+        frozen=", ".join(card.frozen_classes) or "none", calibrated_on=card.calibrated_on,
         left_out=", ".join(card.left_out) or "nothing",
         calibrated=", ".join(card.calibration) or "nothing; the threshold 0.5 was not chosen",
         scores=_scores(card),

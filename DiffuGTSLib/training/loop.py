@@ -114,6 +114,8 @@ class Loop:
         first = self._resume(optimizer, averaged)
         curves = Curves(config.folder, first, self._seconds, config.tensorboard,
                         config.tell) if ranks.first else None
+        if first and curves is not None and config.tell is not None:
+            config.tell(f"goes on after step {first} of {config.steps}")
         figures: dict[str, list[float]] = {}
         for step in range(first, config.steps):
             for name, value in self._step(step, trained, optimizer, averaged).items():

@@ -39,8 +39,11 @@ FEWEST_EXAMPLES = 4  # for a fusion of an anatomy's own, or a calibration of a s
 TRAINED_ON = (
     "Soft-tissue-Sarcoma (TCIA) patients 001-028, NSCLC Radiogenomics r01-001, TotalSegmentator "
     "test data (abdomen, liver slab, two mediastinum crops), open_ms_data p07 and p19, FNNDSC "
-    "volunteers, Colin27 (MRIcron), pyradiomics breast1; synthetic lesions in them. Calibrated on "
-    "sarcoma patients 029-032. Not seen: lung1, lidc0314, brain1, fg-6692, sarcoma 033-040."
+    "volunteers, Colin27 (MRIcron), pyradiomics breast1; synthetic lesions in them."
+)
+CALIBRATED_ON = (
+    "Sarcoma patients 029-032, healthy training scans, and new lesions grown in them. Seen neither "
+    "by this nor by the training: lung1, lidc0314, brain1, fg-6692, sarcoma 033-040."
 )
 
 
@@ -74,7 +77,7 @@ def write_package(runs: Path, output: Path) -> None:
         class_labels={"CT": denoiser.CLASS_LABELS[0], "MR": denoiser.CLASS_LABELS[1]},
         threshold=0.5, steps=STEPS, samples=SAMPLES, resamplings=1,
         fusion={"CT": models.ATTENTION_ALONE, "MR": models.ATTENTION_ALONE},
-        trained_on=TRAINED_ON,
+        trained_on=TRAINED_ON, calibrated_on=CALIBRATED_ON,
         trained_classes=json.loads(seen.read_text()) if seen.exists() else None,
     )
     models.save(

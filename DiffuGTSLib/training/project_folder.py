@@ -96,6 +96,10 @@ class ProjectFolder:
         return [c for c in read_cases(self.root)
                 if c.split == split and c.modality in self.wanted.modalities]
 
+    def names(self, split: str) -> list[str]:
+        """Names of the scans of a split, before any is left out for its lesions."""
+        return [c.name for c in self.cases(split)]
+
     def prepare(self) -> None:
         """Resamples all scans and finds their organs, once for all processes."""
         for split in ("training", "tuning"):

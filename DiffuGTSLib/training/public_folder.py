@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from DiffuGTSLib.datasets import DataSet, LabelledCase, read_dataset
+from DiffuGTSLib.datasets.report import counted
 from DiffuGTSLib.errors import TrainingImpossible
 from DiffuGTSLib.lesion_classes import class_of_organ, lesion_class
 from DiffuGTSLib.prompt import understand
@@ -91,6 +92,10 @@ class PublicFolder:
             "training": [c for c in usable if c.patient not in held],
             "tuning": [c for c in usable if c.patient in held],
         }
+
+    def names(self, split: str) -> list[str]:
+        """Names of the cases of a split."""
+        return [c.name for c in self._split[split]]
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -182,7 +187,7 @@ class PublicFolder:
     def describe(self) -> str:
         """What is trained on, for the card."""
         licence = self.dataset.licence or "licence not stated"
-        return f"{len(self.training)} scans of {self.name} ({licence})"
+        return f"{counted(len(self.training), 'scan')} of {self.name} ({licence})"
 
 
 def _class(case: LabelledCase) -> str:

@@ -76,7 +76,7 @@ def test_a_residual_that_tells_nothing_changes_nothing() -> None:
 def test_the_final_mask_takes_a_residual_only_if_it_helps_examples_left_out() -> None:
     assert fit([measured(i) for i in range(4)]).used in ("pixel", "both")
     assert fit([measured(i, useful=False) for i in range(4)]).used == "attention"
-    assert fit([measured(i) for i in range(2)]).used == "both"  # too few to leave one out
+    assert fit([measured(i) for i in range(2)]).used == "attention"  # nothing proves them
 
 
 def test_faint_false_alarms_are_let_go_by_their_peak_not_by_a_higher_threshold() -> None:

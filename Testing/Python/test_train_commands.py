@@ -101,11 +101,27 @@ def test_only_the_attention_is_new_in_the_package(whole: Path, bench: Path) -> N
 
 def test_the_card_says_what_was_trained_on_and_left_out(whole: Path) -> None:
     card = models.Card.read(whole)
-    assert card.trained_classes == {"real": ["brain tumor"], "synthetic": ["brain tumor"]}
+    assert card.trained_classes == {"real": ["brain tumor"], "frozen": [],
+                                    "synthetic": ["brain tumor"]}
     assert card.left_out == ("liver tumor",)
-    assert "1 scans of CASES.json" in card.trained_on
+    assert "1 scan of CASES.json" in card.trained_on
     assert card.fusion["CT"] == models.ATTENTION_ALONE
     assert "liver tumor" in (whole / "README.md").read_text()
+
+
+def test_the_scans_that_were_held_out_are_named(whole: Path, bench: Path) -> None:
+    names = json.loads((bench / "runs-whole" / "split.json").read_text())
+    assert {split: len(of) for split, of in names.items()} == {"training": 1, "tuning": 1}
+    assert set(names["training"] + names["tuning"]) == {"brain_0", "brain_1"}
+
+
+def test_masks_behind_frozen_networks_are_handed_on() -> None:
+    card = models.Card("m", "l", ("CT",), (2.0, 2.0, 2.0), 1.0, {"CT": 1}, 0.5, 1, 1, 1, {})
+    whole = replace(card, trained_classes={"real": ["liver tumor"], "synthetic": []})
+    assert whole.frozen_classes == ["liver tumor"]
+    of_it = {"real": ["lung tumor"], "frozen": whole.frozen_classes, "synthetic": []}
+    assert replace(card, trained_classes=of_it).frozen_classes == ["liver tumor"]
+    assert card.frozen_classes == []
 
 
 def test_the_card_claims_only_what_was_done(whole: Path, bench: Path) -> None:
@@ -113,7 +129,9 @@ def test_the_card_claims_only_what_was_done(whole: Path, bench: Path) -> None:
     config = attention_config(bench / "bare.json", output="bare", runs="runs-bare", held_out=0,
                               synthetic=False, training={"steps": 1, "save_every": 1})
     train_attention(read_config(config, AttentionConfig), told.append)
-    assert told[0] == "preparing scan 1 of 4"
+    assert told[0] == "4 scans to train on, 0 held out; runs-bare/split.json names them"
+    assert "never reach learning_rate" in told[1]
+    assert told[2] == "preparing scan 1 of 4"
     card, about = models.Card.read(bench / "bare"), (bench / "bare" / "README.md").read_text()
     assert card.scores == {}
     assert card.trained_on.startswith("Attention: 1 steps on 4 scans")
@@ -170,7 +188,7 @@ def test_two_processes_train_one_package_by_the_command(bench: Path) -> None:
     assert document["left_out"] == ["liver tumor"]
     assert set(document["figures"]["train"]) >= {"loss", "map", "gate", "image", "similarity"}
     assert models.load(bench / "two").card.trained_classes == {
-        "real": ["brain tumor"], "synthetic": []}
+        "real": ["brain tumor"], "frozen": [], "synthetic": []}
 
 
 def test_calibration_takes_held_out_scans(bench: Path) -> None:

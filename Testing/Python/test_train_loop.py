@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,9 @@ class Killed(Exception):
     """Stands for a kill between two steps."""
 
 
-def run(folder: Path, kill_at: int = 99, seed: int = 0) -> list[float]:
+def run(
+    folder: Path, kill_at: int = 99, seed: int = 0, tell: Callable[[str], None] | None = None
+) -> list[float]:
     torch.manual_seed(seed)
     model = torch.nn.Linear(3, 1)
 
@@ -96,7 +99,7 @@ def run(folder: Path, kill_at: int = 99, seed: int = 0) -> list[float]:
     def validate() -> dict[str, float]:
         return {"weight": float(model.weight.detach().sum())}
 
-    config = LoopConfig(20, 1e-2, folder, seed=seed, save_every=8, log_every=3)
+    config = LoopConfig(20, 1e-2, folder, seed=seed, save_every=8, log_every=3, tell=tell)
     Loop(config, model, loss, validate).run()
     return model.weight.flatten().tolist()
 
@@ -137,7 +140,9 @@ def test_the_time_before_a_kill_counts(tmp_path: Path) -> None:
         run(tmp_path, kill_at=15)
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     torch.save(state | {"seconds": 7200.0}, tmp_path / CHECKPOINT)
-    run(tmp_path)
+    told: list[str] = []
+    run(tmp_path, tell=told.append)
+    assert told[0] == f"goes on after step {state['step']} of 20"
     assert float((tmp_path / LOG).read_text().splitlines()[-1].split()[1]) >= 120
 
 

@@ -44,6 +44,8 @@ def test_only_what_no_mask_was_seen_of_is_unseen() -> None:
     assert exposure(seen, "lung nodule") is Exposure.SYNTHETIC
     assert exposure(seen, "brain tumor") is Exposure.UNSEEN
     assert exposure(None, "brain tumor") is Exposure.UNKNOWN
+    frozen = {"real": [], "frozen": ["liver tumor"], "synthetic": ["liver tumor"]}
+    assert exposure(frozen, "HCC") is Exposure.FROZEN
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,14 @@ def test_without_synthetic_lesions_none_is_grown(cases: Path, tmp_path: Path) ->
     volumes = [int(w.lesion.sum()) for w in drawn(plain.sampler(), 25)]
     assert max(volumes) < 2.5 * 523  # the one ball of 5 voxels' radius, stretched
     assert np.median(volumes) > 100
+
+
+def test_the_names_of_both_splits_are_those_of_their_scans(cases: Path, tmp_path: Path) -> None:
+    without = corpus(cases, tmp_path, "HCC")
+    (folder, _), = without.folders
+    for split in ("training", "tuning"):
+        assert without.names(split) == [c.name for c in folder.stored(split)]
+        assert not any("liver" in name for name in without.names(split))
 
 
 def test_held_out_patients_are_not_trained_on(cases: Path, tmp_path: Path) -> None:
