@@ -50,7 +50,7 @@ def evaluate(
     """Score a model on labelled scans; started again, it goes on where it was."""
     with own_stdout(as_json) as out:
         from DiffuGTSLib.datasets import read_dataset
-        from DiffuGTSLib.evaluation.evaluate import choose
+        from DiffuGTSLib.evaluation.evaluate import choose, refuse_other
         from DiffuGTSLib.evaluation.evaluate import evaluate as run
         from DiffuGTSLib.evaluation.report import write_report
         from DiffuGTSLib.evaluation.scoring import Settings
@@ -58,6 +58,7 @@ def evaluate(
 
         dataset = choose(read_dataset(cases), only or (), limit)
         settings = Settings(model, device, threshold, seed, samples, ablation, baselines, figures)
+        refuse_other(output, settings)
         count = len(dataset.cases)
         typer.echo(f"{count} case{'s' if count > 1 else ''} of {dataset.name}", err=True)
         done = run(dataset, output, settings, zero_shot=zero_shot, tell=_tell)

@@ -245,7 +245,9 @@ def open_header(path: Path) -> sitk.ImageFileReader:
         UnreadableImage: missing, damaged or no image.
     """
     if not path.is_file():
-        raise UnreadableImage(f"{path.name} does not exist.", "Check the folder.")
+        # With its folder, for in some data sets scan and mask have the same name.
+        raise UnreadableImage(f"{path.parent.name}/{path.name} does not exist.",
+                              "Check the folder.")
     with quiet():
         try:
             header = read_header(path)

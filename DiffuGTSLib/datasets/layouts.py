@@ -171,6 +171,9 @@ def _document(path: Path, kind: type = dict) -> Any:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadDataSet(f"{path.name} does not exist.", "Check the name and the folder.") from None
+    except json.JSONDecodeError as error:
+        raise BadDataSet(f"{path.name} cannot be read as JSON: {error.msg} in line {error.lineno}, "
+                         f"column {error.colno}.", "Check the file.") from None
     except (OSError, ValueError):
         raise BadDataSet(f"{path.name} cannot be read as JSON.", "Check the file.") from None
     if not isinstance(document, kind):

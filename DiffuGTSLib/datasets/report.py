@@ -66,6 +66,7 @@ class Report:
         return {
             "name": self.dataset.name, "licence": self.dataset.licence,
             "cases": len(self.dataset.cases), "usable": self.usable,
+            "names": [case.name for case in self.dataset.cases],
             "groups": [group.as_dict() for group in self.groups.values()],
             "findings": [asdict(finding) for finding in self.findings],
         }
@@ -73,11 +74,11 @@ class Report:
 
 def lines(report: Report, most: int = 40) -> Sequence[str]:
     """The report for a terminal: groups, then findings, the first `most` of them."""
-    out = [f"{report.dataset.name}: {_count(len(report.dataset.cases), 'case')}"
+    out = [f"{report.dataset.name}: {counted(len(report.dataset.cases), 'case')}"
            + (f" ({report.dataset.licence})" if report.dataset.licence else "")]
     for group in (group.as_dict() for group in report.groups.values()):
-        out.append(f"  {group['name']}: {_count(group['cases'], 'scan')} of "
-                   f"{_count(group['patients'], 'patient')}, "
+        out.append(f"  {group['name']}: {counted(group['cases'], 'scan')} of "
+                   f"{counted(group['patients'], 'patient')}, "
                    f"{group['with_tumor']} with tumor{_median(group)}, "
                    f"{group['without_tumor']} without, {group['with_organ']} with organ mask"
                    + _spacing(group))
@@ -86,11 +87,12 @@ def lines(report: Report, most: int = 40) -> Sequence[str]:
     if len(order) > most:
         out.append(f"  and {len(order) - most} more; --json lists all")
     errors = sum(finding.level == "error" for finding in order)
-    out.append(f"{_count(errors, 'error')}, {_count(len(order) - errors, 'warning')}")
+    out.append(f"{counted(errors, 'error')}, {counted(len(order) - errors, 'warning')}")
     return out
 
 
-def _count(number: int, word: str) -> str:
+def counted(number: int, word: str) -> str:
+    """"1 case", "2 cases"."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 

@@ -13,6 +13,7 @@ from DiffuGTSLib.cli import app
 from DiffuGTSLib.datasets import read_dataset
 from DiffuGTSLib.datasets.check import check
 from DiffuGTSLib.datasets.report import lines
+from DiffuGTSLib.errors import BadDataSet
 
 
 def found(folder):
@@ -40,8 +41,8 @@ def test_missing_files_are_errors(tmp_path):
     (tmp_path / "case_00000" / "imaging.nii.gz").unlink()
     (tmp_path / "case_00001" / "segmentation.nii.gz").unlink()
     assert found(tmp_path) == [
-        ("error", "case_00000", "imaging.nii.gz does not exist."),
-        ("error", "case_00001", "segmentation.nii.gz does not exist."),
+        ("error", "case_00000", "case_00000/imaging.nii.gz does not exist."),
+        ("error", "case_00001", "case_00001/segmentation.nii.gz does not exist."),
     ]
 
 
@@ -69,6 +70,12 @@ def test_empty_masks_and_scans_that_are_not_listed_are_warnings(tmp_path):
         ("warning", "pancreas_001", "pancreas_001.nii.gz holds no organ."),
     ]
     assert check(read_dataset(folder)).as_dict()["groups"][0]["without_tumor"] == 1
+
+
+def test_a_comma_too_many_is_found_by_its_line(tmp_path):
+    (tmp_path / "CASES.json").write_text('[\n{"image": "a.nii.gz",}\n]')
+    with pytest.raises(BadDataSet, match="line 2"):
+        read_dataset(tmp_path)
 
 
 def test_a_truncated_scan_is_an_error(tmp_path):
@@ -133,7 +140,7 @@ def test_a_training_folder_is_told_by_group_and_split(tmp_path, capfd):
         "sarcoma MR, training", 2, 1, 1)
     assert validation["name"] == "sarcoma MR, validation"
     assert [(f["case"], f["message"]) for f in document["findings"]] == [
-        ("sts_033_t1", "tumor.nii.gz does not exist.")]
+        ("sts_033_t1", "sts_033_t1/tumor.nii.gz does not exist.")]
 
 
 def test_a_damaged_manifest_and_an_evaluation_of_one_are_refused_in_words(tmp_path):

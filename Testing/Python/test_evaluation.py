@@ -203,8 +203,9 @@ def test_a_model_that_cannot_be_loaded_ends_the_evaluation(tmp_path, data):
 def test_cases_are_chosen_by_name_and_number(data):
     assert [c.name for c in choose(read_dataset(data), ["b*", "w*"]).cases] == ["ball", "wrong"]
     assert len(choose(read_dataset(data), limit=1).cases) == 2  # two groups
-    with pytest.raises(BadDataSet):
+    with pytest.raises(BadDataSet) as caught:
         choose(read_dataset(data), ["none"])
+    assert "ball" in caught.value.hint
 
 
 def zero_shot(trained, *prompts, **more):
@@ -225,6 +226,12 @@ def test_a_class_without_masks_in_training_may_be_called_zero_shot():
 def test_a_class_that_was_trained_on_may_not(prompt):
     with pytest.raises(NotZeroShot, match="trained on masks of"):
         zero_shot({"real": ["liver tumor"]}, "kidney tumor", prompt)
+
+
+def test_a_class_whose_masks_the_frozen_networks_had_may_not():
+    with pytest.raises(NotZeroShot, match="used for the frozen networks") as caught:
+        zero_shot({"real": [], "frozen": ["liver tumor"], "synthetic": []}, "liver tumor")
+    assert "train the denoiser with --leave-out" in caught.value.hint
 
 
 def test_a_model_that_does_not_say_may_not():
@@ -281,6 +288,15 @@ def test_the_json_is_valid_and_says_what_it_is(written):
     assert "not for clinical decisions" in document["note"]
     assert [group["name"] for group in document["groups"]] == [PROMPT, "liver tumor"]
     assert document["failures"][0]["case"] == "damaged"
+
+
+def test_scores_with_other_settings_are_not_overwritten(written, data, model):
+    before = (written[1] / "cases.csv").read_bytes()
+    done = CliRunner().invoke(app, ["evaluate", str(data), "--output", str(written[1]), "--model",
+                                    model, "--device", "cpu", "--threshold", "0.9"])
+    assert done.exit_code == 1
+    assert "holds scores with other settings (threshold, ablation, baselines)" in done.output
+    assert (written[1] / "cases.csv").read_bytes() == before
 
 
 def test_the_report_needs_no_other_file(written):
