@@ -104,9 +104,10 @@ def overview(
 ) -> None:
     """Writes a PNG: axial, coronal and sagittal through the largest lesion, five columns.
 
-    Without a lesion the whole scan is shown, through the highest attention where tissue was
-    painted, else through the middle. Planes are the scan's own, named after the nearest anatomical
-    plane.
+    With a reference that is not empty they go through its largest part, so that what was missed is
+    seen, too. Without either the whole scan is shown, through the highest attention where tissue
+    was painted, else through the middle. Planes are the scan's own, named after the nearest
+    anatomical plane.
 
     Args:
         image: the scan (HU or MR intensity); all images are 3D on one grid.
@@ -170,13 +171,11 @@ def views_of(
     """Decides the slices, the magnification and the windows."""
     volumes = {name: patient_array(image)[0] for name, image in images.items()}
     spacing = patient_array(images["scan"])[1]
-    if lesions:
-        # The slices that show most of the lesion; its centroid may lie outside of it.
-        labels = labelled(images["mask"], minimum_ml=0.0)
-        largest = patient_array(labels)[0] == 1
-        others = ((1, 2), (0, 2), (0, 1))
-        focus = np.array([np.argmax(np.sum(largest, axis=axes)) for axes in others])
-        wanted = 3 * lesions[0].feret_3d_mm
+    known = "reference" in volumes and bool(volumes["reference"].any())
+    if known or lesions:
+        focus, across_mm = _through(images["reference" if known else "mask"], spacing)
+        # Wide enough for the largest lesion, too, wherever it is.
+        wanted = 3 * max([across_mm, *(lesion.feret_3d_mm for lesion in lesions[:1])])
     else:
         focus, wanted = _without_lesion(volumes), np.inf
     longest = float(max(np.array(volumes["scan"].shape) * spacing))
@@ -184,6 +183,17 @@ def views_of(
     return Views(volumes, spacing, focus, zoom if zoom < 0.75 else 1.0,
                   _window(volumes["scan"], spacing, focus, modality),
                   _residual_top(volumes["residual"]))
+
+
+def _through(mask: sitk.Image, spacing: np.ndarray) -> tuple[np.ndarray, float]:
+    """Where (S, P, L) the slices show most of the largest part, and how far it reaches, in mm."""
+    labels = labelled(mask, minimum_ml=0.0)
+    largest = patient_array(labels)[0] == 1
+    others = ((1, 2), (0, 2), (0, 1))
+    # Not the centroid, which may lie outside of it.
+    focus = np.array([np.argmax(np.sum(largest, axis=axes)) for axes in others])
+    extent = [np.ptp(np.flatnonzero(largest.any(axes))) + 1 for axes in others]
+    return focus, float(np.max(np.array(extent) * spacing))
 
 
 def _without_lesion(volumes: dict[str, np.ndarray]) -> np.ndarray:

@@ -89,6 +89,25 @@ def test_the_outline_is_drawn_and_the_reference_only_when_given(tmp_path):
     assert marked(both, BLUE).sum() > 300
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_the_planes_follow_the_reference_where_there_is_one(found, tmp_path):
+    images = parts()
+    images["mask"] = images["mask"] * int(found)
+    array = np.zeros((30, 60, 80))
+    array[20:24, 40:44, 60:64] = 1
+    array[2, 2, 2] = 1
+    images |= {"scan": images["image"], "healthy": images["pseudo_healthy"],
+               "reference": sitk.Cast(volume(array), sitk.sitkUInt8)}
+    lesions = find_lesions(images["mask"], images["attention"])
+    views = figure.views_of(images, lesions, "CT")
+    assert views.volumes["reference"][tuple(views.focus)] == 1
+    assert views.focus.tolist() != [2, 2, 2]
+    images["reference"] = images["reference"] * 0
+    emptied = figure.views_of(images, lesions, "CT")
+    del images["reference"]
+    assert emptied.focus.tolist() == figure.views_of(images, lesions, "CT").focus.tolist()
+
+
 def test_without_a_lesion_no_outline_is_drawn_and_the_planes_follow_the_attention(tmp_path):
     images = parts()
     images["mask"] = images["mask"] * 0
