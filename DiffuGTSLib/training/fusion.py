@@ -24,9 +24,10 @@ from DiffuGTSLib.training.organs import SKULL_STRIPPED
 from DiffuGTSLib.training.windows import ORGANS, Source
 
 PROMPTS = {"sarcoma": "soft tissue sarcoma", "chest": "lung tumor", "brain": "brain tumor"}
-# How many copies of a training scan get lesions in which organ, by kind of scan.
+# How many copies of a training scan get lesions in which organ, by kind of scan. There are few
+# chests, and two copies of each gave four examples, too few for a threshold and a prominence.
 GROWN = {
-    "chest": {"lung": 2}, "brain": {"brain": 3},
+    "chest": {"lung": 8}, "brain": {"brain": 3},
     "abdomen": {"liver": 1, "kidney": 1, "pancreas": 1, "colon": 1},
 }
 LOWEST = 0.001  # threshold; a map that is lower everywhere says nothing
