@@ -83,20 +83,17 @@ def labelled(mask: sitk.Image, minimum_ml: float = MINIMUM_ML) -> sitk.Image:
     return sitk.Paste(labels, _components(crop, minimum_ml), size, [0, 0, 0], corner)
 
 
-def prominent(mask: sitk.Image, score: sitk.Image, least: float) -> sitk.Image:
-    """The connected parts of `mask` in which some voxel's score is above `least`; uint8 0 and 1.
+def prominent(score: np.ndarray, threshold: float, least: float) -> np.ndarray:
+    """The score, with 0 in the connected parts above `threshold` that nowhere exceed `least`.
 
     Args:
-        mask: 3D, nonzero is lesion. Voxels that touch at a face, edge or corner belong together.
-        score: on the same grid.
+        score: (X, Y, Z), 0..1. Voxels that touch at a face, edge or corner belong together.
     """
-    labels = sitk.GetArrayFromImage(sitk.ConnectedComponent(mask != 0, True))
-    highest = np.asarray(ndimage.maximum(
-        sitk.GetArrayViewFromImage(score), labels, np.arange(labels.max() + 1)
-    ))
-    kept = sitk.GetImageFromArray(((highest > least)[labels] & (labels > 0)).astype(np.uint8))
-    kept.CopyInformation(mask)
-    return kept
+    labels, count = ndimage.label(score > threshold, np.ones((3, 3, 3)))
+    highest = np.asarray(ndimage.maximum(score, labels, np.arange(count + 1)))
+    let_go = highest <= least
+    let_go[0] = False
+    return np.where(let_go[labels], 0.0, score) if let_go.any() else score
 
 
 def find_lesions(

@@ -151,7 +151,7 @@ class Result:
     @cached_property
     def mask(self) -> sitk.Image:
         """The lesions, uint8 0 and 1, on the input's grid."""
-        above = self.probability > self.threshold
+        above = self._counted > self.threshold
         box = bounding_box(above)
         if box is None:
             return above
@@ -160,10 +160,18 @@ class Result:
         size = [min(whole, first + count + 1) - start for whole, first, count, start
                 in zip(above.GetSize(), *box, corner, strict=True)]
         filled = sitk.BinaryFillhole(sitk.RegionOfInterest(above, size, corner))
-        if self.prominence > 0:
-            filled = prominent(filled, sitk.RegionOfInterest(self.probability, size, corner),
-                               self.needed_score)
         return sitk.Paste(above, filled, size, [0, 0, 0], corner)
+
+    @property
+    def _counted(self) -> sitk.Image:
+        """The refined score without what is not prominent enough, on the input's grid.
+
+        Peaks are judged on the model's grid, as the calibration does: thick slices lower them.
+        """
+        score = self.evidence.score
+        if self.prominence > 0:
+            score = prominent(score, self.threshold, self.needed_score)
+        return self.probability if score is self.evidence.score else self._painted_part(score)
 
     @cached_property
     def lesions(self) -> list[Lesion]:

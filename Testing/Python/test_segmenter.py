@@ -137,6 +137,24 @@ def test_lesions_whose_peak_is_too_low_are_let_go(result: Result) -> None:
     assert len(one.with_threshold(0.3).lesions) == 2  # 0.54: the bar moves along
 
 
+def test_peaks_are_judged_before_thick_slices_lower_them(result: Result) -> None:
+    scores = np.zeros_like(result.evidence.score)
+    scores[8:14, 8:14, 8:14] = 0.6
+    scores[10, 10, 10] = 0.9  # a single voxel of the model's grid
+    painted = replace(result.evidence, score=scores, mask=scores > 0)
+    depth = result.image.GetSize()[2] * result.image.GetSpacing()[2]
+    thick = sitk.Image([*result.image.GetSize()[:2], int(depth / 7)], sitk.sitkFloat32)
+    thick.SetSpacing([*result.image.GetSpacing()[:2], 7.0])
+    thick.SetOrigin(result.image.GetOrigin())
+    thick.SetDirection(result.image.GetDirection())
+    canonical = replace(result.canonical, source=thick)
+    coarse = replace(result, evidence=painted, threshold=0.5, prominence=1.0, image=thick,
+                     canonical=canonical)
+    assert float(sitk.GetArrayViewFromImage(coarse.probability).max()) < coarse.needed_score
+    assert coarse.highest_score > coarse.needed_score
+    assert len(coarse.lesions) == 1
+
+
 def test_a_second_prompt_does_not_encode_again(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
