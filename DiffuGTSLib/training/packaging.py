@@ -26,8 +26,8 @@ from DiffuGTSLib.training.loop import CHECKPOINT
 # nearer still (0.050 and 0.130), at twice the time (Testing/Benchmarks/candidates.py painting).
 STEPS = 4
 SAMPLES = 2
-# With scans seen mirrored along x and y as well, maps of an earlier attention were worth 0.47 on
-# average of the anatomies, without 0.45 (Testing/Benchmarks/candidates.py mirrors).
+# With scans seen mirrored along x and y as well, maps of the committed attention were worth 0.54 on
+# average of anatomies and modalities, without 0.53 (Testing/Benchmarks/candidates.py mirrors).
 MIRRORS = (0, 1)
 CLASSES = "classes.json"  # beside the attention's checkpoint: what it was trained on
 # Of worth, by leaving a gate open. A gate has to prove itself: where it keeps nothing out, it can
