@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from DiffuGTSLib.datasets import DataSet, LabelledCase
+from DiffuGTSLib.errors import BadDataSet
 from DiffuGTSLib.evaluation.evaluate import Evaluation, Outcome, choose, evaluate
 from DiffuGTSLib.evaluation.place import Failure, Scores
 from DiffuGTSLib.evaluation.report import write_report
@@ -111,8 +112,15 @@ def run(
         only: names of scans; None: all of them.
         docs: folder that gets the tables, and anew the pictures that lie there already.
         place: where cases are scored; a process of its own if None.
+
+    Raises:
+        BadDataSet: a name in `only` is none of the scans.
     """
     scans = {scan.name: scan for scan in read_cases(data)}
+    unknown = sorted(set(only or ()) - {task.scan for task in tasks()})
+    if unknown:
+        raise BadDataSet(f"No scan is called {', '.join(unknown)}.",
+                         f"Scans: {', '.join(dict.fromkeys(t.scan for t in tasks()))}.")
     asked = {task.name: task for task in tasks() if not only or task.scan in only}
     cases = tuple(labelled(task, scans[task.scan]) for task in asked.values())
     dataset = choose(DataSet("validation scans of the embedded model", "", cases))

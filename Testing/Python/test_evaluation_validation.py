@@ -10,6 +10,7 @@ from tiny_model import write_tiny_model
 
 from DiffuGTSLib.datasets.check import check
 from DiffuGTSLib.datasets.folder import DataSet
+from DiffuGTSLib.errors import BadDataSet
 from DiffuGTSLib.evaluation.measures import Measures
 from DiffuGTSLib.evaluation.scoring import Settings
 from DiffuGTSLib.evaluation.tables import summarise
@@ -95,3 +96,8 @@ def test_one_scan_is_validated_from_end_to_end(shared_data, tmp_path):
     assert (docs / "other.png").stat().st_size == 0
     groups = json.loads((tmp_path / "out" / "scores.json").read_text())["groups"]
     assert [group["name"] for group in groups] == ["no tumor: mediastinum"]
+
+
+def test_a_scan_that_is_not_asked_anything_is_named(shared_data, tmp_path):
+    with pytest.raises(BadDataSet, match="No scan is called lung1_lung_tumor"):
+        run(shared_data, tmp_path, "embedded", ["lung1_lung_tumor"])
