@@ -43,7 +43,7 @@ validate: $(INSTALLED)
 	@$(PYTHON) -m DiffuGTSLib.training.embedded validate --data "$(DATA)" \
 	  --output out/validation --docs docs/validation
 
-# Large memory pages, where Linux has them, save a twelfth of the training's time.
+# Large memory pages, where Linux has them, make the training faster.
 reproduce-embedded: $(INSTALLED)
 	@THP_MEM_ALLOC_ENABLE=1 $(PYTHON) -m DiffuGTSLib.training.embedded reproduce --data "$(DATA)" \
 	  --runs out/reproduce/runs --output out/reproduce

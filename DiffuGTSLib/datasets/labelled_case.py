@@ -213,7 +213,7 @@ def read_labels(path: Path) -> tuple[np.ndarray, Grid]:
         UnreadableImage: it cannot be read.
         BadDataSet: not 3D, or values that are not whole numbers.
     """
-    header = open_header(path)
+    header = open_header(path, "mask")
     with quiet():
         image = header.Execute()
     voxels = sitk.GetArrayFromImage(image)
@@ -238,16 +238,17 @@ def unknown(values: np.ndarray, known: Iterable[int]) -> str:
     return ", ".join(map(str, strange[:8]))
 
 
-def open_header(path: Path) -> sitk.ImageFileReader:
+def open_header(path: Path, what: str = "scan") -> sitk.ImageFileReader:
     """The reader of a complete file.
+
+    Args:
+        what: the file is, for the message: in some data sets scan and mask have the same name.
 
     Raises:
         UnreadableImage: missing, damaged or no image.
     """
     if not path.is_file():
-        # With its folder, for in some data sets scan and mask have the same name.
-        raise UnreadableImage(f"{path.parent.name}/{path.name} does not exist.",
-                              "Check the folder.")
+        raise UnreadableImage(f"The {what} {path.name} does not exist.", "Check the folder.")
     with quiet():
         try:
             header = read_header(path)

@@ -25,6 +25,8 @@ from DiffuGTSLib.training.windows import (
     Source,
     Window,
     WindowSampler,
+    kind_of,
+    known_in,
     make_source,
     phantom_sources,
 )
@@ -97,8 +99,9 @@ class ProjectFolder:
                 if c.split == split and c.modality in self.wanted.modalities]
 
     def names(self, split: str) -> list[str]:
-        """Names of the scans of a split, before any is left out for its lesions."""
-        return [c.name for c in self.cases(split)]
+        """Names of the scans of a split that are used; no scan is read."""
+        kinds = {c.name: kind_of(c) for c in self.cases(split)}
+        return [name for name, kind in kinds.items() if self._used(kind, known_in(kind))]
 
     def prepare(self) -> None:
         """Resamples all scans and finds their organs, once for all processes."""
@@ -114,7 +117,7 @@ class ProjectFolder:
         """The same with all that is known of them; none of a class that is left out."""
         for case in self.cases(split):
             source = self._source(case)
-            if self._usable(source):
+            if self._used(source.kind, source.known):
                 yield source
 
     @cached_property
@@ -124,7 +127,7 @@ class ProjectFolder:
         phantoms = phantom_sources() if grown else []
         modalities = [("CT", "MR").index(m) for m in self.wanted.modalities]
         return [*self.sources("training"),
-                *(p for p in phantoms if p.modality in modalities and self._usable(p))]
+                *(p for p in phantoms if p.modality in modalities and self._used(p.kind, p.known))]
 
     def sampler(self, organs: Sequence[str]) -> WindowSampler:
         """Draws training windows.
@@ -218,11 +221,12 @@ class ProjectFolder:
         return _finer(coarse, load_sample(case, self.cache, self.wanted.spacing_mm),
                       self.wanted.spacing_mm)
 
-    def _usable(self, source: Source) -> bool:
-        organ = ASKED.get(source.kind)
+    def _used(self, kind: str, known: np.ndarray) -> bool:
+        """Whether scans of a kind show anything that may be asked for."""
+        organ = ASKED.get(kind)
         if organ is not None and not self.wanted.asks(organ):
             return False
-        return any(self.wanted.asks(ORGANS[i]) for i in np.flatnonzero(source.known[:len(ORGANS)]))
+        return any(self.wanted.asks(ORGANS[i]) for i in np.flatnonzero(known[:len(ORGANS)]))
 
 
 def _finer(coarse: Source, fine: Sample, spacing: tuple[float, float, float]) -> Source:

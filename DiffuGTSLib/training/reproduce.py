@@ -93,9 +93,10 @@ def reproduce(
             tell(f"{part}: {'made already' if clock.finished(part) else 'begins'}")
         parts = [part for part in stage if not clock.finished(part)]
         clock.begin(*parts)
-        if len(stage) > 1 and parts:
+        if len(parts) > 1:
             side_by_side.make(shop, parts, threads, log, partial(clock.tick, finished=True))
-        for part in parts if len(stage) == 1 else ():
+            continue
+        for part in parts:
             work[part](replace(shop, tell=partial(log, part)))
             clock.tick(part, finished=True)
     for line in (*times(clock), *compared(output / "validation" / "scores.json")):

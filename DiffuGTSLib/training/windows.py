@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from DiffuGTSLib import grid
 from DiffuGTSLib.phantom import make_phantom
 from DiffuGTSLib.training import augment
-from DiffuGTSLib.training.data import SPACING_MM, Sample, store
+from DiffuGTSLib.training.data import SPACING_MM, Case, Sample, store
 from DiffuGTSLib.training.lesions import add_lesion
 from DiffuGTSLib.training.organs import organ_masks
 
@@ -92,9 +92,8 @@ class Source:
     modality: int
 
 
-def kind_of(sample: Sample) -> str:
-    """Which row of SHARES the sample belongs to."""
-    case = sample.case
+def kind_of(case: Case) -> str:
+    """Which row of SHARES the scan belongs to."""
     if case.group == "sarcoma":
         return "sarcoma_ct" if case.modality == "CT" else "sarcoma_mr"
     return "slab" if case.name == "liver_slab" else case.group
@@ -111,7 +110,7 @@ def make_source(sample: Sample, cache: Path | None = None) -> Source:
             index[mask] = ORGANS.index(name) + 1
         if stored is not None:
             store(stored, lambda stream: np.save(stream, index))
-    kind = kind_of(sample)
+    kind = kind_of(sample.case)
     lesion = sample.masks.get("tumor", np.zeros(sample.image.shape, bool))
     # Multiple sclerosis is no tumor, and an unverified outline no truth: neither for nor against.
     ignored = [sample.masks[n] for n in ("lesion", "roi_unverified") if n in sample.masks]
@@ -122,7 +121,7 @@ def make_source(sample: Sample, cache: Path | None = None) -> Source:
         index[:] = ORGANS.index("breast") + 1
     stack = np.stack([sample.image.astype(np.float32), index, lesion, ignore]).astype(np.float32)
     modality = 0 if sample.case.modality == "CT" else 1
-    return Source(kind, torch.from_numpy(stack), _known(kind), modality)
+    return Source(kind, torch.from_numpy(stack), known_in(kind), modality)
 
 
 def phantom_sources() -> list[Source]:
@@ -143,7 +142,7 @@ def phantom_sources() -> list[Source]:
     return sources
 
 
-def _known(kind: str) -> np.ndarray:
+def known_in(kind: str) -> np.ndarray:
     """Of which organs presence and absence are known in a kind of scan."""
     if kind == "chest":
         known = {"lung", "brain"}

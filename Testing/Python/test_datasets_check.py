@@ -41,8 +41,8 @@ def test_missing_files_are_errors(tmp_path):
     (tmp_path / "case_00000" / "imaging.nii.gz").unlink()
     (tmp_path / "case_00001" / "segmentation.nii.gz").unlink()
     assert found(tmp_path) == [
-        ("error", "case_00000", "case_00000/imaging.nii.gz does not exist."),
-        ("error", "case_00001", "case_00001/segmentation.nii.gz does not exist."),
+        ("error", "case_00000", "The scan imaging.nii.gz does not exist."),
+        ("error", "case_00001", "The mask segmentation.nii.gz does not exist."),
     ]
 
 
@@ -140,7 +140,7 @@ def test_a_training_folder_is_told_by_group_and_split(tmp_path, capfd):
         "sarcoma MR, training", 2, 1, 1)
     assert validation["name"] == "sarcoma MR, validation"
     assert [(f["case"], f["message"]) for f in document["findings"]] == [
-        ("sts_033_t1", "sts_033_t1/tumor.nii.gz does not exist.")]
+        ("sts_033_t1", "The mask tumor.nii.gz does not exist.")]
 
 
 def test_a_damaged_manifest_and_an_evaluation_of_one_are_refused_in_words(tmp_path):
