@@ -48,9 +48,12 @@ WIDEST = 2
 USABLE = 0.9
 RESERVED_GB = {"cuda": 0.5, "cpu": 0.25}
 
-# What torch's allocator, C++ and the GPU's libraries say, as plain RuntimeErrors.
+# What torch's allocator, C++ and the libraries of GPU and CPU say, as plain RuntimeErrors.
 OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED",
-                 "unable to find an engine", "Unable to find a valid cuDNN")
+                 "unable to find an engine", "Unable to find a valid cuDNN",
+                 "could not create a primitive", "could not create a memory")
+# oneDNN's word for what it has no code for, whatever the memory.
+UNSUPPORTED = "could not create a primitive descriptor"
 
 _log = logging.getLogger(__name__)
 
@@ -363,7 +366,9 @@ def carry_out(
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or on the CPU, whose allocator has no error of its own."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in OUT_OF_MEMORY)
+        and UNSUPPORTED not in str(error)
     )
 
 
