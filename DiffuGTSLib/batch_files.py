@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from DiffuGTSLib.batch_case import MAP_FOLDERS, SEGMENTATIONS, THUMBNAILS, Case, Settings
-from DiffuGTSLib.dicom_segmentation import is_dicom, write_dicom_segmentation
+from DiffuGTSLib.dicom_segmentation import DicomNotMade, is_dicom, write_dicom_segmentation
 from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
 from DiffuGTSLib.run import MAPS, Segments, combine
 from DiffuGTSLib.segmentation_file import write_image
@@ -25,6 +25,9 @@ class CaseFiles:
         settings: of the run.
         case: whose name the files get.
         model: name of the model package, for DICOM.
+
+    Attributes:
+        notes: sentences on what was asked for and could not be made.
     """
 
     def __init__(self, settings: Settings, case: Case, model: str) -> None:
@@ -32,6 +35,7 @@ class CaseFiles:
         self._case = case
         self._model = model
         self._written: list[Path] = []
+        self.notes: list[str] = []
 
     def write(self, results: list[Result], modality: Modality) -> dict[str, Any]:
         """Writes all that the settings ask for and returns the paths below the run's folder.
@@ -42,13 +46,13 @@ class CaseFiles:
             results: one a prompt; the list is emptied, as their maps take much memory.
 
         Raises:
-            OutputNotWritten, DicomNotMade: nothing of the case is left behind then.
+            OutputNotWritten: nothing of the case is left behind then.
         """
         try:
             labels, segments = combine(results), Segments.of(results)
             files = self._write_evidence(results, modality)
             if self._settings.dicom_seg and segments.names and is_dicom(self._case.image):
-                files["dicom"] = self._write_dicom(labels, segments)
+                files |= self._write_dicom(labels, segments)
             path = self._path(SEGMENTATIONS, f"{self._case.name}{self._settings.suffix}")
             segments.write(labels, path)
             files["segmentation"] = self._relative(path)
@@ -81,11 +85,17 @@ class CaseFiles:
             write_image(getattr(result, name), path)
         return {name: self._relative(path) for name, path in paths.items()}
 
-    def _write_dicom(self, labels: sitk.Image, segments: Segments) -> str:
+    def _write_dicom(self, labels: sitk.Image, segments: Segments) -> dict[str, str]:
+        """Its path by the name of its kind; a note where the scan's files do not allow it."""
         path = self._path(SEGMENTATIONS, f"{self._case.name}.dcm")
-        write_dicom_segmentation(labels, self._case.image, self._case.series, path,
-                                 segments.names, segments.terminology, self._model)
-        return self._relative(path)
+        path.unlink(missing_ok=True)  # of an earlier try
+        try:
+            write_dicom_segmentation(labels, self._case.image, self._case.series, path,
+                                     segments.names, segments.terminology, self._model)
+        except DicomNotMade as error:
+            self.notes.append(f"There is no DICOM segmentation. {error.message}")
+            return {}
+        return {"dicom": self._relative(path)}
 
     def _path(self, folder: str, name: str) -> Path:
         """A path to be written; it is removed again if the case fails."""

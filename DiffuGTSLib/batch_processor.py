@@ -79,10 +79,12 @@ class CaseProcessor:
             watch.step("write", 0, 1)
             card = self._segmenter.package.card
             prompts = described(results)
-            files = CaseFiles(self._settings, case, card.name).write(results, scan.modality)
+            files = CaseFiles(self._settings, case, card.name)
+            paths = files.write(results, scan.modality)
+            prompts[0]["notes"] = [*prompts[0]["notes"], *files.notes]
             watch.pause()
             return Outcome(case.name, "done", watch.seconds, watch.network_seconds, None,
-                           scan.modality, prompts, files)
+                           scan.modality, prompts, paths)
         except Cancelled:
             return Outcome(case.name, "cancelled")
         except Exception as error:

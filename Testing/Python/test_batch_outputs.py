@@ -14,6 +14,7 @@ from pathlib import Path
 
 import highdicom
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from batch_runs import HeldScans, InThisProcess, statuses, table, voxels, write_scan
@@ -108,6 +109,21 @@ def test_a_series_of_a_dicom_folder_gets_a_dicom_segmentation(settings, tmp_path
         assert int((whole.array > 0).sum()) == int((labels > 0).sum())
     assert not np.array_equal(voxels(settings.folder, "study-1"),
                               voxels(settings.folder, "study-2"))
+
+
+def test_a_scan_that_allows_no_dicom_segmentation_keeps_its_other_outputs(settings, tmp_path):
+    study = write_series(tmp_path / "study", ball_scan()[0], 1, "MR")
+    for path in study.iterdir():
+        data = pydicom.dcmread(path)
+        del data.FrameOfReferenceUID
+        data.save_as(path)
+    ran = Ran([study], replace(settings, dicom_seg=True))
+    (done,) = ran.of("case-done")
+    assert voxels(settings.folder, "study").any()
+    assert [path.suffix for path in (settings.folder / "segmentations").iterdir()] == [".nrrd"]
+    (prompt,) = done["prompts"]
+    assert prompt["notes"][-1].startswith("There is no DICOM segmentation. The scan's DICOM files")
+    assert "There is no DICOM segmentation." in (settings.folder / "report.html").read_text()
 
 
 def test_a_multi_frame_scan_is_a_case_like_any_other(settings, tmp_path):
