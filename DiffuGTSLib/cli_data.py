@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from DiffuGTSLib.cli_base import JsonOption, own_stdout, plain_errors, print_json
+
+_SECONDS_BETWEEN_LINES = 15.0  # where stderr is a file and not a terminal
 
 data = typer.Typer(no_args_is_help=True, help="Look at data sets before they are used.",
                    rich_markup_mode=None)
@@ -37,11 +40,16 @@ def check(
         from DiffuGTSLib.datasets.report import lines
 
         console = Console(stderr=True)
+        told = time.monotonic()
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("checking")
 
             def tell(done: int, total: int) -> None:
                 bar.update(task, completed=done, total=total)
+                nonlocal told
+                if not console.is_terminal and time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+                    told = time.monotonic()
+                    console.print(f"{done} of {total} cases")
 
             report = (check_manifest(folder, tell) if is_manifest(folder)
                       else examine(read_dataset(folder), tell))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 
 from DiffuGTSLib.datasets.labelled_case import LabelledCase
 from DiffuGTSLib.datasets.published import Published, published
@@ -16,6 +16,7 @@ from DiffuGTSLib.errors import BadDataSet
 from DiffuGTSLib.resources import resource
 
 CASES_NAMES = ("CASES.json", "cases.json")
+MOST_FAULTS = 10  # told in one message
 _MSD_TASK = re.compile(r"^task(\d+)_", re.IGNORECASE)
 _SUFFIX = ".nii.gz"
 
@@ -133,15 +134,16 @@ def listed_cases(path: Path) -> list[LabelledCase]:
     """The cases of a CASES.json.
 
     Raises:
-        BadDataSet: it is not of that form; the message names the place in it.
+        BadDataSet: it is not of that form; the message names the places in it.
     """
     document = _document(path, list)
     schema = json.loads(resource("cases.schema.json").read_text(encoding="utf-8"))
-    for error in Draft202012Validator(schema).iter_errors(document):
-        steps = [f"case {s + 1}" if isinstance(s, int) else f"“{s}”" for s in error.absolute_path]
-        place = ", ".join(steps) or "the list"
-        raise BadDataSet(f"{path.name} is not a list of cases: {place}: {error.message[:120]}.",
-                         "Each case has an image, a mask (or null), a prompt and a name.")
+    if wrong := [_fault(error) for error in Draft202012Validator(schema).iter_errors(document)]:
+        more = f"; and {len(wrong) - MOST_FAULTS} more" if len(wrong) > MOST_FAULTS else ""
+        raise BadDataSet(
+            f"{path.name} is not a list of cases: {'; '.join(wrong[:MOST_FAULTS])}{more}.",
+            "Each case has an image, a mask (or null), a prompt and a name.",
+        )
     folder = path.absolute().parent
     cases = [_listed(entry, folder) for entry in document]
     names = [case.name for case in cases]
@@ -149,6 +151,12 @@ def listed_cases(path: Path) -> list[LabelledCase]:
         raise BadDataSet(f"{path.name} uses a name twice: {', '.join(twice[:3])}.",
                          "Give each case a name of its own.")
     return cases
+
+
+def _fault(error: ValidationError) -> str:
+    """What is wrong in a list of cases, and where; people count cases from 1."""
+    steps = [f"case {s + 1}" if isinstance(s, int) else f"“{s}”" for s in error.absolute_path]
+    return f"{', '.join(steps) or 'the list'}: {error.message[:120]}"
 
 
 def _listed(entry: dict[str, Any], folder: Path) -> LabelledCase:

@@ -162,6 +162,15 @@ def test_a_list_of_another_form_is_refused_with_the_place(tmp_path, one, entry, 
         read_dataset(write_cases(tmp_path, wrong))
 
 
+def test_all_that_is_wrong_with_a_list_is_told_at_once(tmp_path, one):
+    wrong = [one | {"name": "a", "image": 3}, one | {"name": "b"}, {"name": "c"}]
+    with pytest.raises(BadDataSet, match=r"case 1, “image”.*; case 3: ") as refused:
+        read_dataset(write_cases(tmp_path, *wrong))
+    assert "case 2" not in str(refused.value)
+    with pytest.raises(BadDataSet, match=r"case 10: [^;]*; and 3 more"):
+        read_dataset(write_cases(tmp_path, *[{"image": "i", "mask": None, "name": "a"}] * 13))
+
+
 def test_a_name_used_twice_is_refused(tmp_path, one):
     with pytest.raises(BadDataSet, match="twice: one"):
         read_dataset(write_cases(tmp_path, one, one))
