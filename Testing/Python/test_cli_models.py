@@ -112,6 +112,21 @@ def test_the_list_as_json_is_one_document_with_all_that_a_panel_needs(models: Ru
             "attention", "scores", "expected"} <= set(embedded)
 
 
+def test_a_model_tells_its_data_classes_and_scores(models: Run, tmp_path: Path) -> None:
+    told = dict(line.split(": ", 1) for line in models("show", "embedded").stdout.splitlines()
+                if ": " in line)
+    document = json.loads(models("show", "embedded", "--json").stdout)
+    assert told["Trained on"] == document["trained_on"]
+    assert "soft tissue tumor" in told["Lesions with real masks"]
+    synthetic = told["Lesions with synthetic masks only"].split(", ")
+    assert "liver tumor" in synthetic
+    assert "soft tissue tumor" not in synthetic
+    assert f"sarcoma MR {document['scores']['sarcoma MR']}" in told[
+        f"Scores ({document['scores']['measure']})"]
+    assert Path(told["Folder"]) == Path(document["folder"])
+    assert failed_plainly(models("show", tmp_path / "none"), "no model")
+
+
 def test_a_licence_is_shown_and_has_to_be_accepted(models: Run, hub: Hub, place: Path) -> None:
     hub.requests.clear()
     done = models("download", "maisi-ct")
