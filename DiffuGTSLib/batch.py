@@ -9,7 +9,7 @@ tells a listener how far things are, in events that are plain dictionaries:
     case-started  case, index, total
     progress      case, stage, done, total, fraction (of the case), overall (0..1), seconds_left
     case-done     case, image, series, prompts (as report.describe), lesions, volume_ml, seconds,
-                  segmentation (absolute path), thumbnails
+                  segmentation (absolute path), thumbnails, notes (on what could not be made)
     case-failed   case, image, series, code, message, hint, seconds
     finished      done, failed, kept, skipped, waiting, cancelled, seconds, network_seconds, folder,
                   report, exit_code
@@ -237,6 +237,7 @@ class _Batch:
             "volume_ml": outcome.volume_ml, "seconds": round(outcome.seconds, 2),
             "segmentation": str(self._settings.folder / files["segmentation"]),
             "thumbnails": [str(self._settings.folder / path) for path in files["thumbnails"]],
+            "notes": outcome.notes,
         }
 
     def _finish(self, state: str) -> Summary:

@@ -124,6 +124,7 @@ class Outcome:
         prompts: of each prompt what report.describe tells, with `labels`, the lesions' values in
             the segmentation, and `names`.
         files: "segmentation", "dicom", "thumbnails", "maps": paths below the output folder.
+        notes: sentences on what was asked for of a done case and could not be made.
     """
 
     case: str
@@ -134,6 +135,7 @@ class Outcome:
     modality: str = ""
     prompts: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def lesions(self) -> list[dict[str, Any]]:

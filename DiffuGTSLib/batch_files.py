@@ -86,9 +86,8 @@ class CaseFiles:
         return {name: self._relative(path) for name, path in paths.items()}
 
     def _write_dicom(self, labels: sitk.Image, segments: Segments) -> dict[str, str]:
-        """Its path by the name of its kind; a note where the scan's files do not allow it."""
+        """Its path, as "dicom"; nothing but a note where the scan's files do not allow it."""
         path = self._path(SEGMENTATIONS, f"{self._case.name}.dcm")
-        path.unlink(missing_ok=True)  # of an earlier try
         try:
             write_dicom_segmentation(labels, self._case.image, self._case.series, path,
                                      segments.names, segments.terminology, self._model)

@@ -81,10 +81,9 @@ class CaseProcessor:
             prompts = described(results)
             files = CaseFiles(self._settings, case, card.name)
             paths = files.write(results, scan.modality)
-            prompts[0]["notes"] = [*prompts[0]["notes"], *files.notes]
             watch.pause()
             return Outcome(case.name, "done", watch.seconds, watch.network_seconds, None,
-                           scan.modality, prompts, paths)
+                           scan.modality, prompts, paths, files.notes)
         except Cancelled:
             return Outcome(case.name, "cancelled")
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
@@ -93,6 +94,9 @@ def print_summary(summary: Summary, out: TextIO) -> None:
     console.print(f"{told or 'No case was run'}; {duration(summary.seconds)}.")
     if summary.left_out.count:
         console.print(summary.left_out.sentence, soft_wrap=True)
+    notes = Counter(note for row in summary.rows if row.outcome for note in row.outcome.notes)
+    for note, count in notes.items():
+        console.print(f"{count} case{'s' if count > 1 else ''}: {note}", soft_wrap=True)
     failed = [row for row in summary.rows if row.status == "failed" and row.problem]
     if failed:
         table = Table("failed", "why", box=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -220,7 +220,8 @@ def _card(folder: Path, row: Row, number: int) -> str:
              for prompt, picture in zip(row.outcome.prompts, pictures, strict=False))
     facts = (row.outcome.modality, f"{row.outcome.seconds:.0f} s",
              row.outcome.files["segmentation"])
-    return f'{head}<p class="facts">{escape(", ".join(facts))}</p>{"".join(parts)}</article>'
+    return (f'{head}<p class="facts">{escape(", ".join(facts))}</p>{_notes(row.outcome.notes)}'
+            f'{"".join(parts)}</article>')
 
 
 def _result(folder: Path, prompt: Mapping[str, Any], picture: str, case: str) -> str:
@@ -236,8 +237,12 @@ def _result(folder: Path, prompt: Mapping[str, Any], picture: str, case: str) ->
         volume = sum(lesion["volume_ml"] for lesion in prompt["lesions"])
         found = f"{count} lesion{'s' if count > 1 else ''}, {volume:.2f} ml in all"
     image = _picture(folder / picture, f"{case}: {prompt['title']}") if picture else ""
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in prompt.get("notes", ()))
-    return f"<h3>{title}: {found}</h3>{notes}{image}{_lesions(prompt['lesions'])}"
+    return (f"<h3>{title}: {found}</h3>{_notes(prompt.get('notes', ()))}{image}"
+            f"{_lesions(prompt['lesions'])}")
+
+
+def _notes(notes: Iterable[str]) -> str:
+    return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
 
 
 def _picture(path: Path, title: str) -> str:

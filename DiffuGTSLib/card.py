@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,29 @@ class Card:
         classes = self.trained_classes or {}
         # Those that do not tell them apart were trained as a whole, on the same scans.
         return list(classes.get("frozen", classes.get("real", ())))
+
+    def statements(self) -> dict[str, str]:
+        """What the card says, by what it says it of, for people."""
+        classes = self.trained_classes or {}
+        none = "not stated" if self.trained_classes is None else "none"
+        steps = " x ".join(f"{step:g}" for step in self.spacing_mm)
+        figures = "; ".join(f"{name} {value}" for name, value in self.scores.items()
+                            if name != "measure")
+        measure = self.scores.get("measure", "scores")
+        return {
+            "For": f"{' and '.join(self.modalities)}, seen at voxels of {steps} mm",
+            "Trained on": self.trained_on or "not stated",
+            "Calibrated on": self.calibrated_on or "not stated",
+            "Masks of real lesions in training": _listed(classes.get("real", ()), none),
+            "Masks of real lesions behind the frozen networks": _listed(self.frozen_classes, none),
+            "Synthetic lesions in training": _listed(classes.get("synthetic", ()), none),
+            "Left out of training": _listed(self.left_out, "nothing"),
+            "Calibrated for": _listed([key.replace("/", " ").replace("_", " ") for key
+                                       in self.calibration],
+                                      "nothing; the threshold 0.5 was not chosen"),
+            "Scores": f"{measure}: {figures}" if figures else "not measured",
+            "Licence": " ".join(part for part in (self.licence, self.licence_url) if part),
+        }
 
     @classmethod
     def read(cls, folder: Path) -> Card:
@@ -147,3 +171,7 @@ class Card:
         if choices:
             raise SequenceUnknown(sequence, choices)
         return 0
+
+
+def _listed(names: Sequence[str], nothing: str) -> str:
+    return ", ".join(names) or nothing

@@ -11,7 +11,6 @@ import typer
 from DiffuGTSLib.cli_base import JsonOption, own_stdout, plain_errors, print_json
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.card import Card
     from DiffuGTSLib.catalogue import Entry
 
 models = typer.Typer(help="The models: what there is, get it, check it, remove it.",
@@ -56,9 +55,9 @@ def show(
         if as_json:
             print_json(asdict(card) | {"folder": str(folder.absolute())}, out)
         else:
-            for name, text in _statements(card).items():
-                if text:
-                    print(f"{name}: {text}", file=out)
+            print(f"Model: {card.name}", file=out)
+            for name, text in card.statements().items():
+                print(f"{name}: {text}", file=out)
             print(f"Folder: {folder.absolute()}", file=out)
             print("Research use only, not for clinical decisions.", file=out)
 
@@ -173,31 +172,6 @@ def remove(
             print_json({"name": name, "removed": True}, out)
         else:
             print(f"{name} is removed.", file=out)
-
-
-def _statements(card: Card) -> dict[str, str]:
-    """What a card says, for people; "" where it says nothing."""
-    classes = card.trained_classes or {}
-    scores = dict(card.scores)
-    measure = scores.pop("measure", "")
-    told = [f"{name} {value:.3g}" for name, value in scores.items()
-            if isinstance(value, int | float)]
-    return {
-        "Model": card.name,
-        "For": f"{' and '.join(card.modalities)}, seen at voxels of "
-               f"{' x '.join(f'{step:g}' for step in card.spacing_mm)} mm",
-        "Licence": " ".join(part for part in (card.licence, card.licence_url) if part),
-        "Trained on": card.trained_on,
-        "Calibrated on": card.calibrated_on,
-        "Lesions with real masks": ", ".join(classes.get("real", ())),
-        "Masks of the frozen networks": ", ".join(card.frozen_classes),
-        "Lesions with synthetic masks only": ", ".join(
-            name for name in classes.get("synthetic", ()) if name not in classes.get("real", ())),
-        "Left out of training": ", ".join(card.left_out),
-        "Thresholds calibrated for": ", ".join(key.replace("/", " ").replace("_", " ")
-                                               for key in card.calibration),
-        f"Scores ({measure})" if measure else "Scores": ", ".join(told),
-    }
 
 
 def _verified(name: str) -> dict[str, Any]:

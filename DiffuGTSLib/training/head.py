@@ -14,21 +14,6 @@ from DiffuGTSLib.models import Foundation, add_attention
 from DiffuGTSLib.training import fusion, packaging
 from DiffuGTSLib.whole_folder import whole_folder
 
-ABOUT = """# Model card: {name}
-
-**Research use only, not for clinical decisions.**
-
-- **Trained on**: {trained_on}
-- **Calibrated on**: {calibrated_on}
-- **Masks of real lesions in training**: {real}.
-- **Masks of real lesions behind the frozen networks**: {frozen}.
-- **Synthetic lesions in training**: {synthetic}.
-- **Left out of training**: {left_out}.
-- **Calibrated for**: {calibrated}.
-- **Scores**: {scores}.
-- **Licence**: {licence}
-"""
-
 
 def refuse_existing(output: Path) -> None:
     """Nothing that is there is overwritten; asked before a training begins, not after it.
@@ -72,20 +57,6 @@ def write_trained(
 
 
 def _about(card: Card) -> str:
-    classes = card.trained_classes or {}
-    return ABOUT.format(
-        name=card.name, trained_on=card.trained_on, licence=card.licence,
-        real=", ".join(classes.get("real", ())) or "none",
-        synthetic=", ".join(classes.get("synthetic", ())) or "none",
-        frozen=", ".join(card.frozen_classes) or "none", calibrated_on=card.calibrated_on,
-        left_out=", ".join(card.left_out) or "nothing",
-        calibrated=", ".join(card.calibration) or "nothing; the threshold 0.5 was not chosen",
-        scores=_scores(card),
-    )
-
-
-def _scores(card: Card) -> str:
-    """The measure and the figures of the card; that nothing was measured, where there are none."""
-    figures = "; ".join(f"{name} {value}" for name, value in card.scores.items()
-                        if name != "measure")
-    return f"{card.scores.get('measure', 'scores')}: {figures}" if figures else "not measured"
+    lines = "".join(f"- **{name}**: {text}\n" for name, text in card.statements().items())
+    return (f"# Model card: {card.name}\n\n"
+            f"**Research use only, not for clinical decisions.**\n\n{lines}")

@@ -121,9 +121,14 @@ def test_a_scan_that_allows_no_dicom_segmentation_keeps_its_other_outputs(settin
     (done,) = ran.of("case-done")
     assert voxels(settings.folder, "study").any()
     assert [path.suffix for path in (settings.folder / "segmentations").iterdir()] == [".nrrd"]
-    (prompt,) = done["prompts"]
-    assert prompt["notes"][-1].startswith("There is no DICOM segmentation. The scan's DICOM files")
+    (note,) = done["notes"]
+    assert note.startswith("There is no DICOM segmentation. The scan's DICOM files lack")
     assert "There is no DICOM segmentation." in (settings.folder / "report.html").read_text()
+    print_summary(ran.summary, said := io.StringIO())
+    assert f"1 case: {note}" in said.getvalue()
+    again = Ran([study], replace(settings, dicom_seg=True), resume=True)
+    assert not again.asked
+    assert again.summary.rows[0].outcome.notes == [note]
 
 
 def test_a_multi_frame_scan_is_a_case_like_any_other(settings, tmp_path):

@@ -89,3 +89,14 @@ def test_a_card_of_an_earlier_version_is_read(tmp_path: Path) -> None:
         del entries[name]
     (tmp_path / "card.json").write_text(json.dumps(entries))
     assert Card.read(tmp_path).least_crop == (0, 0, 0)
+
+
+def test_what_a_card_does_not_say_is_not_taken_for_none() -> None:
+    told = card("maisi-ct").statements()
+    assert told["Masks of real lesions in training"] == "breast tumor, soft tissue tumor"
+    assert told["Left out of training"] == "nothing"
+    silent = replace(card("maisi-ct"), trained_classes=None, trained_on="", scores={})
+    assert [silent.statements()[name] for name in (
+        "Masks of real lesions in training", "Masks of real lesions behind the frozen networks",
+        "Synthetic lesions in training", "Trained on", "Scores")] == [
+            *["not stated"] * 4, "not measured"]

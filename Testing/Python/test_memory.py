@@ -289,6 +289,7 @@ def test_what_the_real_allocator_says_at_its_limit_is_understood(room: int, end:
     (torch.OutOfMemoryError("CUDA out of memory"), True), (MemoryError(), True),
     (RuntimeError("CUDNN_STATUS_ALLOC_FAILED"), True), (RuntimeError("shapes differ"), False),
     (RuntimeError("could not create a primitive"), True),
+    (RuntimeError("could not create a memory object"), True),
     (RuntimeError("could not create a primitive descriptor for a convolution"), False),
     (ValueError("out of memory"), False)])
 def test_other_errors_are_not_taken_for_it(error: Exception, memory_ran_out: bool) -> None:

@@ -142,7 +142,7 @@ def test_the_card_claims_only_what_was_done(whole: Path, bench: Path) -> None:
     whole_card = models.Card.read(whole)
     assert "Synthetic lesions, too." in whole_card.trained_on
     assert set(whole_card.scores) == {"measure", "brain_MR"}
-    assert f"kept out of training: brain_MR {whole_card.scores['brain_MR']}." in (
+    assert f"kept out of training: brain_MR {whole_card.scores['brain_MR']}\n" in (
         whole / "README.md").read_text()
 
 
