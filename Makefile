@@ -40,12 +40,12 @@ bench: $(INSTALLED)
 	@$(PYTHON) Testing/Benchmarks/foundation.py
 
 validate: $(INSTALLED)
-	@$(PYTHON) -m DiffuGTSLib.training.embedded validate --data "$(DATA)" \
+	@$(PYTHON) -m DiffuGTSLib.cli.embedded validate --data "$(DATA)" \
 	  --output out/validation --docs docs/validation
 
 # Large memory pages, where Linux has them, make the training faster.
 reproduce-embedded: $(INSTALLED)
-	@THP_MEM_ALLOC_ENABLE=1 $(PYTHON) -m DiffuGTSLib.training.embedded reproduce --data "$(DATA)" \
+	@THP_MEM_ALLOC_ENABLE=1 $(PYTHON) -m DiffuGTSLib.cli.embedded reproduce --data "$(DATA)" \
 	  --runs out/reproduce/runs --output out/reproduce
 
 screenshots: $(INSTALLED)

@@ -18,8 +18,8 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from DiffuGTSPanel import Library
 from DiffuGTSPanel.Logic import DiffuGTSLogic
+from DiffuGTSPanel.process import LibraryLauncher
 
 __all__ = ["DiffuGTS", "DiffuGTSLogic", "DiffuGTSTest", "DiffuGTSWidget"]
 
@@ -53,12 +53,12 @@ class DiffuGTS(ScriptedLoadableModule):
 
 def registerSampleData() -> None:
     """Puts the scans of the library's samples.json into the module Sample Data."""
-    if Library.libraryFolder() is None:
+    if LibraryLauncher.libraryFolder() is None:
         return
-    Library.useLibrary()
+    LibraryLauncher.useLibrary()
     import SampleData
 
-    from DiffuGTSLib.samples import samples
+    from DiffuGTSLib.scan.samples import samples
 
     for sample in samples().values():
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
@@ -80,7 +80,7 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self) -> None:
         """Makes logic and panel; called once, when the module is first shown."""
         ScriptedLoadableModuleWidget.setup(self)
-        from DiffuGTSPanel.Panel import Panel
+        from DiffuGTSPanel.widgets.Panel import Panel
 
         self.logic = DiffuGTSLogic()
         self.panel = Panel(widget=self, logic=self.logic)
@@ -158,7 +158,7 @@ class DiffuGTSTest(ScriptedLoadableModuleTest):
 
     def logicIsReady(self) -> bool:
         """Whether all packages are there; at the first test there is no logic yet."""
-        from DiffuGTSPanel.Packages import Packages
+        from DiffuGTSPanel.library.PythonPackages import Packages
 
         return not Packages().missing()
 
@@ -174,9 +174,9 @@ class DiffuGTSTest(ScriptedLoadableModuleTest):
 
     def test_voxelsComeBackWhereTheyWere(self) -> None:
         """Lesions drawn from an array lie at the volume's voxels, oblique and transformed."""
-        from DiffuGTSPanel import Segments
-        from DiffuGTSPanel.Placement import place
-        from DiffuGTSPanel.Run import Part, PromptResult
+        from DiffuGTSPanel.data.Run import Part, PromptResult
+        from DiffuGTSPanel.scene import LesionSegments
+        from DiffuGTSPanel.scene.VolumeGrid import place
 
         volume, truth = self.phantomVolume()
         turned = vtk.vtkTransform()
@@ -191,8 +191,8 @@ class DiffuGTSTest(ScriptedLoadableModuleTest):
         described = [{"number": 1, "volume_ml": 1.0, "longest_diameter_mm": 1.0,
                       "perpendicular_mm": 1.0, "mean_score": 1.0, "max_score": 1.0,
                       "slice_range": [0, 1], "centroid_ras_mm": [0, 0, 0]}]
-        node = Segments.newSegmentation(volume, "test")
-        for _segment in Segments.addLesions(node, volume, placement, result, described, 0):
+        node = LesionSegments.newSegmentation(volume, "test")
+        for _segment in LesionSegments.addLesions(node, volume, placement, result, described, 0):
             pass
         array = slicer.util.arrayFromSegmentBinaryLabelmap(
             node, result.lesions[0].segmentId, volume)
@@ -213,7 +213,7 @@ class DiffuGTSTest(ScriptedLoadableModuleTest):
 
     def test_unknownPromptIsRefused(self) -> None:
         """A text that names no finding is refused, and leaves nothing behind."""
-        from DiffuGTSPanel.Failure import Failure
+        from DiffuGTSPanel.data.Failure import Failure
 
         volume, _truth = self.phantomVolume()
         with self.assertRaises(Failure) as caught:
@@ -225,8 +225,8 @@ class DiffuGTSTest(ScriptedLoadableModuleTest):
         """A phantom of the chest as a volume node, and its true tumors (K, J, I)."""
         import SimpleITK as sitk
 
-        Library.useLibrary()
-        from DiffuGTSLib.phantom import make_phantom
+        LibraryLauncher.useLibrary()
+        from DiffuGTSLib.scan.phantom import make_phantom
 
         phantom = make_phantom("chest", 0)
         image = phantom.image

@@ -1,6 +1,26 @@
 """DiffuGTS: tumors in CT and MR, segmented from a text.
 
 Research use, not for clinical decisions.
+
+    from DiffuGTSLib import Segmenter
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.pipeline.segmenter import Segmenter
+
+__all__ = ["Segmenter", "__version__"]
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on demand: it brings torch, which Slicer's process and `diffugts --help` do without.
+    if name == "Segmenter":
+        from DiffuGTSLib.pipeline.segmenter import Segmenter
+
+        return Segmenter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -272,7 +272,7 @@ def _memory() -> Finding:
 def _text_encoder() -> Finding:
     name = "text encoder"
     try:
-        from DiffuGTSLib.text import check_files, find_folder
+        from DiffuGTSLib.networks.text_encoder import check_files, find_folder
 
         check_files(find_folder())
     except DiffuGTSError as error:
@@ -286,7 +286,9 @@ def _model(model: str) -> Finding:
     name = f"model {Path(model).name}"
     try:
         from DiffuGTSLib.errors import AttentionMissing
-        from DiffuGTSLib.models import Card, find, has_attention, verify
+        from DiffuGTSLib.models.card import Card
+        from DiffuGTSLib.models.package_files import has_attention, verify
+        from DiffuGTSLib.models.store import find
 
         folder = find(model)
         verify(folder)
@@ -310,7 +312,7 @@ def _broken(name: str, error: Exception) -> Finding:
 
 
 def _cache() -> Finding:
-    from DiffuGTSLib.samples import cache_folder
+    from DiffuGTSLib.files import cache_folder
 
     folder = cache_folder()
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())

@@ -187,3 +187,9 @@ class Cancelled(DiffuGTSError):
 
     def __init__(self) -> None:
         super().__init__("The run was cancelled.")
+
+
+class DownloadFailed(DiffuGTSError):
+    """A sample could not be fetched, or is not the file it should be."""
+
+    code = "download-failed"

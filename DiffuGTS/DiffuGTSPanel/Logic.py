@@ -12,26 +12,34 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
-from DiffuGTSPanel import Models, Understanding, Views
-from DiffuGTSPanel.Batches import Batches
-from DiffuGTSPanel.BatchRun import (
+from DiffuGTSPanel.batch.BatchQueue import Batches
+from DiffuGTSPanel.data.Batch import (
     BatchCallbacks,
     BatchCase,
     BatchOptions,
     BatchProgress,
     BatchRun,
 )
-from DiffuGTSPanel.Engine import Engine
-from DiffuGTSPanel.Failure import Failure
-from DiffuGTSPanel.Log import Log
-from DiffuGTSPanel.Packages import Packages
-from DiffuGTSPanel.Placement import Placement
-from DiffuGTSPanel.Run import Callbacks, Lesion, ModelEntry, Options, Progress, PromptResult, Run
-from DiffuGTSPanel.Run import Understanding as Reading
-from DiffuGTSPanel.Steps import Piecewise
-from DiffuGTSPanel.Task import Task
-from DiffuGTSPanel.Work import Work
-from DiffuGTSPanel.WorkerProcess import WorkerState
+from DiffuGTSPanel.data.Failure import Failure
+from DiffuGTSPanel.data.Run import (
+    Callbacks,
+    Lesion,
+    ModelEntry,
+    Options,
+    Progress,
+    PromptResult,
+    Run,
+)
+from DiffuGTSPanel.data.Run import Understanding as Reading
+from DiffuGTSPanel.library import ModelCatalogue, PromptReading
+from DiffuGTSPanel.library.PythonPackages import Packages
+from DiffuGTSPanel.process.ChildProcess import Log, Task
+from DiffuGTSPanel.process.Piecewise import Piecewise
+from DiffuGTSPanel.process.WorkerProcess import WorkerState
+from DiffuGTSPanel.run.RunController import Work
+from DiffuGTSPanel.run.RunQueue import Engine
+from DiffuGTSPanel.scene import SliceViews
+from DiffuGTSPanel.scene.VolumeGrid import Placement
 
 
 class DiffuGTSLogic(ScriptedLoadableModuleLogic):
@@ -62,15 +70,15 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic):
 
     def understand(self, text: str, model: str = "embedded") -> list[Reading]:
         """How each prompt in a text is understood, before anything runs."""
-        return Understanding.understand(text, model)
+        return PromptReading.understand(text, model)
 
     def suggestions(self, prefix: str, limit: int = 8) -> list[str]:
         """Prompts that complete what was typed so far."""
-        return Understanding.suggestions(prefix, limit)
+        return PromptReading.suggestions(prefix, limit)
 
     def examples(self) -> list[str]:
         """Prompts to begin with."""
-        return list(Understanding.EXAMPLES)
+        return list(PromptReading.EXAMPLES)
 
     # Runs ----------------------------------------------------------------------------------------
 
@@ -104,7 +112,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic):
         Raises:
             TypeError: an option that there is not.
         """
-        texts = Understanding.prompts(prompts) if isinstance(prompts, str) else list(prompts)
+        texts = PromptReading.prompts(prompts) if isinstance(prompts, str) else list(prompts)
         callbacks = Callbacks(onProgress, onPreview, onFinished, onError, onCancelled, onUpdated)
         # An empty text goes on as it is, and is refused in words.
         run = Run(uuid.uuid4().hex[:12], tuple(texts) or ("",), Options(**options), callbacks)
@@ -196,7 +204,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic):
             TypeError: an option that there is not, or an input that is none of the above.
             Failure: with `wait`, where it cannot start or go on, or was cancelled.
         """
-        texts = Understanding.prompts(prompts) if isinstance(prompts, str) else list(prompts)
+        texts = PromptReading.prompts(prompts) if isinstance(prompts, str) else list(prompts)
         callbacks = BatchCallbacks(onProgress, onCase, onFinished, onError, onCancelled)
         run = self._batches.start(inputs, texts, outputFolder, self.python, callbacks,
                                   BatchOptions(**options))
@@ -247,7 +255,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic):
         work = self._engine.finished(run)
         if work is not None and work.frames is not None and result is not None:
             work.frames.show(result.frame or 0)
-        Views.jumpTo(lesion.position)
+        SliceViews.jumpTo(lesion.position)
 
     def evidence(
         self, run: Run, kind: str, onReady: Callable[[Any], None], index: int = 0,
@@ -298,14 +306,14 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic):
 
     def models(self) -> list[ModelEntry]:
         """The models that there are, installed or not."""
-        return Models.listModels()
+        return ModelCatalogue.listModels()
 
     def modelAction(
         self, action: str, name: str, onDone: Callable[[str], None],
         onError: Callable[[Failure], None], onLine: Callable[[str], None],
     ) -> Task:
         """Downloads, verifies or removes a model without blocking; see `Models.act`."""
-        return Models.act(action, name, self.python, onDone, onError, onLine)
+        return ModelCatalogue.act(action, name, self.python, onDone, onError, onLine)
 
     def shutdown(self) -> None:
         """Ends the background processes and removes all temporary files."""

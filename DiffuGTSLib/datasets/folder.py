@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from DiffuGTSLib.datasets import layouts
-from DiffuGTSLib.datasets.labelled_case import LabelledCase
-from DiffuGTSLib.datasets.published import Published, published
+from DiffuGTSLib.datasets.case import LabelledCase
+from DiffuGTSLib.datasets.layouts import CASES_NAMES, Published, published
 from DiffuGTSLib.errors import BadDataSet
 
 MANIFEST = "manifest.json"  # of the folder that the embedded model is trained on
@@ -104,3 +104,8 @@ def _joined(parts: list[DataSet]) -> DataSet | None:
         "; ".join(dict.fromkeys(part.licence for part in parts if part.licence)),
         cases, tuple(entry for part in parts for entry in part.parts),
     )
+
+
+def is_manifest(folder: Path) -> bool:
+    """Whether the folder has a manifest, and no list of cases that comes first."""
+    return (folder / MANIFEST).is_file() and not any((folder / n).is_file() for n in CASES_NAMES)

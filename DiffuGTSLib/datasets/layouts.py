@@ -1,19 +1,24 @@
-"""The published folder layouts: which files belong to which case."""
+"""The published folder layouts: which files belong to which case.
+
+The catalogue of published data sets: Resources/datasets.json.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
 
-from DiffuGTSLib.datasets.labelled_case import LabelledCase
-from DiffuGTSLib.datasets.published import Published, published
+from DiffuGTSLib.datasets.case import LabelledCase
 from DiffuGTSLib.errors import BadDataSet
-from DiffuGTSLib.resources import resource
+from DiffuGTSLib.files import resource
+from DiffuGTSLib.scan.modality import Modality
 
 CASES_NAMES = ("CASES.json", "cases.json")
 MOST_FAULTS = 10  # told in one message
@@ -188,3 +193,52 @@ def _document(path: Path, kind: type = dict) -> Any:
         raise BadDataSet(f"{path.name} does not hold what it should.",
                          "A list of cases is expected." if kind is list else "Check the file.")
     return document
+
+
+@dataclass(frozen=True)
+class Published:
+    """An entry of the catalogue.
+
+    Attributes:
+        id, name: for programs and for people.
+        layout: "msd", "kits" or "brats".
+        folder: as published; "" where the name does not matter.
+        title: the name in its dataset.json.
+        labels: what each value of a mask means.
+        tumor, organ: the values that count as tumor, and as organ (its tumors included).
+        sequences: what its files call the MR sequences -> "t1", "t1c", "t2", "flair".
+        skull_stripped: of MR: nothing but the brain is left.
+        paper_dsc_percent: METHOD.md 5; None where the paper has no figure.
+    """
+
+    id: str
+    name: str
+    layout: str
+    folder: str
+    title: str
+    prompt: str
+    modality: Modality
+    labels: dict[int, str]
+    tumor: tuple[int, ...]
+    organ: tuple[int, ...]
+    sequences: dict[str, str]
+    skull_stripped: bool
+    paper_dsc_percent: float | None
+    licence: str
+    url: str
+
+
+@lru_cache(maxsize=1)
+def published() -> dict[str, Published]:
+    """The catalogue, by id."""
+    entries = json.loads(resource("datasets.json").read_text(encoding="utf-8"))["datasets"]
+    return {entry["id"]: _entry(entry) for entry in entries}
+
+
+def _entry(entry: dict) -> Published:
+    return Published(**entry | {
+        "labels": {int(value): meaning for value, meaning in entry["labels"].items()},
+        "tumor": tuple(entry["tumor"]),
+        "organ": tuple(entry["organ"]),
+        "sequences": {s["file"]: s["sequence"] for s in entry["sequences"]},
+    })

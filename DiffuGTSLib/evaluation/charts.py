@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores
-from DiffuGTSLib.evaluation.summary import Group, Mean
+from DiffuGTSLib.evaluation.tables import Group, Mean
 
 BLUE, ORANGE, GREY, GREEN = "#0072b2", "#d55e00", "0.55", "#009e73"
 PARTS = {

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.card import Card
-from DiffuGTSLib.datasets import DataSet, LabelledCase
+from DiffuGTSLib.datasets.case import LabelledCase
+from DiffuGTSLib.datasets.folder import DataSet
 from DiffuGTSLib.errors import BadDataSet, NotZeroShot, OutputNotWritten, PromptNotUnderstood
+from DiffuGTSLib.evaluation.child_process import Failure, Place, Scores
 from DiffuGTSLib.evaluation.measures import require_metrics
-from DiffuGTSLib.evaluation.place import Failure, Place, Scores
 from DiffuGTSLib.evaluation.scoring import CaseScores, Settings, file_name
-from DiffuGTSLib.lesion_classes import Exposure, exposure
-from DiffuGTSLib.package_files import read_card
-from DiffuGTSLib.prompt import understand
-from DiffuGTSLib.store import find
-from DiffuGTSLib.whole_file import write_json
+from DiffuGTSLib.files import write_json
+from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models.package_files import read_card
+from DiffuGTSLib.models.store import find
+from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
+from DiffuGTSLib.prompt.parsing import understand
 
 # Of a card: what may be written into it afterwards without changing any score.
 _FOR_PEOPLE = ("name", "licence", "licence_url", "trained_on", "calibrated_on", "scores",

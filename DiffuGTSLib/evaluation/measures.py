@@ -1,4 +1,9 @@
-"""Scores of a mask against its reference, by MONAI: DSC, surface distance, lesions, volume."""
+"""Scores of a mask against its reference, by MONAI: DSC, surface distance, lesions, volume.
+
+What stands beside a score: the same scan without the method, and the best of all thresholds.
+
+Scores of a mask or a map against a reference: Dice, its best threshold, AUROC.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +13,22 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
+from scipy.special import expit
+from scipy.stats import rankdata
 
 from DiffuGTSLib.errors import PackageMissing
-from DiffuGTSLib.lesions import labelled
+from DiffuGTSLib.pipeline.lesions import labelled
+from DiffuGTSLib.pipeline.result import Result
+from DiffuGTSLib.scan.canonical import Canonical, Modality, to_input_grid
 
 # A boundary this far off counts as right (METHOD's evaluation; about a voxel of clinical CT).
 SURFACE_MM = 2.0
 # Lesions match from here on (intersection over union): what nodule and lesion detection uses.
 LESION_IOU = 0.1
+# Equally spaced logits, 0.05 apart, and both ends: what is calibrated is a logit, and the best
+# threshold of a map that is low everywhere may be a thousandth.
+THRESHOLDS = np.concatenate([[0.0], expit(np.linspace(-10, 10, 401)), [1.0]])
 
 
 @dataclass(frozen=True)
@@ -176,3 +189,116 @@ def _matches(segments: np.ndarray, lesions: np.ndarray) -> int:
         prediction, truth, match_iou_threshold=LESION_IOU, output_confusion_matrix=True
     )
     return int(counts[0])
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """DSC in 0 to 1, each with a threshold chosen on the scan itself: no fair score of a method.
+
+    Attributes:
+        best_score: of the refined score.
+        best_map: of the attention map.
+        intensity: of the raw intensity inside the body, bright or dark, whichever is better.
+        centre: of the distance to the scan's centre (METHOD.md 8).
+        auroc_map: area under the ROC curve of the attention map inside the body; no DSC.
+    """
+
+    best_score: float
+    best_map: float
+    intensity: float
+    centre: float
+    auroc_map: float
+
+
+def baselines(result: Result, reference: sitk.Image, canonical: Canonical) -> Baselines:
+    """Measures them for one result.
+
+    Args:
+        reference: not empty, on the scan's grid.
+        canonical: of the encoded scan, for the body's outline.
+    """
+    truth = sitk.GetArrayViewFromImage(reference) != 0
+    attention = sitk.GetArrayViewFromImage(result.attention)
+    refined = sitk.GetArrayViewFromImage(result.probability)
+    outline = body(canonical.tensor[0, 0].numpy(), canonical.modality)
+    inside = sitk.GetArrayFromImage(to_input_grid(outline.astype(np.float32), canonical)) > 0.5
+    if not inside.any():
+        inside[:] = True
+    bright = _scaled(sitk.GetArrayViewFromImage(result.image).astype(np.float32), inside)
+    return Baselines(
+        best_score=best_dice(refined, truth)[0],
+        best_map=best_dice(attention, truth)[0],
+        intensity=max(best_dice(bright * inside, truth)[0],
+                      best_dice((1 - bright) * inside, truth)[0]),
+        centre=best_dice(_nearness(truth.shape, result.image.GetSpacing()[::-1]), truth)[0],
+        auroc_map=auroc(attention[inside], truth[inside]),
+    )
+
+
+def _scaled(intensity: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Intensity between its percentiles 0.5 and 99.5 `inside`, as 0 to 1."""
+    low, high = np.percentile(intensity[inside], (0.5, 99.5))
+    return np.clip((intensity - low) / max(float(high - low), 1e-6), 0, 1)
+
+
+def _nearness(shape: tuple[int, ...], spacing: tuple[float, ...]) -> np.ndarray:
+    """1 at the scan's centre, 0 at its corners, falling with the distance in mm."""
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
+    distance = np.sqrt(sum(np.square(a) for a in np.meshgrid(*axes, indexing="ij", sparse=True)))
+    return np.asarray(1 - distance / distance.max())
+
+
+def dice(mask: np.ndarray, reference: np.ndarray) -> float:
+    """Dice similarity of two bool arrays; 1 where both are empty."""
+    total = int(mask.sum()) + int(reference.sum())
+    return 1.0 if total == 0 else 2.0 * int((mask & reference).sum()) / total
+
+
+def dice_by_threshold(score: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Dice of `score > t` for each t of THRESHOLDS; `score` in [0, 1], any shape."""
+    bins = np.clip(np.searchsorted(THRESHOLDS, score.ravel(), side="left"), 0, len(THRESHOLDS))
+    count = len(THRESHOLDS) + 1
+    everything = np.bincount(bins, minlength=count)
+    hits = np.bincount(bins[reference.ravel()], minlength=count)
+    above = everything[::-1].cumsum()[::-1][1:]
+    overlap = hits[::-1].cumsum()[::-1][1:]
+    total = above + int(reference.sum())
+    return np.where(total > 0, 2.0 * overlap / np.maximum(total, 1), 1.0)
+
+
+def best_dice(score: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """The highest Dice over all thresholds, and the threshold that reaches it."""
+    values = dice_by_threshold(score, reference)
+    best = int(np.argmax(values))
+    return float(values[best]), float(THRESHOLDS[best])
+
+
+def auroc(score: np.ndarray, reference: np.ndarray) -> float:
+    """Area under the ROC curve: how often a voxel of the reference scores above one outside it.
+
+    Ties count half. NaN where one of the classes is empty.
+    """
+    positives = int(reference.sum())
+    negatives = reference.size - positives
+    if positives == 0 or negatives == 0:
+        return float("nan")
+    ranks = rankdata(score.ravel())[reference.ravel()].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def body(image: np.ndarray, modality: Modality) -> np.ndarray:
+    """The patient without the air around: the largest dense component, its holes filled.
+
+    Args:
+        image: normalised, (X, Y, Z).
+    """
+    dense = image > (0.4 if modality == "CT" else 0.08)  # CT: -200 HU
+    dense = ndimage.binary_opening(dense, iterations=2)
+    labels, count = ndimage.label(dense)
+    if count == 0:
+        return np.zeros(image.shape, dtype=bool)
+    largest = 1 + int(np.argmax(ndimage.sum_labels(dense, labels, range(1, count + 1))))
+    filled = np.zeros(image.shape, dtype=bool)
+    for z in range(image.shape[2]):
+        filled[:, :, z] = ndimage.binary_fill_holes(labels[:, :, z] == largest)
+    return filled

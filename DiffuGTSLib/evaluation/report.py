@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from DiffuGTSLib.datasets.report import counted
+from DiffuGTSLib.datasets.check import counted
 from DiffuGTSLib.evaluation import charts
 from DiffuGTSLib.evaluation.evaluate import Evaluation
 from DiffuGTSLib.evaluation.scoring import CaseScores
-from DiffuGTSLib.evaluation.summary import Group, Mean
-from DiffuGTSLib.evaluation.tables import NOTE, Summary, seen, zero_shot_words
-from DiffuGTSLib.whole_file import write_whole
+from DiffuGTSLib.evaluation.tables import NOTE, Group, Mean, Summary, seen, zero_shot_words
+from DiffuGTSLib.files import write_whole
 
 DASH = "\N{EN DASH}"
 _PICTURE_PIXELS = 1100

@@ -1,9 +1,16 @@
-"""One case: segment it, score it, and what each part of the method adds."""
+"""One case: segment it, score it, and what each part of the method adds.
+
+The most memory that a stretch of work held.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
+import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -12,20 +19,19 @@ from typing import Any, Literal
 import SimpleITK as sitk
 import torch
 
-from DiffuGTSLib.datasets.labelled_case import LabelledCase, Volumes
+from DiffuGTSLib.datasets.case import LabelledCase, Volumes
 from DiffuGTSLib.errors import PromptNotUnderstood
-from DiffuGTSLib.evaluation.baselines import Baselines, baselines
-from DiffuGTSLib.evaluation.measures import Measures, measure, overlap
-from DiffuGTSLib.evaluation.memory import forget_peak, peak_gb, peak_gpu_gb
-from DiffuGTSLib.figure import overview
-from DiffuGTSLib.lesion_classes import Exposure, exposure
-from DiffuGTSLib.residual import FUSIONS, Fusion
-from DiffuGTSLib.result import Result
-from DiffuGTSLib.segmenter import EncodedScan, Segmenter
+from DiffuGTSLib.evaluation.measures import Baselines, Measures, baselines, measure, overlap
+from DiffuGTSLib.models.card import FUSIONS, Fusion
+from DiffuGTSLib.output.figure import overview
+from DiffuGTSLib.pipeline.result import Result
+from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
+from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
 
 Kind = Literal["tumor", "no tumor", "wrong organ"]
 # "map": the attention map at the threshold, over the whole scan; the others: residual.FUSIONS.
 ABLATIONS = ("map", *FUSIONS)
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -236,3 +242,45 @@ def _kind(case: LabelledCase, volumes: Volumes) -> Kind:
     if case.wrong_organ:
         return "wrong organ"
     return "tumor" if sitk.GetArrayViewFromImage(volumes.tumor).any() else "no tumor"
+
+
+def forget_peak(device: str = "cpu") -> None:
+    """Starts a new stretch.
+
+    On Linux what earlier work left behind is handed back and the system's own record set back.
+    Elsewhere there is no way to: the peak is that of the process since its start.
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # a system may forbid it, or have another libc
+            ctypes.CDLL(None).malloc_trim(0)
+            _CLEAR.write_text("5")
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_gb() -> float:
+    """The most main memory held since `forget_peak`, in GB of 10^9 bytes."""
+    if sys.platform == "linux":
+        found = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024 / 1e9
+    if sys.platform == "win32":
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset) / 1e9
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def peak_gpu_gb(device: str) -> float | None:
+    """The most memory of the GPU that the networks held; None on a CPU."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return float(torch.cuda.max_memory_allocated(device)) / 1e9

@@ -1,10 +1,14 @@
-"""The three trainings of `diffugts train`, each from its configuration to what it writes."""
+"""The three trainings of `diffugts train`, each from its configuration to what it writes.
+
+A trained attention into a copy of its model package, whole or not at all.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +16,21 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from DiffuGTSLib import models
-from DiffuGTSLib.card import Card
-from DiffuGTSLib.device import choose_device
-from DiffuGTSLib.errors import BadConfiguration, TrainingImpossible
-from DiffuGTSLib.foundation.autoencoder import Autoencoder
-from DiffuGTSLib.foundation.configurations import RECTIFIED_FLOW_SCHEDULER
-from DiffuGTSLib.foundation.denoiser import Denoiser
-from DiffuGTSLib.training import attention, autoencoder, denoiser
+from DiffuGTSLib.errors import BadConfiguration, OutputNotWritten, TrainingImpossible
+from DiffuGTSLib.files import whole_folder, write_json
+from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models.package import Foundation, add_attention, load_foundation, save
+from DiffuGTSLib.networks.attention import AnomalyAttention
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.networks.device import choose_device
+from DiffuGTSLib.networks.schedules import RECTIFIED_FLOW_SCHEDULER
+from DiffuGTSLib.training import (
+    attention_trainer,
+    autoencoder_trainer,
+    calibration,
+    denoiser_trainer,
+)
 from DiffuGTSLib.training.config import (
     AttentionConfig,
     AutoencoderConfig,
@@ -27,14 +38,11 @@ from DiffuGTSLib.training.config import (
     DenoiserConfig,
     remember,
 )
-from DiffuGTSLib.training.corpus import SPLITS, Corpus, classes_named, find_folders, prepare
-from DiffuGTSLib.training.curves import read_curve
-from DiffuGTSLib.training.feed import Feed
-from DiffuGTSLib.training.head import refuse_existing, write_trained
-from DiffuGTSLib.training.project_folder import Wanted
-from DiffuGTSLib.training.ranks import Ranks, joined
-from DiffuGTSLib.whole_file import write_json
-from DiffuGTSLib.whole_folder import whole_folder
+from DiffuGTSLib.training.data.corpus import SPLITS, Corpus, classes_named, find_folders, prepare
+from DiffuGTSLib.training.data.examples import Example
+from DiffuGTSLib.training.data.project_folder import Wanted
+from DiffuGTSLib.training.data.windows import Feed
+from DiffuGTSLib.training.loop import Ranks, joined, read_curve
 
 Tell = Callable[[str], None]
 ABOUT = "autoencoder.json"
@@ -64,16 +72,17 @@ def train_attention(config: AttentionConfig, tell: Tell | None = None) -> Finish
     refuse_existing(config.output)
     left_out = classes_named(config.left_out)
     with joined(choose_device(config.training.device)) as (ranks, device):
-        foundation = models.load_foundation(config.model)
+        foundation = load_foundation(config.model)
         card, network = foundation.card, _attention_network(config, foundation.autoencoder)
         wanted = Wanted(card.spacing_mm, card.modalities, left_out, config.synthetic,
                         config.largest_window, config.held_out)
         corpus = _corpus(config, wanted, ranks, tell)
-        prompts = attention.PromptTexts(foundation.texts(), corpus.organs, device)
-        feed = Feed(corpus.sampler(), attention.WINDOWS, config.workers)
+        prompts = attention_trainer.PromptTexts(foundation.texts(), corpus.organs, device)
+        feed = Feed(corpus.sampler(), attention_trainer.WINDOWS, config.workers)
         loop = config.training.loop(config.runs, ranks, device, tell if ranks.first else None)
         held_out = corpus.held_out() if ranks.first else []
-        trained = attention.train(foundation.autoencoder, feed, held_out, loop, prompts, network)
+        trained = attention_trainer.train(
+            foundation.autoencoder, feed, held_out, loop, prompts, network)
     if ranks.first:
         examples = corpus.examples(config.calibrate)
         about = _about_head(config, card, corpus)
@@ -98,12 +107,12 @@ def train_autoencoder(config: AutoencoderConfig, tell: Tell | None = None) -> Fi
         samples = corpus.samples("training")
         if not samples:
             raise TrainingImpossible("There is no scan to train on.", "Add data.")
-        network = autoencoder.EMBEDDED_CONFIG | config.network
-        model = autoencoder.train(samples, corpus.samples("tuning"), loop, network,
+        network = autoencoder_trainer.EMBEDDED_CONFIG | config.network
+        model = autoencoder_trainer.train(samples, corpus.samples("tuning"), loop, network,
                                   corpus.groups())
     if ranks.first:
         model.requires_grad_(False).eval()
-        scale = denoiser.centre_latents(model, corpus.sources("training"))
+        scale = denoiser_trainer.centre_latents(model, corpus.sources("training"))
         about = {"scale_factor": scale, "spacing_mm": list(config.spacing_mm),
                  "modalities": list(config.modalities),
                  "trained_on": f"{len(samples)} scans"}
@@ -128,18 +137,20 @@ def train_denoiser(config: DenoiserConfig, tell: Tell | None = None) -> Finished
         wanted = Wanted(spacing, modalities, left_out, False, held_out=config.held_out)
         corpus = _corpus(config, wanted, ranks, tell)
         loop = config.training.loop(config.runs, ranks, device, tell if ranks.first else None)
-        scans = denoiser.encode_copies(
+        scans = denoiser_trainer.encode_copies(
             frozen.to(device), corpus.sources("training"), about["scale_factor"], config.copies,
             config.training.seed,
         )
         if not scans:
             raise TrainingImpossible("There is no scan to train on.", "Leave out fewer classes.")
-        model = denoiser.train(scans, loop, network, corpus.kinds())
+        model = denoiser_trainer.train(scans, loop, network, corpus.kinds())
     if ranks.first:
         card = Card(
             name=config.name or config.output.name, licence=config.licence, modalities=modalities,
             spacing_mm=spacing, scale_factor=about["scale_factor"],
-            class_labels={m: denoiser.CLASS_LABELS[("CT", "MR").index(m)] for m in modalities},
+            class_labels={
+                m: denoiser_trainer.CLASS_LABELS[("CT", "MR").index(m)] for m in modalities
+            },
             threshold=0.5, steps=config.steps, samples=config.samples, resamplings=1, fusion={},
             trained_on=f"Autoencoder: {about['trained_on']}. Denoiser: {corpus.describe()}.",
             # Its loss leaves out what their masks outline.
@@ -148,7 +159,7 @@ def train_denoiser(config: DenoiserConfig, tell: Tell | None = None) -> Finished
             left_out=tuple(sorted(left_out)),
         )
         with whole_folder(config.output) as staging:
-            models.save(staging, card, frozen.to("cpu"), model.to("cpu"), None,
+            save(staging, card, frozen.to("cpu"), model.to("cpu"), None,
                         FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER))
     return Finished(ranks.first, _document(config, "denoiser"))
 
@@ -243,7 +254,7 @@ def _denoiser_network(config: DenoiserConfig, frozen: Autoencoder) -> dict[str, 
         BadConfiguration: they do not fit each other.
     """
     latent = frozen.config.latent_channels
-    network = denoiser.EMBEDDED_CONFIG | {"in_channels": latent + 1, "out_channels": latent}
+    network = denoiser_trainer.EMBEDDED_CONFIG | {"in_channels": latent + 1, "out_channels": latent}
     network |= config.network
     try:
         Denoiser(**network)
@@ -264,3 +275,50 @@ def _document(
 def _finite(figures: dict[str, float]) -> dict[str, float | None]:
     """JSON knows no NaN."""
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def refuse_existing(output: Path) -> None:
+    """Nothing that is there is overwritten; asked before a training begins, not after it.
+
+    Raises:
+        OutputNotWritten: the folder exists and is not empty.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputNotWritten(f"The folder {output.name} exists already.",
+                               "Choose another folder for output, or delete that one.")
+
+
+def write_trained(
+    foundation: Foundation, attention: AnomalyAttention, output: Path,
+    changes: Mapping[str, Any], examples: Sequence[Example], device: str,
+    tell: Callable[[str], None],
+) -> Card:
+    """Writes a copy of the package with the attention, calibrated on `examples`.
+
+    Args:
+        changes: to the card: name, trained_on, trained_classes, left_out, scores.
+
+    Returns:
+        The card as it is written.
+
+    Raises:
+        OutputNotWritten: `output` exists, or there is no room.
+    """
+    refuse_existing(output)
+    with whole_folder(output) as staging:
+        leave = shutil.ignore_patterns("aova", "README.md", ".*")
+        shutil.copytree(foundation.folder, staging, ignore=leave, dirs_exist_ok=True)
+        # The old attention's calibration and fusion say nothing about the new one.
+        fresh = {"calibration": {}, "fusion": {}, "threshold": 0.5}
+        add_attention(staging, attention, **fresh | dict(changes))
+        if examples:
+            calibration.calibrate(staging, examples, device=device, tell=tell)
+        card = Card.read(staging)
+        (staging / "README.md").write_text(_about(card), encoding="utf-8")
+    return card
+
+
+def _about(card: Card) -> str:
+    lines = "".join(f"- **{name}**: {text}\n" for name, text in card.statements().items())
+    return (f"# Model card: {card.name}\n\n"
+            f"**Research use only, not for clinical decisions.**\n\n{lines}")

@@ -15,10 +15,9 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import relevance
 
 from DiffuGTSLib.errors import BadConfiguration, TrainingImpossible
-from DiffuGTSLib.package_files import INDEX
-from DiffuGTSLib.resources import resource
-from DiffuGTSLib.training.loop import CHECKPOINT, LoopConfig
-from DiffuGTSLib.training.ranks import ALONE, Ranks
+from DiffuGTSLib.files import resource
+from DiffuGTSLib.models.package_files import INDEX
+from DiffuGTSLib.training.loop import ALONE, CHECKPOINT, LoopConfig, Ranks
 
 SCHEMA = "Training/training.schema.json"
 SETTINGS = "settings.json"

@@ -1,25 +1,96 @@
-"""What every trainer shares: the step loop, learning rate, checkpoints that survive a kill, log."""
+"""What every trainer shares: the step loop, learning rate, checkpoints that survive a kill, log.
+
+What a training says of itself while it runs: a text log, a curve for programs, TensorBoard.
+
+One process or several (torchrun): gradients are averaged, so that all hold the same weights.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import pickle
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from DiffuGTSLib.errors import TrainingImpossible
-from DiffuGTSLib.training.curves import Curves
-from DiffuGTSLib.training.ranks import ALONE, Ranks
+from DiffuGTSLib.errors import PackageMissing, TrainingImpossible
 
 CHECKPOINT = "checkpoint.pt"
+LOG = "log.txt"
+CURVE = "curve.jsonl"
+EVENTS = "tensorboard"
+# Others wait while the first rank validates or resamples the data for the first time.
+PATIENCE = timedelta(hours=6)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of the processes that train together this one is.
+
+    Attributes:
+        rank: 0 to size - 1; rank 0 writes checkpoints, log and package.
+        size: number of processes; with 1 nothing is exchanged.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Returns when all processes have come here."""
+        if self.size > 1:
+            distributed.barrier()
+
+    def share(self, network: nn.Module) -> None:
+        """Gives every process the first one's parameters and buffers."""
+        if self.size > 1:
+            for tensor in network.state_dict().values():
+                distributed.broadcast(tensor, 0)
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replaces each gradient by its mean over the processes.
+
+        A parameter that only some of them used counts as 0 for the others; one that none used
+        keeps no gradient, as it would in a single process.
+        """
+        if self.size == 1:
+            return
+        used = torch.tensor([float(p.grad is not None) for p in parameters],
+                            device=parameters[0].device)
+        pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+        # One exchange for all: hundreds of small ones would cost more than the step.
+        flat = torch.cat([used, *pieces])
+        distributed.all_reduce(flat)
+        means = flat[len(parameters):] / self.size
+        pieces = list(means.split([p.numel() for p in parameters]))
+        for p, piece, users in zip(parameters, pieces, flat[: len(parameters)], strict=True):
+            p.grad = piece.view_as(p) if users > 0 else None
+
+    def average(self, figures: dict[str, float], device: torch.device) -> dict[str, float]:
+        """Each figure's mean over the processes; all have to know the same figures."""
+        if self.size == 1 or not figures:
+            return figures
+        values = torch.tensor(list(figures.values()), dtype=torch.float32, device=device)
+        distributed.all_reduce(values)
+        return dict(zip(figures, (values / self.size).tolist(), strict=True))
+
+
+ALONE = Ranks()
 
 
 @dataclass
@@ -194,3 +265,116 @@ class Loop:
                  "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
         torch.save(state, path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
+
+
+class Curves:
+    """Writes figures by step into a folder; a resumed training takes back what it does again.
+
+    Args:
+        folder: log.txt, curve.jsonl and, where asked for, tensorboard/ are written here.
+        step: where the training (re)starts; what an earlier, killed run wrote beyond is dropped.
+        seconds: that the training has taken up to there.
+        tensorboard: whether to write live curves for TensorBoard.
+        tell: is given each line of the log.
+
+    Raises:
+        PackageMissing: TensorBoard is asked for, but not installed.
+    """
+
+    def __init__(
+        self, folder: Path, step: int = 0, seconds: float = 0.0, tensorboard: bool = False,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.folder = folder
+        self._started = time.monotonic() - seconds
+        self._tell = tell
+        self._events = _tensorboard(folder / EVENTS, step) if tensorboard else None
+        _keep(folder / LOG, lambda line: int(line.split(maxsplit=1)[0]) <= step)
+        _keep(folder / CURVE, lambda line: json.loads(line)["step"] <= step)
+
+    @property
+    def seconds(self) -> float:
+        """That the training has taken, without what was lost by kills."""
+        return time.monotonic() - self._started
+
+    def add(self, step: int, figures: Mapping[str, float], kind: str = "train") -> None:
+        """Notes figures of a step; `kind` is "train" or "validation"."""
+        values = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        line = f"{step:6d} {self.seconds / 60:7.1f} min  {kind:10s} {values}"
+        with (self.folder / LOG).open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+        entry = {"step": step, "kind": kind, "figures": dict(figures)}
+        with (self.folder / CURVE).open("a", encoding="utf-8") as curve:
+            curve.write(json.dumps(entry) + "\n")
+        if self._events is not None:
+            for name, value in figures.items():
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+            self._events.flush()
+        if self._tell is not None:
+            self._tell(line)
+
+    def close(self) -> None:
+        """Ends the event file."""
+        if self._events is not None:
+            self._events.close()
+
+
+def read_curve(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a training's curve: step, kind and figures, in their order."""
+    path = folder / CURVE
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    """An event writer that hides what an earlier run wrote beyond `step`."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise PackageMissing(
+            "Live curves need TensorBoard, which is not installed.",
+            "Run: pip install tensorboard, or set tensorboard = false.",
+        ) from None
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def _keep(path: Path, wanted: Callable[[str], bool]) -> None:
+    """Drops lines that are not wanted, and one that a kill cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and wanted(line):
+                kept.append(line)
+        except (ValueError, IndexError, KeyError):
+            continue
+    partial = path.with_suffix(".tmp")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[Ranks, str]]:
+    """Joins the processes that torchrun started, if it did, until the block ends.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:N", as `device.choose_device` returns it.
+
+    Yields:
+        This process's ranks, and its device: under torchrun each has a GPU of its own.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE, device
+        return
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    try:
+        yield Ranks(distributed.get_rank(), size), device
+    finally:
+        distributed.destroy_process_group()

@@ -46,7 +46,7 @@ def sources() -> list[sitk.Image]:
     paths = sorted(data.glob("sarcoma/*_t1/image.nii.gz"), key=lambda path: path.stat().st_size)
     if paths:
         return [sitk.ReadImage(str(path)) for path in paths[:12]]
-    from DiffuGTSLib.phantom import make_phantom
+    from DiffuGTSLib.scan.phantom import make_phantom
 
     return [make_phantom("chest").image]
 

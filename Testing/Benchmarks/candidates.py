@@ -31,21 +31,21 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from DiffuGTSLib import models
-from DiffuGTSLib.attention import MODALITIES, Texts
-from DiffuGTSLib.foundation.conditioning import Conditioning
-from DiffuGTSLib.inpainting import inpaint, latent_mask
+from DiffuGTSLib.evaluation.measures import best_dice
+from DiffuGTSLib.models.card import FUSIONS, logits
+from DiffuGTSLib.models.package import Package, load
+from DiffuGTSLib.models.store import find
+from DiffuGTSLib.networks.attention import MODALITIES, Texts
+from DiffuGTSLib.networks.denoiser import Conditioning
+from DiffuGTSLib.networks.text_encoder import TextEncoder
+from DiffuGTSLib.pipeline.inpainting import inpaint, latent_mask
+from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.progress import Progress
-from DiffuGTSLib.residual import FUSIONS, logits
-from DiffuGTSLib.scores import best_dice
-from DiffuGTSLib.segmenter import Segmenter
-from DiffuGTSLib.store import find
-from DiffuGTSLib.text import TextEncoder
-from DiffuGTSLib.training import attention, fusion
-from DiffuGTSLib.training.corpus import Corpus
-from DiffuGTSLib.training.denoiser import CLASS_LABELS, encode_scan
-from DiffuGTSLib.training.project_folder import ProjectFolder, Wanted
-from DiffuGTSLib.training.windows import ORGANS, Source, Window, WindowSampler
+from DiffuGTSLib.training import attention_trainer, calibration
+from DiffuGTSLib.training.data.corpus import Corpus
+from DiffuGTSLib.training.data.project_folder import ProjectFolder, Wanted
+from DiffuGTSLib.training.data.windows import ORGANS, Source, Window, WindowSampler
+from DiffuGTSLib.training.denoiser_trainer import CLASS_LABELS, encode_scan
 
 app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)
 DataOption = Annotated[Path, typer.Option("--data", help="Folder with manifest.json and scans.")]
@@ -62,7 +62,7 @@ LEVELS = (0.1, 0.3)  # of noise, at which the denoiser's features are read
 def painting(data: DataOption = DATA, cache: CacheOption = CACHE,
              model: ModelOption = MODEL) -> None:
     """Paints balls of healthy tissue over itself: whatever differs is the painting's error."""
-    package = models.load(find(model))
+    package = load(find(model))
     folder = ProjectFolder(data, cache, Wanted())
     sources = [*folder.sources("tuning"),
                *(s for s in folder.sources("training") if s.kind in ("brain", "chest", "abdomen"))]
@@ -113,7 +113,7 @@ def _healthy_ball(
 
 
 def _painted(
-    package: models.Package, source: Source, cut: tuple[slice, ...], ball: np.ndarray, steps: int,
+    package: Package, source: Source, cut: tuple[slice, ...], ball: np.ndarray, steps: int,
     samples: int,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """The window with the ball painted, some times, and as the autoencoder shows it unpainted."""
@@ -138,7 +138,7 @@ def _painted(
 def mirrors(data: DataOption = DATA, cache: CacheOption = CACHE,
             model: ModelOption = MODEL) -> None:
     """The worth of the attention alone, by the axes along which scans are mirrored as well."""
-    package = models.load(find(model))
+    package = load(find(model))
     # Not those of abdominal organs, where no threshold finds anything.
     examples = [e for e in ProjectFolder(data, cache, Wanted()).examples(1000)
                 if e.key in package.card.calibration]
@@ -149,13 +149,13 @@ def mirrors(data: DataOption = DATA, cache: CacheOption = CACHE,
     for axes in ((), (0,), (0, 1)):  # upside down, nothing looks as it should
         package.attention.register_to_config(mirrors=axes)
         begin = time.perf_counter()
-        measured = [fusion.attentions([segmenter], e)[0] for e in examples]
+        measured = [calibration.attentions([segmenter], e)[0] for e in examples]
         seconds = (time.perf_counter() - begin) / len(examples)
         cells = []
         for key in keys:
             of_key = [m for m, e in zip(measured, examples, strict=True) if e.key == key]
             own = np.mean([m.worth(m.attention).max() for m in of_key])
-            cells.append(f"{fusion.best_shift(of_key).worth:.3f} / {own:.3f}")
+            cells.append(f"{calibration.best_shift(of_key).worth:.3f} / {own:.3f}")
         table.add_row(" ".join("xyz"[a] for a in axes) or "-", *cells, f"{seconds:.1f}")
     Console().print(table)
 
@@ -166,7 +166,7 @@ def windows(packages: Annotated[list[Path], typer.Argument(help="Folders of pack
     """Best Dice on windows of the tuning patients, and on lesions grown in training scans."""
     folder = ProjectFolder(data, cache, Wanted(largest=WINDOW))
     corpus = Corpus([(folder, 1.0)], folder.wanted)
-    texts = attention.PromptTexts(TextEncoder.from_package(), corpus.organs)
+    texts = attention_trainer.PromptTexts(TextEncoder.from_package(), corpus.organs)
     drawn = texts.draw(np.random.default_rng(0))
     held: dict[str, list[Window]] = defaultdict(list)
     for window in corpus.held_out():
@@ -174,16 +174,16 @@ def windows(packages: Annotated[list[Path], typer.Argument(help="Folders of pack
     table = Table("package", *(f"{name} ({len(of)})" for name, of in held.items()),
                   title="mean best Dice (windows)")
     for place in packages:
-        package = models.load(place)
+        package = load(place)
         table.add_row(place.name, *(f"{np.mean([_best(package, drawn, w) for w in of]):.2f}"
                                     for of in held.values()))
     Console().print(table)
 
 
-def _best(package: models.Package, texts: Texts, window: Window) -> float:
+def _best(package: Package, texts: Texts, window: Window) -> float:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        made = attention.window_maps(package.autoencoder, package.attention, window,
-                                     attention.pick(texts, window.organ))
+        made = attention_trainer.window_maps(package.autoencoder, package.attention, window,
+                                     attention_trainer.pick(texts, window.organ))
     return best_dice(made.probability()[0, 0].numpy(), window.lesion.numpy() > 0.5)[0]
 
 
@@ -191,13 +191,13 @@ def _best(package: models.Package, texts: Texts, window: Window) -> float:
 def fusions(data: DataOption = DATA, cache: CacheOption = CACHE, model: ModelOption = MODEL,
             most: Annotated[int, typer.Option(help="Examples of an anatomy.")] = 6) -> None:
     """The worth of masks on examples that the fit has not seen, by what they are made of."""
-    package = models.load(find(model))
+    package = load(find(model))
     examples = ProjectFolder(data, cache, Wanted()).examples(most)
     table = Table("modality", "samples", *FUSIONS, "learned head", "examples",
                   title="mean worth of examples left out of the fit (four folds)")
     for samples in (1, 2, 4):
         segmenter = Segmenter(replace(package, card=replace(package.card, samples=samples)))
-        measured = [fusion.measure(segmenter, e) for e in examples]
+        measured = [calibration.measure(segmenter, e) for e in examples]
         for modality in package.card.modalities:
             usable = [m for m in measured if m.modality == modality and m.inside.any()]
             worth = _unseen(usable)
@@ -206,21 +206,21 @@ def fusions(data: DataOption = DATA, cache: CacheOption = CACHE, model: ModelOpt
     Console().print(table)
 
 
-def _unseen(usable: Sequence[fusion.Measured]) -> dict[str, float]:
+def _unseen(usable: Sequence[calibration.Measured]) -> dict[str, float]:
     """Mean worth of the examples, each of which is left out of the fit once."""
     found: dict[str, list[float]] = defaultdict(list)
-    for fold in range(fusion.FOLDS):
-        seen = [m for i, m in enumerate(usable) if i % fusion.FOLDS != fold]
-        fitted, head = fusion.fit_kinds(seen), _head(seen)
+    for fold in range(calibration.FOLDS):
+        seen = [m for i, m in enumerate(usable) if i % calibration.FOLDS != fold]
+        fitted, head = calibration.fit_kinds(seen), _head(seen)
         cut = int(np.mean([m.worth(_by_head(head, m)) for m in seen], axis=0).argmax())
-        for m in usable[fold::fusion.FOLDS]:
+        for m in usable[fold::calibration.FOLDS]:
             for kind in FUSIONS:
-                found[kind].append(fusion.worth_of(m, fitted, kind))
+                found[kind].append(calibration.worth_of(m, fitted, kind))
             found["head"].append(float(m.worth(_by_head(head, m))[cut]))
     return {kind: float(np.mean(values)) for kind, values in found.items()}
 
 
-def _columns(m: fusion.Measured) -> np.ndarray:
+def _columns(m: calibration.Measured) -> np.ndarray:
     """(V, 7) of the voxels of M: logit, residuals, and their means in cubes of 3 and 9 voxels."""
     logit = logits(m.attention)
     columns = [logit, m.pixel, m.feature]
@@ -228,7 +228,7 @@ def _columns(m: fusion.Measured) -> np.ndarray:
     return np.stack([c[m.inside] for c in columns], 1)
 
 
-def _head(seen: Sequence[fusion.Measured]) -> Pipeline:
+def _head(seen: Sequence[calibration.Measured]) -> Pipeline:
     """A network of one hidden layer, as many voxels from each example."""
     generator = np.random.default_rng(0)
     rows, truths = [], []
@@ -242,7 +242,7 @@ def _head(seen: Sequence[fusion.Measured]) -> Pipeline:
     return head.fit(np.concatenate(rows), np.concatenate(truths))
 
 
-def _by_head(head: Pipeline, m: fusion.Measured) -> np.ndarray:
+def _by_head(head: Pipeline, m: calibration.Measured) -> np.ndarray:
     score = np.zeros(m.truth.shape)
     score[m.inside] = head.predict_proba(_columns(m))[:, 1]
     return score
@@ -253,9 +253,9 @@ def features(data: DataOption = DATA, cache: CacheOption = CACHE, model: ModelOp
              count: Annotated[int, typer.Option(help="Windows to fit on, of each kind.")] = 20,
              ) -> None:
     """Logistic regression from a voxel's features (at 1/4) to whether it is lesion."""
-    package = models.load(find(model))
+    package = load(find(model))
     folder = ProjectFolder(data, cache, Wanted(largest=WINDOW))
-    texts = attention.PromptTexts(TextEncoder.from_package(), Corpus([(folder, 1.0)],
+    texts = attention_trainer.PromptTexts(TextEncoder.from_package(), Corpus([(folder, 1.0)],
                                                                      folder.wanted).organs)
     table = Table("kind", "features", "AUROC", "best Dice", "windows",
                   title="lesion or not, on windows that were not fitted on")
@@ -291,10 +291,10 @@ def _coarse(mask: torch.Tensor) -> np.ndarray:
     return F.avg_pool3d(mask[None, None].float(), 4)[0, 0].flatten().numpy() > 0.5
 
 
-def _described(package: models.Package, window: Window) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _described(package: Package, window: Window) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(V, C) of each kind of features, and which voxels (V,) are lesion."""
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        levels = attention.window_features(package.autoencoder, window.image)
+        levels = attention_trainer.window_features(package.autoencoder, window.image)
         encoder = torch.cat([F.adaptive_avg_pool3d(f.float(), levels[-1].shape[2:])
                              for f in levels], 1)
         latent = encode_scan(package.autoencoder, window.image[0, 0])[None]
@@ -310,7 +310,7 @@ def _described(package: models.Package, window: Window) -> tuple[dict[str, np.nd
 
 
 def _of_denoiser(
-    package: models.Package, latent: torch.Tensor, modality: int, level: float
+    package: Package, latent: torch.Tensor, modality: int, level: float
 ) -> torch.Tensor:
     """What goes into the denoiser's last layers, where all of the latent is to be cleaned."""
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
@@ -342,11 +342,11 @@ def _regression(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Pipeline:
 
 
 def _by_attention(
-    package: models.Package, texts: attention.PromptTexts, window: Window
+    package: Package, texts: attention_trainer.PromptTexts, window: Window
 ) -> np.ndarray:
-    drawn = attention.pick(texts.draw(np.random.default_rng(0)), window.organ)
+    drawn = attention_trainer.pick(texts.draw(np.random.default_rng(0)), window.organ)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        made = attention.window_maps(package.autoencoder, package.attention, window, drawn)
+        made = attention_trainer.window_maps(package.autoencoder, package.attention, window, drawn)
     coarse = F.avg_pool3d(made.probability()[0].float(), 4)
     return coarse.flatten().numpy()
 

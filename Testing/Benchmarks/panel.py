@@ -81,7 +81,7 @@ def case() -> tuple[Path, str]:
     data = Path(os.environ.get("DIFFUGTS_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     if (data / "chest" / "lung1" / "image.nii.gz").exists():
         return data / "chest" / "lung1" / "image.nii.gz", "lung tumor"
-    from DiffuGTSLib.phantom import make_phantom
+    from DiffuGTSLib.scan.phantom import make_phantom
 
     phantom = make_phantom("chest")
     return phantom.write(Path(tempfile.mkdtemp()))[0], phantom.prompt

@@ -15,11 +15,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from DiffuGTSLib.attention import AnomalyAttention
-from DiffuGTSLib.foundation.autoencoder import Autoencoder
-from DiffuGTSLib.foundation.configurations import MAISI_AUTOENCODER, MAISI_RFLOW
-from DiffuGTSLib.foundation.denoiser import Denoiser
-from DiffuGTSLib.memory import TILINGS, Needs, Networks
+from DiffuGTSLib.models.convert import MAISI_AUTOENCODER, MAISI_RFLOW
+from DiffuGTSLib.networks.attention import AnomalyAttention
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.pipeline.memory_plan import TILINGS, Needs, Networks
 
 SIZES = ("256x256x256", "512x512x256", "512x512x512")
 CROP = (256, 256, 128)

@@ -49,7 +49,7 @@ def scans() -> list[tuple[Path, str, str]]:
     found = [data / "chest" / name / "image.nii.gz" for name in ("lung1", "lidc0314")]
     if all(path.exists() for path in found):
         return [(path, "lung tumor", "lung metastasis") for path in found]
-    from DiffuGTSLib.phantom import make_phantom
+    from DiffuGTSLib.scan.phantom import make_phantom
 
     phantom = make_phantom("chest")
     written = phantom.write(Path(tempfile.mkdtemp()))

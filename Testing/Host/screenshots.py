@@ -45,7 +45,7 @@ def scan_and_prompt(arguments: argparse.Namespace) -> tuple[Path, str]:
     data = Path(os.environ.get("DIFFUGTS_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     if (data / CASE[0]).exists():
         return data / CASE[0], CASE[1]
-    from DiffuGTSLib.phantom import make_phantom
+    from DiffuGTSLib.scan.phantom import make_phantom
 
     phantom = make_phantom("chest")
     return phantom.write(Path(tempfile.mkdtemp()))[0], phantom.prompt

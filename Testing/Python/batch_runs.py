@@ -18,8 +18,8 @@ import SimpleITK as sitk
 from gates import Gate
 from tiny_model import PROMPT, ball_scan
 
-from DiffuGTSLib.batch_case import HANDS, Case, Outcome, Settings
-from DiffuGTSLib.batch_processor import CaseProcessor
+from DiffuGTSLib.batch.case import HANDS, Case, Outcome, Settings
+from DiffuGTSLib.batch.processor import CaseProcessor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.pipeline.segmenter import Segmenter
 
 FILE = Path(__file__).with_name("golden.json")
 # Case: modality, prompt, first voxel and size of the crop (x, y, z).

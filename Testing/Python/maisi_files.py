@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from test_denoiser import randomised
 from transformers import BertConfig, BertModel
 
-from DiffuGTSLib.foundation.configurations import MAISI_AUTOENCODER, NETWORKS
-from DiffuGTSLib.resources import resource
+from DiffuGTSLib.files import resource
+from DiffuGTSLib.models.convert import MAISI_AUTOENCODER, NETWORKS
 
 NARROW_AUTOENCODER: dict[str, Any] = {
     "num_channels": [8, 16, 16], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4,

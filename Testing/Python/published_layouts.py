@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from DiffuGTSLib.datasets.published import published
+from DiffuGTSLib.datasets.layouts import published
 
 SIZE = (12, 14, 16)  # z, y, x
 TUMOR_ML = 64 * 2 * 2 * 3 / 1000

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from DiffuGTSLib.evaluation.child_process import attempt
 from DiffuGTSLib.evaluation.measures import Measures
-from DiffuGTSLib.evaluation.place import attempt
 from DiffuGTSLib.evaluation.scoring import CaseScores, Scorer
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from DiffuGTSLib.attention import Adapter, AnomalyAttention, Maps, Texts, closed
+from DiffuGTSLib.networks.attention import Adapter, AnomalyAttention, Maps, Texts, closed
 
 
 def features(size: int = 48, seed: int = 0) -> list[torch.Tensor]:

@@ -11,8 +11,8 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from safetensors.torch import load_file
 from torch import nn
 
-from DiffuGTSLib.foundation.autoencoder import Autoencoder
-from DiffuGTSLib.foundation.configurations import MAISI_AUTOENCODER
+from DiffuGTSLib.models.convert import MAISI_AUTOENCODER
+from DiffuGTSLib.networks.autoencoder import Autoencoder
 
 SMALL: dict[str, Any] = {
     "num_channels": (8, 16, 32), "num_res_blocks": (2, 2, 2), "latent_channels": 4,

@@ -14,8 +14,8 @@ import SimpleITK as sitk
 from batch_runs import batch, statuses, table, voxels, write_scan
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.lesions import labelled
-from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.pipeline.lesions import labelled
+from DiffuGTSLib.pipeline.segmenter import Segmenter
 
 GOOD = ("one", "two words", "Bärbel's 'scan' 患者", "_quoted_")
 # Root reads everything, unless it gives that right away first.

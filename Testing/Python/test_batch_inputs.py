@@ -10,10 +10,17 @@ import pytest
 from dicom_files import write_enhanced, write_series
 from tiny_model import ball_scan
 
-from DiffuGTSLib.batch_inputs import LeftOut, NothingAsked, gather, name_cases
-from DiffuGTSLib.batch_names import LONGEST_BYTES, assign, safe
-from DiffuGTSLib.batch_scans import find
-from DiffuGTSLib.batch_table import BadTable, read_table
+from DiffuGTSLib.batch.find_scans import find
+from DiffuGTSLib.batch.input_table import BadTable, read_table
+from DiffuGTSLib.batch.inputs import (
+    LONGEST_BYTES,
+    LeftOut,
+    NothingAsked,
+    assign,
+    gather,
+    name_cases,
+    safe,
+)
 from DiffuGTSLib.errors import PromptNotUnderstood
 
 NOWHERE = Path("nowhere")

@@ -21,13 +21,13 @@ from batch_runs import HeldScans, InThisProcess, statuses, table, voxels, write_
 from dicom_files import write_enhanced, write_series
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.batch import run_batch
-from DiffuGTSLib.batch_case import Settings
-from DiffuGTSLib.batch_ledger import OtherRun
-from DiffuGTSLib.batch_processor import NETWORK_STAGES
-from DiffuGTSLib.batch_progress import print_summary
-from DiffuGTSLib.card import Card
+from DiffuGTSLib.batch.case import Settings
+from DiffuGTSLib.batch.driver import run_batch
+from DiffuGTSLib.batch.output_folder import OtherRun
+from DiffuGTSLib.batch.processor import NETWORK_STAGES
+from DiffuGTSLib.cli.batch import print_summary
 from DiffuGTSLib.errors import OutputNotWritten
+from DiffuGTSLib.models.card import Card
 
 OTHER = "glioma"
 

@@ -15,12 +15,12 @@ import SimpleITK as sitk
 from batch_runs import table
 from PIL import Image
 
-from DiffuGTSLib.batch_case import Case, Failure, Outcome
-from DiffuGTSLib.batch_report import CASES_A_PAGE, duration, page_name, write_report
-from DiffuGTSLib.batch_tables import Row, write_tables
-from DiffuGTSLib.batch_thumbnail import GAP, PANELS, SIDE, strip
-from DiffuGTSLib.lesions import find_lesions
-from DiffuGTSLib.whole_file import remove_unfinished
+from DiffuGTSLib.batch.case import Case, Failure, Outcome
+from DiffuGTSLib.batch.output_folder import Row, write_tables
+from DiffuGTSLib.batch.report import CASES_A_PAGE, duration, page_name, write_report
+from DiffuGTSLib.files import remove_unfinished
+from DiffuGTSLib.output.thumbnail import GAP, PANELS, SIDE, strip
+from DiffuGTSLib.pipeline.lesions import find_lesions
 
 RUN = {
     "model": "tiny", "model_sha256": "0" * 64, "version": "1.0", "options": {"seed": 0},

@@ -18,8 +18,8 @@ from batch_runs import EventStream, HeldScans, batch, statuses, table, voxels, w
 from gates import Gate
 from tiny_model import PROMPT, write_tiny_model
 
-from DiffuGTSLib.batch_case import Case, Settings
-from DiffuGTSLib.batch_processes import Processes
+from DiffuGTSLib.batch.case import Case, Settings
+from DiffuGTSLib.batch.local_executor import Processes
 
 
 @pytest.fixture(scope="module")

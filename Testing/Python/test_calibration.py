@@ -12,15 +12,15 @@ import torch
 from scipy import ndimage
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.attention import AnomalyAttention
-from DiffuGTSLib.card import Card
-from DiffuGTSLib.foundation.autoencoder import Autoencoder
-from DiffuGTSLib.foundation.denoiser import Denoiser
-from DiffuGTSLib.models import load
-from DiffuGTSLib.training.denoiser import EMBEDDED_CONFIG
-from DiffuGTSLib.training.fusion import Example
-from DiffuGTSLib.training.packaging import MIRRORS, calibrate, trained_attention, write_package
-from DiffuGTSLib.training.workshop import Workshop
+from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models.package import load
+from DiffuGTSLib.networks.attention import AnomalyAttention
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.training.calibration import calibrate
+from DiffuGTSLib.training.data.examples import Example
+from DiffuGTSLib.training.denoiser_trainer import EMBEDDED_CONFIG
+from DiffuGTSLib.training.embedded.build import MIRRORS, Workshop, trained_attention, write_package
 
 
 def example(seed: int, sequence: str, larger: int) -> Example:

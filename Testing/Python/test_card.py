@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from DiffuGTSLib.card import Card
-from DiffuGTSLib.catalogue import entry
 from DiffuGTSLib.errors import SequenceUnknown
-from DiffuGTSLib.models import ATTENTION_ALONE
-from DiffuGTSLib.resources import resource
+from DiffuGTSLib.files import resource
+from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models.catalogue import entry
+from DiffuGTSLib.models.package import ATTENTION_ALONE
 
 
 def card(model: str) -> Card:

@@ -9,10 +9,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from DiffuGTSLib.catalogue import Entry, catalogue, entry
 from DiffuGTSLib.errors import BadConfiguration, ModelMissing
-from DiffuGTSLib.expectations import expected, largest_cube, step_flop
-from DiffuGTSLib.resources import resource
+from DiffuGTSLib.files import resource
+from DiffuGTSLib.models.catalogue import Entry, catalogue, entry
+from DiffuGTSLib.models.store import expected, largest_cube, step_flop
 
 FOLDER = resource("Models")
 each_model = pytest.mark.parametrize("model", catalogue().values(), ids=catalogue())

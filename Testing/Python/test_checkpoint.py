@@ -13,8 +13,7 @@ import torch
 from monai.data import MetaTensor
 
 from DiffuGTSLib.errors import ModelDamaged
-from DiffuGTSLib.foundation.checkpoint import read_checkpoint
-from DiffuGTSLib.foundation.conversion import scale_factor
+from DiffuGTSLib.models.convert import read_checkpoint, scale_factor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

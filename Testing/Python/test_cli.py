@@ -17,8 +17,8 @@ import typer
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.cli_base import plain_errors
-from DiffuGTSLib.phantom import make_phantom
+from DiffuGTSLib.cli.common import plain_errors
+from DiffuGTSLib.scan.phantom import make_phantom
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

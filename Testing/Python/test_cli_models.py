@@ -18,7 +18,7 @@ import torch
 from hub_server import Hub, running_hub
 from maisi_files import write_catalogue, write_text_encoder, write_weights
 
-from DiffuGTSLib.catalogue import catalogue, entry
+from DiffuGTSLib.models.catalogue import catalogue, entry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]

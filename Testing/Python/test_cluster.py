@@ -19,12 +19,12 @@ from batch_runs import EventStream, HeldScans, batch, statuses, voxels, write_sc
 from gates import Gate
 from tiny_model import PROMPT, write_tiny_model
 
-from DiffuGTSLib.batch import run_batch
-from DiffuGTSLib.batch_case import Settings
-from DiffuGTSLib.batch_processes import Processes
-from DiffuGTSLib.cluster import RayExecutor
-from DiffuGTSLib.cluster_connection import ClusterUnreachable, Layout, NoPlace, divided, located
-from DiffuGTSLib.cluster_place import ClusterPlace
+from DiffuGTSLib.batch.case import Settings
+from DiffuGTSLib.batch.driver import run_batch
+from DiffuGTSLib.batch.local_executor import Processes
+from DiffuGTSLib.batch.ray_actor import ClusterPlace
+from DiffuGTSLib.batch.ray_connection import ClusterUnreachable, Layout, NoPlace, divided, located
+from DiffuGTSLib.batch.ray_executor import RayExecutor
 from DiffuGTSLib.errors import PackageMissing
 
 REPOSITORY = str(Path(__file__).resolve().parents[2])

@@ -6,10 +6,9 @@ import pytest
 import torch
 from maisi_files import NARROW_DENOISER, randomised
 
-from DiffuGTSLib.foundation.conditioning import REGION_SPANS, Conditioning
-from DiffuGTSLib.foundation.configurations import NETWORKS
-from DiffuGTSLib.foundation.denoiser import Denoiser
-from DiffuGTSLib.vocabulary import vocabulary
+from DiffuGTSLib.models.convert import NETWORKS
+from DiffuGTSLib.networks.denoiser import REGION_SPANS, Conditioning, Denoiser
+from DiffuGTSLib.prompt.vocabulary import vocabulary
 
 TIME = torch.tensor([600.0])
 

@@ -14,10 +14,11 @@ from maisi_files import (
     randomised,
 )
 
-from DiffuGTSLib.catalogue import Entry, catalogue
-from DiffuGTSLib.foundation.autoencoder import Autoencoder
-from DiffuGTSLib.foundation.configurations import DDIM_SCHEDULER, NETWORKS
-from DiffuGTSLib.foundation.denoiser import Denoiser
+from DiffuGTSLib.models.catalogue import Entry, catalogue
+from DiffuGTSLib.models.convert import NETWORKS
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.networks.schedules import DDIM_SCHEDULER
 
 MODELS = {name: entry for name, entry in catalogue().items() if not entry.bundled}
 TOLERANCE = 1e-5

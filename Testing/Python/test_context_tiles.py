@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from DiffuGTSLib.context_tiles import STEP, TILE, WHOLE, by_tiles, starts
+from DiffuGTSLib.networks.attention import STEP, TILE, WHOLE, by_tiles, starts
 
 
 @pytest.mark.parametrize("length", range(WHOLE + STEP, 140, STEP))

@@ -23,11 +23,13 @@ from maisi_files import (
 from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
-from DiffuGTSLib import models
-from DiffuGTSLib.catalogue import Entry, entry
 from DiffuGTSLib.errors import AttentionMissing, ModelDamaged
-from DiffuGTSLib.foundation.conversion import convert
-from DiffuGTSLib.foundation.schedules import Ddim, RectifiedFlow
+from DiffuGTSLib.models import package_files
+from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models.catalogue import Entry, entry
+from DiffuGTSLib.models.convert import convert
+from DiffuGTSLib.models.package import load, load_foundation
+from DiffuGTSLib.networks.schedules import Ddim, RectifiedFlow
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -63,7 +65,7 @@ def changed(path: Path, change: Change) -> None:
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("name", ["maisi-ct", "maisi-ct-ddpm", "maisi-mr-brain", "maisi-mr"])
 def test_a_converted_model_computes_what_the_original_does(name: str, files: Path) -> None:
-    foundation = models.load_foundation(converted(name, files))
+    foundation = load_foundation(converted(name, files))
     x = torch.rand(1, 1, 16, 24, 32)
     expected = randomised(monai_autoencoder()).encode(x)[0]
     torch.testing.assert_close(foundation.autoencoder.encode(x)[0], expected, rtol=1e-5, atol=1e-5)
@@ -84,27 +86,27 @@ def test_a_converted_model_computes_what_the_original_does(name: str, files: Pat
 
 @pytest.mark.usefixtures("narrow")
 def test_the_card_tells_what_the_model_is_and_where_it_comes_from(files: Path) -> None:
-    card = models.Card.read(converted("maisi-mr-brain", files))
+    card = Card.read(converted("maisi-mr-brain", files))
     assert card.scale_factor == pytest.approx(SCALE_FACTOR)
     assert card.licence == "NVIDIA Open Model License"
     assert (card.guidance, card.class_labels["MR/t1/skull-stripped"]) == (10, 29)
     repositories = [source["repository"] for source in card.sources]
     assert repositories == ["nvidia/NV-Generate-CT", "nvidia/NV-Generate-MR-Brain"]
     name = entry("maisi-mr-brain").files[1].name
-    assert card.sources[1]["sha256"] == models.sha256(files / name)
+    assert card.sources[1]["sha256"] == package_files.sha256(files / name)
 
 
 @pytest.mark.usefixtures("narrow")
 def test_every_file_of_a_converted_model_is_recorded(files: Path) -> None:
     folder = converted("maisi-ct", files)
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert set(models.Card.read(folder).files) == there - {models.CARD}
-    models.verify(folder)
+    assert set(Card.read(folder).files) == there - {package_files.CARD}
+    package_files.verify(folder)
 
 
 @pytest.mark.usefixtures("narrow")
 def test_weights_keep_their_precision(files: Path) -> None:
-    stored = load_file(converted("maisi-ct", files) / "unet" / models.WEIGHTS)
+    stored = load_file(converted("maisi-ct", files) / "unet" / package_files.WEIGHTS)
     original = torch.load(files / "diff_unet_3d_rflow-ct.pt", weights_only=True)
     for key, value in original["unet_state_dict"].items():
         assert torch.equal(stored[key], value)
@@ -113,7 +115,7 @@ def test_weights_keep_their_precision(files: Path) -> None:
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("name", "kind"), [("maisi-ct", RectifiedFlow), ("maisi-ct-ddpm", Ddim)])
 def test_the_schedule_is_the_models(name: str, kind: type, files: Path) -> None:
-    schedule = models.load_foundation(converted(name, files)).schedule(10, 64**3)
+    schedule = load_foundation(converted(name, files)).schedule(10, 64**3)
     assert isinstance(schedule, kind)
     assert len(schedule) == 10
 
@@ -122,7 +124,7 @@ def test_the_schedule_is_the_models(name: str, kind: type, files: Path) -> None:
 def test_a_model_without_attention_does_not_run(files: Path) -> None:
     folder = converted("maisi-ct", files)
     with pytest.raises(AttentionMissing, match="maisi-ct") as caught:
-        models.load(folder)
+        load(folder)
     assert "diffugts train attention" in caught.value.hint
 
 
@@ -130,7 +132,7 @@ def test_a_model_without_attention_does_not_run(files: Path) -> None:
 def test_an_autoencoder_may_be_wrapped(files: Path) -> None:
     path, _ = write_weights(files, "maisi-ct")
     torch.save({"unet_state_dict": torch.load(path, weights_only=True)}, path)
-    models.verify(converted("maisi-ct", files))
+    package_files.verify(converted("maisi-ct", files))
 
 
 def _rename(state: dict[str, Any], old: str, new: str) -> None:
@@ -162,7 +164,7 @@ def test_projections_that_ddpm_does_not_use_are_left_out(files: Path) -> None:
     original = torch.load(files / "diff_unet_3d_ddpm-ct.pt", weights_only=True)["unet_state_dict"]
     unused = {key for key in original if ".attn.out_proj." in key}
     assert unused
-    assert set(load_file(folder / "unet" / models.WEIGHTS)) == set(original) - unused
+    assert set(load_file(folder / "unet" / package_files.WEIGHTS)) == set(original) - unused
 
 
 @pytest.mark.usefixtures("narrow")
@@ -197,7 +199,7 @@ def test_a_denoisers_file_without_its_entries_is_refused(
 @pytest.mark.usefixtures("narrow")
 def test_a_text_encoder_comes_along_and_gives_the_first_tokens_vector(files: Path) -> None:
     source = write_text_encoder(files.parent / "texts")
-    encoder = models.load_foundation(converted("maisi-ct", files, source)).texts()
+    encoder = load_foundation(converted("maisi-ct", files, source)).texts()
     reference = BertModel.from_pretrained(source).eval()
     ids = [WORDS.index(w) for w in ("[CLS]", "liver", "tumor", "[SEP]")]
     with torch.no_grad():
@@ -211,7 +213,7 @@ def test_weights_of_a_model_with_a_head_may_be_prefixed(files: Path) -> None:
     source = write_text_encoder(files.parent / "texts")
     path = source / "model.safetensors"
     save_file({f"bert.{key}": value for key, value in load_file(path).items()}, path)
-    assert models.load_foundation(converted("maisi-ct", files, source)).texts().width == 32
+    assert load_foundation(converted("maisi-ct", files, source)).texts().width == 32
 
 
 @pytest.mark.usefixtures("narrow")
@@ -242,4 +244,4 @@ def test_a_changed_text_encoder_is_seen_before_it_is_used(files: Path) -> None:
     folder = converted("maisi-ct", files, write_text_encoder(files.parent / "texts"))
     shutil.copy(folder / "tokenizer" / "config.json", folder / "tokenizer" / "tokenizer.json")
     with pytest.raises(ModelDamaged, match=r"tokenizer/tokenizer\.json"):
-        models.load_foundation(folder)
+        load_foundation(folder)

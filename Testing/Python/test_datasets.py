@@ -19,11 +19,11 @@ from published_layouts import (
     write_msd,
 )
 
-from DiffuGTSLib.datasets import read_dataset
-from DiffuGTSLib.datasets.published import published
+from DiffuGTSLib.datasets.folder import read_dataset
+from DiffuGTSLib.datasets.layouts import published
 from DiffuGTSLib.errors import BadDataSet, NotAScalarVolume, UnreadableImage
-from DiffuGTSLib.prompt import understand
-from DiffuGTSLib.resources import resource
+from DiffuGTSLib.files import resource
+from DiffuGTSLib.prompt.parsing import understand
 
 MSD_CT = [entry.id for entry in published().values() if entry.layout == "msd"
           and entry.modality == "CT"]

@@ -9,10 +9,9 @@ import pytest
 from published_layouts import TUMOR_ML, labels, scan, write, write_brats, write_kits, write_msd
 from typer.testing import CliRunner
 
-from DiffuGTSLib.cli import app
-from DiffuGTSLib.datasets import read_dataset
-from DiffuGTSLib.datasets.check import check
-from DiffuGTSLib.datasets.report import lines
+from DiffuGTSLib.cli.app import app
+from DiffuGTSLib.datasets.check import check, lines
+from DiffuGTSLib.datasets.folder import read_dataset
 from DiffuGTSLib.errors import BadDataSet
 
 

@@ -10,8 +10,8 @@ import torch
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from torch import nn
 
-from DiffuGTSLib.foundation.configurations import MAISI_DDPM, MAISI_RFLOW
-from DiffuGTSLib.foundation.denoiser import Denoiser
+from DiffuGTSLib.models.convert import MAISI_DDPM, MAISI_RFLOW
+from DiffuGTSLib.networks.denoiser import Denoiser
 
 SMALL: dict[str, Any] = {
     "in_channels": 4, "out_channels": 4, "num_channels": (8, 8, 16, 16),

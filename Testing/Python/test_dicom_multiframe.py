@@ -8,8 +8,8 @@ import SimpleITK as sitk
 from dicom_files import write_enhanced, write_series
 from tiny_model import ball_scan
 
-from DiffuGTSLib import volume
 from DiffuGTSLib.errors import UnreadableImage
+from DiffuGTSLib.scan import volume
 
 
 @pytest.fixture

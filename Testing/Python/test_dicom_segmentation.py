@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from dicom_files import write_enhanced, write_series
 from tiny_model import ball_scan
 
-from DiffuGTSLib import volume
-from DiffuGTSLib.dicom_segmentation import DicomNotMade, is_dicom, write_dicom_segmentation
-from DiffuGTSLib.prompt import understand
+from DiffuGTSLib.prompt.parsing import understand
+from DiffuGTSLib.scan import volume
+from DiffuGTSLib.scan.dicom_seg import DicomNotMade, is_dicom, write_dicom_segmentation
 
 NAMES = ("liver tumor 1", "liver tumor 2")
 TERMINOLOGY = (understand("liver tumor").terminology, understand("tumor").terminology)

@@ -8,10 +8,9 @@ import httpx2
 import pytest
 from huggingface_hub import errors
 
-from DiffuGTSLib.catalogue import entry
-from DiffuGTSLib.download import _plain_failures
-from DiffuGTSLib.errors import DiffuGTSError, ModelMissing
-from DiffuGTSLib.samples import DownloadFailed
+from DiffuGTSLib.errors import DiffuGTSError, DownloadFailed, ModelMissing
+from DiffuGTSLib.models.catalogue import entry
+from DiffuGTSLib.models.install import _plain_failures
 
 FILE = entry("maisi-ct").files[0]
 

@@ -16,15 +16,16 @@ from scored_cases import Here
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 from typer.testing import CliRunner
 
-from DiffuGTSLib.card import Card
-from DiffuGTSLib.cli import app
-from DiffuGTSLib.datasets import LabelledCase, read_dataset
+from DiffuGTSLib.cli.app import app
+from DiffuGTSLib.datasets.case import LabelledCase
+from DiffuGTSLib.datasets.folder import read_dataset
 from DiffuGTSLib.errors import BadDataSet, NotZeroShot
+from DiffuGTSLib.evaluation.child_process import Failure, ModelUnusable, Place
 from DiffuGTSLib.evaluation.evaluate import check_zero_shot, choose, evaluate
-from DiffuGTSLib.evaluation.place import Failure, ModelUnusable, Place
 from DiffuGTSLib.evaluation.report import write_report
 from DiffuGTSLib.evaluation.scoring import CaseScores, Scorer, Settings, ablated, file_name
 from DiffuGTSLib.evaluation.tables import summarise
+from DiffuGTSLib.models.card import Card
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,8 @@ import pytest
 import SimpleITK as sitk
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.evaluation.baselines import baselines
-from DiffuGTSLib.evaluation.measures import Measures, measure, overlap
-from DiffuGTSLib.scores import dice
-from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.evaluation.measures import Measures, baselines, dice, measure, overlap
+from DiffuGTSLib.pipeline.segmenter import Segmenter
 
 SPACING = (1.0, 1.0, 1.0)
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from DiffuGTSLib.evaluation.memory import forget_peak, peak_gb, peak_gpu_gb
+from DiffuGTSLib.evaluation.scoring import forget_peak, peak_gb, peak_gpu_gb
 
 
 def hold(gigabytes: float) -> None:

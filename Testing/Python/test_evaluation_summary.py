@@ -7,8 +7,7 @@ import pytest
 from scored_cases import scored
 
 from DiffuGTSLib.evaluation.measures import Measures
-from DiffuGTSLib.evaluation.summary import by, everything
-from DiffuGTSLib.evaluation.tables import summarise, zero_shot_words
+from DiffuGTSLib.evaluation.tables import by, everything, summarise, zero_shot_words
 
 
 def test_the_mean_is_over_the_cases_that_have_the_figure():

@@ -14,10 +14,9 @@ from DiffuGTSLib.errors import BadDataSet
 from DiffuGTSLib.evaluation.measures import Measures
 from DiffuGTSLib.evaluation.scoring import Settings
 from DiffuGTSLib.evaluation.tables import summarise
-from DiffuGTSLib.prompt import understand
-from DiffuGTSLib.training.data import read_cases
-from DiffuGTSLib.training.validation import labelled, run, tasks
-from DiffuGTSLib.training.validation_tables import Row, markdown
+from DiffuGTSLib.prompt.parsing import understand
+from DiffuGTSLib.training.data.cases import read_cases
+from DiffuGTSLib.training.embedded.validation import Row, labelled, markdown, run, tasks
 
 
 def test_every_case_has_a_name_of_its_own_and_a_prompt_that_is_understood():

@@ -7,9 +7,9 @@ import pytest
 import SimpleITK as sitk
 from matplotlib.image import imread
 
-from DiffuGTSLib import figure
 from DiffuGTSLib.errors import OutputNotWritten
-from DiffuGTSLib.lesions import find_lesions
+from DiffuGTSLib.output import figure
+from DiffuGTSLib.pipeline.lesions import find_lesions
 
 SPACING = (2.0, 2.0, 4.0)
 YELLOW, BLUE = (255, 225, 77), (77, 210, 255)

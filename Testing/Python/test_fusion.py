@@ -10,19 +10,13 @@ import SimpleITK as sitk
 from scipy.special import expit
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.lesions import prominent
-from DiffuGTSLib.residual import raised
-from DiffuGTSLib.scores import THRESHOLDS, dice
-from DiffuGTSLib.segmenter import Segmenter
-from DiffuGTSLib.training.data import Case
-from DiffuGTSLib.training.fusion import (
-    Example,
-    Measured,
-    best_shift,
-    elsewhere_examples,
-    fit,
-    measure,
-)
+from DiffuGTSLib.evaluation.measures import THRESHOLDS, dice
+from DiffuGTSLib.models.card import raised
+from DiffuGTSLib.pipeline.lesions import prominent
+from DiffuGTSLib.pipeline.segmenter import Segmenter
+from DiffuGTSLib.training.calibration import Measured, best_shift, fit, measure
+from DiffuGTSLib.training.data.cases import Case
+from DiffuGTSLib.training.data.examples import Example, elsewhere_examples
 
 
 def measured(seed: int, useful: bool = True) -> Measured:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from golden import CROPS, FILE, figures
 
-from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.pipeline.segmenter import Segmenter
 
 STAGES = ("canonical", "latent", "context", "attention", "painted", "healthy", "residual", "score",
           "volume_ml")

@@ -11,17 +11,17 @@ import pytest
 import torch
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib import device, memory
-from DiffuGTSLib.attention import AnomalyAttention
-from DiffuGTSLib.foundation.autoencoder import Autoencoder
-from DiffuGTSLib.foundation.conditioning import Conditioning
-from DiffuGTSLib.foundation.denoiser import Denoiser
-from DiffuGTSLib.foundation.schedules import Schedule, ddim, ddpm, rectified_flow
-from DiffuGTSLib.inpainting import inpaint
-from DiffuGTSLib.memory import Needs, Networks, Planner
-from DiffuGTSLib.models import load
+from DiffuGTSLib.models.package import load
+from DiffuGTSLib.networks import device
+from DiffuGTSLib.networks.attention import AnomalyAttention
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.networks.denoiser import Conditioning, Denoiser
+from DiffuGTSLib.networks.schedules import Schedule, ddim, ddpm, rectified_flow
+from DiffuGTSLib.pipeline import memory_plan
+from DiffuGTSLib.pipeline.inpainting import inpaint
+from DiffuGTSLib.pipeline.memory_plan import Needs, Networks, Planner
+from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.progress import Progress
-from DiffuGTSLib.segmenter import Segmenter
 
 SMALL = {"num_channels": (8, 16), "attention_levels": (False, True), "num_head_channels": 8,
          "num_res_blocks": 1, "norm_num_groups": 4, "num_class_embeds": 4,
@@ -37,7 +37,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU does as a GPU: bfloat16 weights, no autocast."""
     monkeypatch.setattr(device, "has_fast_bfloat16", lambda: False)
-    monkeypatch.setattr(memory, "storage_dtype", lambda name: torch.bfloat16)
+    monkeypatch.setattr(memory_plan, "storage_dtype", lambda name: torch.bfloat16)
 
 
 @pytest.mark.usefixtures("in_bfloat16")
@@ -49,7 +49,7 @@ def test_with_networks_stored_in_half_precision_the_same_is_found(tiny: Path) ->
     assert scan.latent.dtype == torch.float32
     found = segmenter.segment(scan, PROMPT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "storage_dtype", lambda name: torch.float32)
+        patch.setattr(memory_plan, "storage_dtype", lambda name: torch.float32)
         exact = Segmenter.from_pretrained(tiny, "cpu")
         expected = exact.segment(exact.encode(ball_scan()[0], "MR"), PROMPT)
     assert np.abs(found.evidence.attention - expected.evidence.attention).max() < 0.1
@@ -89,9 +89,9 @@ def test_painting_on_another_device_mixes_none(schedule: Schedule) -> None:
 def test_no_map_in_one_piece_has_more_elements_than_a_gpu_counts(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda name: 10**15)
-    monkeypatch.setattr(memory, "storage_dtype", lambda name: torch.bfloat16)
-    monkeypatch.setattr(memory, "computes_in", lambda name: torch.bfloat16)
+    monkeypatch.setattr(memory_plan, "free_bytes", lambda name: 10**15)
+    monkeypatch.setattr(memory_plan, "storage_dtype", lambda name: torch.bfloat16)
+    monkeypatch.setattr(memory_plan, "computes_in", lambda name: torch.bfloat16)
     with torch.device("meta"):
         vae = Autoencoder(num_channels=(64, 64, 64), num_res_blocks=(1, 1, 1))
         networks = Networks(vae, Denoiser(**SMALL), AnomalyAttention((64, 64, 64)))
@@ -112,7 +112,7 @@ def test_a_gpu_without_room_for_the_weights_leaves_the_model_on_the_cpu(
         placed(networks, where)
 
     monkeypatch.setattr(Networks, "place", full)
-    monkeypatch.setattr(memory, "release", lambda name: None)
+    monkeypatch.setattr(memory_plan, "release", lambda name: None)
     segmenter = Segmenter(load(tiny), "cuda")
     assert segmenter.device == "cpu"
     note = "Memory ran out on the GPU in one piece. The model was loaded on the CPU"
@@ -124,11 +124,11 @@ def test_a_gpu_on_which_nothing_is_free_counts_as_full(monkeypatch: pytest.Monke
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
-    assert memory.free_bytes("cuda:0") == 0
+    assert memory_plan.free_bytes("cuda:0") == 0
 
 
 def test_weights_that_are_still_to_be_loaded_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda name: 10**9)
+    monkeypatch.setattr(memory_plan, "free_bytes", lambda name: 10**9)
     with torch.device("meta"):
         networks = Networks(Autoencoder((8, 8, 8), norm_num_groups=4), Denoiser(**SMALL),
                             AnomalyAttention((8, 8, 8)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from DiffuGTSLib.grid import (
+from DiffuGTSLib.scan.canonical import (
     Canonical,
     canonical_geometry,
     canonical_image,

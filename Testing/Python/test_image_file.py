@@ -7,7 +7,7 @@ import threading
 
 import SimpleITK as sitk
 
-from DiffuGTSLib.image_file import quiet
+from DiffuGTSLib.scan.header import quiet
 
 
 def test_stderr_comes_back_after_threads_were_quiet_at_the_same_time(capfd):

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from DiffuGTSLib.errors import Cancelled
-from DiffuGTSLib.foundation.conditioning import Conditioning
-from DiffuGTSLib.foundation.denoiser import Denoiser
-from DiffuGTSLib.foundation.schedules import rectified_flow
-from DiffuGTSLib.inpainting import CandidateOptions, find_candidates, inpaint, latent_mask
+from DiffuGTSLib.networks.denoiser import Conditioning, Denoiser
+from DiffuGTSLib.networks.schedules import rectified_flow
+from DiffuGTSLib.pipeline.inpainting import CandidateOptions, find_candidates, inpaint, latent_mask
 from DiffuGTSLib.progress import Progress
 
 SPACING = (2.0, 2.0, 2.0)

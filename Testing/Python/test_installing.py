@@ -8,11 +8,10 @@ import pytest
 import torch
 from maisi_files import write_catalogue, write_text_encoder, write_weights
 
-from DiffuGTSLib.catalogue import entry
-from DiffuGTSLib.download import Fetched
 from DiffuGTSLib.errors import ModelDamaged, ModelMissing, OutputNotWritten
-from DiffuGTSLib.installing import check_room, install, sort_out
-from DiffuGTSLib.whole_folder import whole_folder
+from DiffuGTSLib.files import whole_folder
+from DiffuGTSLib.models.catalogue import entry
+from DiffuGTSLib.models.install import Fetched, check_room, install, sort_out
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from DiffuGTSLib.lesions import Lesion, find_lesions, labelled
+from DiffuGTSLib.pipeline.lesions import Lesion, find_lesions, labelled
 
 IDENTITY = np.eye(3)
 LEFT_HANDED = np.diag([1.0, 1.0, -1.0])

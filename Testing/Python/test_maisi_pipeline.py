@@ -18,17 +18,17 @@ from maisi_files import WORDS, write_catalogue, write_text_encoder, write_weight
 from tiny_model import PROMPT, _calibrate, ball_scan
 from training_material import attention_config, write_cases
 
-from DiffuGTSLib import models
-from DiffuGTSLib.attention import AnomalyAttention
-from DiffuGTSLib.catalogue import entry
-from DiffuGTSLib.download import Fetched
 from DiffuGTSLib.errors import AttentionMissing, ModalityMismatch, SequenceUnknown
-from DiffuGTSLib.foundation.conditioning import Conditioning
-from DiffuGTSLib.installing import install
-from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models.catalogue import entry
+from DiffuGTSLib.models.install import Fetched, install
+from DiffuGTSLib.models.package import add_attention, load_foundation
+from DiffuGTSLib.networks.attention import AnomalyAttention
+from DiffuGTSLib.networks.denoiser import Conditioning
+from DiffuGTSLib.pipeline.segmenter import Segmenter
+from DiffuGTSLib.scan.volume import from_image
 from DiffuGTSLib.training.commands import train_attention
 from DiffuGTSLib.training.config import AttentionConfig, read_config
-from DiffuGTSLib.volume import from_image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -69,11 +69,11 @@ def brain(place: Path) -> Path:
     """maisi-mr-brain, installed, with an attention that finds the bright ball."""
     folder = installed("maisi-mr-brain", place)
     shutil.copytree(folder, place / "untrained")
-    head = attention_for(folder, models.load_foundation(folder).texts().width)
-    card = models.Card.read(folder)
-    models.add_attention(folder, head, class_labels={"MR": 9}, least_crop=(0, 0, 0))
+    head = attention_for(folder, load_foundation(folder).texts().width)
+    card = Card.read(folder)
+    add_attention(folder, head, class_labels={"MR": 9}, least_crop=(0, 0, 0))
     _calibrate(folder, head)
-    models.add_attention(folder, head, class_labels=card.class_labels, threshold=0.5)
+    add_attention(folder, head, class_labels=card.class_labels, threshold=0.5)
     return folder
 
 
@@ -178,14 +178,14 @@ def test_a_trained_attention_makes_the_model_segment(place: Path) -> None:
 
 def test_an_attention_for_other_features_is_refused(brain: Path, place: Path) -> None:
     with pytest.raises(ValueError, match="channels"):
-        models.add_attention(place / "untrained", AnomalyAttention(feature_channels=(4, 4, 4)))
+        add_attention(place / "untrained", AnomalyAttention(feature_channels=(4, 4, 4)))
 
 
 def test_the_ddpm_model_segments_a_ct_with_its_body_regions(place: Path) -> None:
     folder = installed("maisi-ct-ddpm", place)
     head = attention_for(folder, 32)
     head.anomaly_bias.data.fill_(20.0)  # everything is a candidate
-    models.add_attention(folder, head)
+    add_attention(folder, head)
     segmenter = Segmenter.from_pretrained(folder, "cpu")
     voxels = np.full((24, 24, 24), 40, np.int16)
     voxels[:6] = -1000

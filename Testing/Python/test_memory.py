@@ -17,18 +17,27 @@ from test_autoencoder import build
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 from torch.profiler import ProfilerActivity, profile
 
-from DiffuGTSLib import device, memory
-from DiffuGTSLib.attention import AnomalyAttention, Maps, Texts
-from DiffuGTSLib.comparison import compare
-from DiffuGTSLib.encoding import LEAST_SLAB, Encoding, encode, maps
 from DiffuGTSLib.errors import DiffuGTSError, OutOfMemory, TooLarge
-from DiffuGTSLib.foundation.denoiser import Denoiser
-from DiffuGTSLib.foundation.tiling import Tiling
-from DiffuGTSLib.live_bytes import LiveBytes
-from DiffuGTSLib.memory import TILINGS, Needs, Networks, Plan, Planner, carry_out, is_out_of_memory
+from DiffuGTSLib.networks import device
+from DiffuGTSLib.networks.attention import AnomalyAttention, Maps, Texts
+from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.networks.tiled_autoencoder import Tiling
+from DiffuGTSLib.pipeline import memory_plan
+from DiffuGTSLib.pipeline.encoding import LEAST_SLAB, Encoding, encode, maps
+from DiffuGTSLib.pipeline.memory_count import LiveBytes
+from DiffuGTSLib.pipeline.memory_plan import (
+    TILINGS,
+    Needs,
+    Networks,
+    Plan,
+    Planner,
+    carry_out,
+    is_out_of_memory,
+)
+from DiffuGTSLib.pipeline.residual import compare
+from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.progress import Progress
-from DiffuGTSLib.segmenter import Segmenter
-from DiffuGTSLib.volume import from_image
+from DiffuGTSLib.scan.volume import from_image
 
 CT = torch.tensor([0])
 SIZE = (64, 64, 32)
@@ -142,7 +151,7 @@ def test_a_crop_is_compared_in_slabs_as_in_one_piece(networks: Networks) -> None
 
 
 def free(monkeypatch: pytest.MonkeyPatch, **on: int) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda name: on[name.split(":")[0]])
+    monkeypatch.setattr(memory_plan, "free_bytes", lambda name: on[name.split(":")[0]])
 
 
 def test_less_memory_gives_smaller_slabs_and_then_a_refusal_with_the_figures(
@@ -166,7 +175,7 @@ def test_less_memory_gives_smaller_slabs_and_then_a_refusal_with_the_figures(
 def test_a_gpu_that_is_too_small_leaves_the_work_to_the_cpu_and_says_why(
     networks: Networks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "storage_dtype", lambda name: torch.float32)
+    monkeypatch.setattr(memory_plan, "storage_dtype", lambda name: torch.float32)
     free(monkeypatch, cuda=10**8, cpu=10**12)
     said: list[str] = []
     where = carry_out(Planner(networks, "cuda:0").crop(LARGE, 1, "cuda:0"),
@@ -216,7 +225,7 @@ def test_a_run_that_runs_out_says_so_in_its_notes_and_finds_the_same(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = segmenter.segment(segmenter.encode(ball_scan()[0], "MR"), PROMPT)
-    monkeypatch.setattr(memory, "TILINGS", (None, IN_SLABS))
+    monkeypatch.setattr(memory_plan, "TILINGS", (None, IN_SLABS))
     ready = segmenter.prepare(from_image(ball_scan()[0], "MR"))
     peaks = []
     for plan in segmenter._plans(ready.canonical):  # counted here, not under the limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from DiffuGTSLib.meter import Meter
+from DiffuGTSLib.progress import Meter
 
 
 class Clock:

@@ -20,10 +20,10 @@ from test_memory import (
 )
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.attention import Maps, Texts
-from DiffuGTSLib.encoding import encode, maps
-from DiffuGTSLib.memory import TILINGS, Needs, Networks, Plan
-from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.networks.attention import Maps, Texts
+from DiffuGTSLib.pipeline.encoding import encode, maps
+from DiffuGTSLib.pipeline.memory_plan import TILINGS, Needs, Networks, Plan
+from DiffuGTSLib.pipeline.segmenter import Segmenter
 
 __all__ = ["_float32", "networks", "texts"]
 

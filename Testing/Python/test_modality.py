@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import ModalityMismatch
-from DiffuGTSLib.modality import guess_modality, guess_sequence, settle_modality
+from DiffuGTSLib.scan.modality import guess_modality, guess_sequence, settle_modality
 
 
 def body(air: float, tissue: float, noise: float = 20.0) -> sitk.Image:

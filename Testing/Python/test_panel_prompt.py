@@ -67,9 +67,9 @@ def test_pasted_lines_become_prompts_of_their_own(panel):
 
 
 def test_completion_offers_earlier_prompts_first_and_keeps_what_is_typed(panel):
-    from DiffuGTSPanel import Settings
+    from DiffuGTSPanel.widgets import KeptSettings
 
-    Settings.rememberPrompt("lung metastases")
+    KeptSettings.rememberPrompt("lung metastases")
     offered = panel.prompt.completions("liver tumor; lun")
     assert offered[0] == "liver tumor; lung metastases"
     assert "liver tumor; lung tumor" in offered
@@ -136,7 +136,7 @@ def test_a_new_region_begins_around_the_whole_scan(panel, volume):
 
 def test_missing_packages_are_one_line_with_one_button_that_can_be_pressed_again(
         host, panel, volume, tmp_path):
-    from DiffuGTSPanel.Packages import Packages
+    from DiffuGTSPanel.library.PythonPackages import Packages
 
     file = tmp_path / "requirements.txt"
     file.write_text("no-such-package-anywhere>=1\n")
@@ -156,10 +156,10 @@ def test_missing_packages_are_one_line_with_one_button_that_can_be_pressed_again
 
 
 def test_another_python_is_examined_and_kept(host, panel):
-    from DiffuGTSPanel import Settings
+    from DiffuGTSPanel.widgets import KeptSettings
 
     panel.advanced.ui.pythonEdit.currentPath = sys.executable
-    assert panel.logic.python == Settings.python() == sys.executable
+    assert panel.logic.python == KeptSettings.python() == sys.executable
     host.until(lambda: panel.advanced.ui.refreshDevicesButton.enabled, 120, "the examination")
     assert "All that is needed is there." in panel.advanced.ui.pythonInfoLabel.text
 

@@ -157,7 +157,7 @@ def test_no_tumor_is_said_plainly_with_the_highest_score(panel):
 
 
 def test_of_a_lesion_that_was_let_go_it_is_said_what_it_needs(panel):
-    from DiffuGTSPanel.Receive import nothingFound
+    from DiffuGTSPanel.data.Run import nothingFound
 
     told = {"title": "lung tumor", "highest_score": 0.6, "threshold": 0.5, "needed_score": 0.73}
     assert nothingFound(told) == (

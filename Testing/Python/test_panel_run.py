@@ -75,13 +75,13 @@ def test_what_the_model_cannot_say_is_told_beside_the_outcome(panel, scan):
 
 
 def test_a_run_is_remembered_for_completion(panel, scan):
-    from DiffuGTSPanel import Settings
+    from DiffuGTSPanel.widgets import KeptSettings
 
     panel.choose(scan, "sarcoma of the thigh")
     panel.button.click()
     panel.cancel()
     panel.until_idle()
-    assert Settings.lastPrompts()[0] == "sarcoma of the thigh"
+    assert KeptSettings.lastPrompts()[0] == "sarcoma of the thigh"
 
 
 def test_cancel_stops_the_painting_and_the_next_run_works(panel, scan):

@@ -111,7 +111,7 @@ def test_what_was_said_of_one_scan_is_not_said_of_the_next(panel, material):
 
 
 def test_a_batch_says_where_to_state_it_and_takes_it_from_there(panel, material, tmp_path):
-    from DiffuGTSPanel.BatchRun import BatchOptions
+    from DiffuGTSPanel.data.Batch import BatchOptions
 
     batch = panel.batch
     batch.inputs.add(material.scans / "eins.nrrd")

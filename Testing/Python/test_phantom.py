@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
-from DiffuGTSLib.phantom import Kind, Phantom, make_phantom
-from DiffuGTSLib.volume import check, read
+from DiffuGTSLib.scan.phantom import Kind, Phantom, make_phantom
+from DiffuGTSLib.scan.volume import check, read
 
 KINDS = ("chest", "liver", "brain")
 each_kind = pytest.mark.parametrize("kind", KINDS)

@@ -12,10 +12,17 @@ import pytest
 from prompt_texts import FINDINGS, FINDINGS_UNSEEN, NOT_FINDINGS, NOT_FINDINGS_UNSEEN
 
 from DiffuGTSLib.errors import PromptNotUnderstood
-from DiffuGTSLib.freetext import FreeText
-from DiffuGTSLib.prompt import LONGEST, Prompt, refuse_early, several, suggestions, understand
-from DiffuGTSLib.text import TextEncoder
-from DiffuGTSLib.vocabulary import tokens, vocabulary
+from DiffuGTSLib.networks.text_encoder import TextEncoder
+from DiffuGTSLib.prompt.free_text import FreeText
+from DiffuGTSLib.prompt.parsing import (
+    LONGEST,
+    Prompt,
+    refuse_early,
+    several,
+    suggestions,
+    understand,
+)
+from DiffuGTSLib.prompt.vocabulary import tokens, vocabulary
 
 LIVER_MASS = (
     "Segmentation category and type - 3D Slicer General Anatomy list"

@@ -9,9 +9,9 @@ import SimpleITK as sitk
 from rich.console import Console
 from tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.lesions import labelled
-from DiffuGTSLib.report import describe, lesion_table, sentence
-from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.output.segments import describe, lesion_table, sentence
+from DiffuGTSLib.pipeline.lesions import labelled
+from DiffuGTSLib.pipeline.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")

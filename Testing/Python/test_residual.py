@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from DiffuGTSLib.residual import (
-    Fusion,
-    feature_residual,
-    logits,
-    pixel_residual,
-)
+from DiffuGTSLib.models.card import Fusion, logits
+from DiffuGTSLib.pipeline.residual import feature_residual, pixel_residual
 
 
 def fusion(weights: tuple[float, float, float, float]) -> Fusion:

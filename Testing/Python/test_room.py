@@ -17,16 +17,18 @@ import pytest
 import SimpleITK as sitk
 from tiny_model import PROMPT, write_tiny_model
 
-from DiffuGTSLib import volume
+from DiffuGTSLib import errors
+from DiffuGTSLib.cli.segment import Outputs, run
 from DiffuGTSLib.errors import AttentionMissing, ModelDamaged, ModelMissing, TooLarge
-from DiffuGTSLib.grid import to_canonical
-from DiffuGTSLib.memory import Planner
-from DiffuGTSLib.models import load
-from DiffuGTSLib.options import Options
-from DiffuGTSLib.room import Room, check_package
-from DiffuGTSLib.run import Outputs, run
-from DiffuGTSLib.scan_grid import Grid
-from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.models.package import load
+from DiffuGTSLib.pipeline.early_check import check_package
+from DiffuGTSLib.pipeline.memory_plan import Planner
+from DiffuGTSLib.pipeline.options import Options
+from DiffuGTSLib.pipeline.scan_size import Room
+from DiffuGTSLib.pipeline.segmenter import Segmenter
+from DiffuGTSLib.scan import volume
+from DiffuGTSLib.scan.canonical import to_canonical
+from DiffuGTSLib.scan.header import Grid
 
 TILT = np.deg2rad(20)
 OBLIQUE = [np.cos(TILT), -np.sin(TILT), 0, np.sin(TILT), np.cos(TILT), 0, 0, 0, 1]
@@ -156,7 +158,7 @@ def test_reading_is_judged_by_the_packages_own_spacing(
     seen: list[object] = []
     read = volume.read
     monkeypatch.setattr(volume, "read", lambda *told: (seen.append(told[2]), read(*told))[1])
-    with pytest.raises(volume.NoContent):
+    with pytest.raises(errors.NoContent):
         segment(tmp_path / "scan.nii", fine, tmp_path)
     assert seen == [(0.5, 0.5, 1.0)]
 

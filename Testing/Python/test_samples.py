@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import jsonschema
 import pytest
 
-from DiffuGTSLib.resources import resource
-from DiffuGTSLib.samples import DownloadFailed, Sample, cache_folder, fetch, samples
+from DiffuGTSLib.errors import DownloadFailed
+from DiffuGTSLib.files import cache_folder, resource
+from DiffuGTSLib.scan.samples import Sample, fetch, samples
 
 CONTENT = b"a scan " * 50_000
 

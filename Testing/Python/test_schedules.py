@@ -16,7 +16,7 @@ from diffusers import (
 from monai.networks.schedulers.rectified_flow import RFlowScheduler
 
 from DiffuGTSLib.errors import ModelDamaged
-from DiffuGTSLib.foundation.schedules import (
+from DiffuGTSLib.networks.schedules import (
     Ddim,
     RectifiedFlow,
     Schedule,

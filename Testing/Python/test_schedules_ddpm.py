@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_schedules import DEVIATION, MEAN, best_noise, normal
 
-from DiffuGTSLib.foundation.schedules import Ddpm, ddim, ddpm, load_schedule
+from DiffuGTSLib.networks.schedules import Ddpm, ddim, ddpm, load_schedule
 
 
 def sample(schedule: Ddpm, z: torch.Tensor, seed: int = 0) -> torch.Tensor:

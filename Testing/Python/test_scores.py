@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.metrics import compute_dice, compute_roc_auc
 
-from DiffuGTSLib.scores import THRESHOLDS, auroc, best_dice, dice, dice_by_threshold
+from DiffuGTSLib.evaluation.measures import THRESHOLDS, auroc, best_dice, dice, dice_by_threshold
 
 
 def test_dice_of_shifted_cubes() -> None:

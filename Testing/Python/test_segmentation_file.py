@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
-from DiffuGTSLib.segmentation_file import check_output, write_image, write_segmentation
+from DiffuGTSLib.scan.segmentation_file import check_output, write_image, write_segmentation
 
 OBLIQUE = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)
 TUMOR = (

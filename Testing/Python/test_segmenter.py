@@ -20,12 +20,12 @@ from DiffuGTSLib.errors import (
     NotFinite,
     PromptNotUnderstood,
 )
-from DiffuGTSLib.inpainting import CandidateOptions
-from DiffuGTSLib.prompt import understand
-from DiffuGTSLib.residual import logits
-from DiffuGTSLib.result import Result
-from DiffuGTSLib.scores import dice
-from DiffuGTSLib.segmenter import Preview, Segmenter
+from DiffuGTSLib.evaluation.measures import dice
+from DiffuGTSLib.models.card import logits
+from DiffuGTSLib.pipeline.inpainting import CandidateOptions
+from DiffuGTSLib.pipeline.result import Result
+from DiffuGTSLib.pipeline.segmenter import Preview, Segmenter
+from DiffuGTSLib.prompt.parsing import understand
 
 
 @pytest.fixture(scope="module")

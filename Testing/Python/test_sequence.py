@@ -10,12 +10,13 @@ import pytest
 import SimpleITK as sitk
 import typer
 
-from DiffuGTSLib import cli, cli_base, volume
+from DiffuGTSLib.cli import app, common
+from DiffuGTSLib.cli.segment import Run
 from DiffuGTSLib.errors import SequenceUnknown
-from DiffuGTSLib.modality import SEQUENCES, guess_skull_stripped
-from DiffuGTSLib.options import Options
-from DiffuGTSLib.run import Run
-from DiffuGTSLib.worker_protocol import BadRequest, Segment, parse
+from DiffuGTSLib.pipeline.options import Options
+from DiffuGTSLib.scan import volume
+from DiffuGTSLib.scan.modality import SEQUENCES, guess_skull_stripped
+from DiffuGTSLib.worker.protocol import BadRequest, Segment, parse
 
 CHOICES = ("t1", "t2", "other")
 
@@ -58,7 +59,7 @@ def test_a_request_with_a_wrong_word_is_refused(wrong: dict[str, str]) -> None:
 
 
 def test_the_command_knows_the_sequences() -> None:
-    assert tuple(choice.value for choice in cli_base.SequenceChoice) == SEQUENCES
+    assert tuple(choice.value for choice in common.SequenceChoice) == SEQUENCES
 
 
 def attempt(options: Options) -> Run:
@@ -74,10 +75,10 @@ def test_on_a_terminal_the_user_is_asked_until_the_answer_is_one(
     monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda _: True})())
     monkeypatch.setattr(sys, "stderr", type("Terminal", (), {"isatty": lambda _: True})())
     monkeypatch.setattr(typer, "prompt", lambda *_, **__: next(answers))
-    assert cli._asking(attempt, Options()).document == {"sequence": "t2"}
+    assert app._asking(attempt, Options()).document == {"sequence": "t2"}
 
 
 def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", type("File", (), {"isatty": lambda _: False})())
     with pytest.raises(SequenceUnknown):
-        cli._asking(attempt, Options())
+        app._asking(attempt, Options())

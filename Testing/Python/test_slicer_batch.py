@@ -95,14 +95,14 @@ def test_a_case_is_loaded_into_the_scene_and_found_there_the_next_time(logic, ra
 
 
 def test_a_failed_case_says_why_when_it_is_loaded(logic, ran):
-    from DiffuGTSPanel.Failure import Failure
+    from DiffuGTSPanel.data.Failure import Failure
 
     with pytest.raises(Failure, match=r"kaputt\.nii\.gz cannot be read"):
         logic.loadCase(ran[0].case("kaputt"))
 
 
 def test_a_folder_with_an_earlier_run_is_refused_in_words(logic, ran, material, folder):
-    from DiffuGTSPanel.Failure import Failure
+    from DiffuGTSPanel.data.Failure import Failure
 
     with pytest.raises(Failure) as raised:
         logic.segmentBatch(material.scans, PROMPT, folder, wait=True)
@@ -168,7 +168,7 @@ def test_a_batch_that_is_cancelled_at_once_runs_nothing(host, logic, material, t
 
 def start(host, logic, material, output):
     """A batch whose command has started its own child; the processes."""
-    from DiffuGTSPanel.ChildProcess import _tree
+    from DiffuGTSPanel.process.ChildProcess import _tree
 
     run = logic.segmentBatch(material.scans, PROMPT, output, device="cpu",
                              model=str(material.model))
@@ -209,8 +209,8 @@ def test_what_cannot_be_run_is_told_before_a_process_is_started(
 
 
 def test_a_temporary_folder_that_went_away_is_made_again(host, logic, material):
-    from DiffuGTSPanel.BatchScans import BatchScans
-    from DiffuGTSPanel.Scene import JobFolder
+    from DiffuGTSPanel.batch.BatchScanExport import BatchScans
+    from DiffuGTSPanel.scene.ScanExport import JobFolder
 
     folder = JobFolder()
     scans, node = BatchScans(folder), add_scan(material, "again")
@@ -223,9 +223,9 @@ def test_a_temporary_folder_that_went_away_is_made_again(host, logic, material):
 
 
 def test_a_temporary_folder_that_cannot_be_written_is_told_in_words(host, logic):
-    from DiffuGTSPanel.BatchScans import BatchScans
-    from DiffuGTSPanel.Failure import Failure
-    from DiffuGTSPanel.Scene import JobFolder
+    from DiffuGTSPanel.batch.BatchScanExport import BatchScans
+    from DiffuGTSPanel.data.Failure import Failure
+    from DiffuGTSPanel.scene.ScanExport import JobFolder
 
     folder = JobFolder()
     folder.new("batch").write_text("a file where the folder should be")

@@ -29,8 +29,8 @@ class Heard:
         self.out, self.err, self.endings = [], [], []
 
     def start(self, code, *arguments, program=sys.executable):
-        from DiffuGTSPanel.ChildProcess import ChildProcess
-        from DiffuGTSPanel.Library import Launch
+        from DiffuGTSPanel.process.ChildProcess import ChildProcess
+        from DiffuGTSPanel.process.LibraryLauncher import Launch
 
         launch = Launch(program, ("-c", code, *arguments), dict(os.environ))
         child = ChildProcess(launch, onOut=self.out.append, onErr=self.err.append,
@@ -91,8 +91,8 @@ def test_the_whole_tree_is_ended(host):
 
 def worker_process(code, tmp_path):
     """A WorkerProcess on a program of a few lines, and what it tells."""
-    from DiffuGTSPanel.Library import Launch
-    from DiffuGTSPanel.WorkerProcess import WorkerProcess
+    from DiffuGTSPanel.process.LibraryLauncher import Launch
+    from DiffuGTSPanel.process.WorkerProcess import WorkerProcess
 
     events, log, endings = [], [], []
     worker = WorkerProcess(onEvent=events.append, onLog=log.append, onEnded=endings.append)
@@ -123,7 +123,7 @@ def test_requests_reach_the_worker_and_its_events_come_back(host, tmp_path):
 
 
 def test_a_worker_that_does_not_listen_is_ended_by_force(host, tmp_path, monkeypatch):
-    from DiffuGTSPanel import WorkerProcess
+    from DiffuGTSPanel.process import WorkerProcess
 
     monkeypatch.setattr(WorkerProcess, "PATIENCE_SECONDS", 0.2)
     worker, events, _log, endings = worker_process(
@@ -162,7 +162,7 @@ os.kill(os.getpid(), 9)
 
 
 def test_another_python_loses_slicers_variables_and_slicers_own_keeps_them(monkeypatch, tmp_path):
-    from DiffuGTSPanel.Library import SLICERS_VARIABLES, launch
+    from DiffuGTSPanel.process.LibraryLauncher import SLICERS_VARIABLES, launch
 
     for name in SLICERS_VARIABLES:
         monkeypatch.setenv(name, "of Slicer")
@@ -173,7 +173,7 @@ def test_another_python_loses_slicers_variables_and_slicers_own_keeps_them(monke
 
 
 def test_slicers_own_python_is_known_by_its_path_too(monkeypatch):
-    from DiffuGTSPanel.Library import isSlicers, slicersPython
+    from DiffuGTSPanel.process.LibraryLauncher import isSlicers, slicersPython
 
     assert isSlicers("")
     assert isSlicers(slicersPython())
@@ -181,7 +181,7 @@ def test_slicers_own_python_is_known_by_its_path_too(monkeypatch):
 
 
 def test_a_child_finds_the_library_from_anywhere(tmp_path):
-    from DiffuGTSPanel.Library import launch
+    from DiffuGTSPanel.process.LibraryLauncher import launch
 
     start = launch("doctor", ["--help"])
     environment = {key: value for key, value in start.environment.items() if key != "PYTHONPATH"}
@@ -192,7 +192,7 @@ def test_a_child_finds_the_library_from_anywhere(tmp_path):
 
 
 def test_a_python_that_is_too_old_says_so(tmp_path):
-    from DiffuGTSPanel.Library import launch
+    from DiffuGTSPanel.process.LibraryLauncher import launch
 
     code = launch("doctor", []).arguments[1].replace("(3, 11)", "(99, 0)")
     done = subprocess.run([sys.executable, "-c", code, "x"], capture_output=True, text=True,

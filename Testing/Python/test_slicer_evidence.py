@@ -13,7 +13,7 @@ __all__ = ["slicer_side"]
 
 def read(path):
     """A map, all its pieces at once."""
-    from DiffuGTSPanel.Evidence import readMap
+    from DiffuGTSPanel.scene.EvidenceVolumes import readMap
 
     work = readMap(path)
     while True:
@@ -50,16 +50,16 @@ def test_a_map_of_nothing_can_be_read(slicer_side, tmp_path):
 def test_the_labels_of_all_colour_bars_have_one_width(slicer_side, kind, top, labels):
     import slicer
 
-    from DiffuGTSPanel import ColourBar, Views
-    from DiffuGTSPanel.Evidence import Map, addVolume
-    from DiffuGTSPanel.Placement import place
+    from DiffuGTSPanel.scene import SliceViews
+    from DiffuGTSPanel.scene.EvidenceVolumes import Map, addVolume
+    from DiffuGTSPanel.scene.VolumeGrid import place
 
     array = np.ones((3, 4, 5), np.float32)
     scan = add_volume(array, np.eye(4))
     shown = addVolume(kind, Map(array, top), scan, place(scan, scan.GetImageData()), "g")
-    Views.showOverlay(scan, shown, 0.5)
+    SliceViews.showOverlay(scan, shown, 0.5)
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(shown)
     highest = shown.GetDisplayNode().GetWindowLevelMax()
     assert [legend.GetLabelFormat() % (part * highest) for part in (0, 0.5, 1)] == labels
     assert legend.GetTitleText() == kind
-    assert ColourBar.short(highest) == labels[2].strip()
+    assert SliceViews.short(highest) == labels[2].strip()

@@ -92,7 +92,7 @@ def test_a_segmentation_of_surfaces_is_refused_as_target(host, logic, array):
 
 
 def test_missing_packages_are_said_before_the_worker_starts(host, logic, array, tmp_path):
-    from DiffuGTSPanel.Packages import Packages
+    from DiffuGTSPanel.library.PythonPackages import Packages
 
     file = tmp_path / "requirements.txt"
     file.write_text("no-such-package>=1\n")
@@ -196,6 +196,6 @@ def test_a_reload_takes_all_files_anew_and_ends_the_old_worker(host):
 
 
 def test_the_library_is_found_beside_the_module():
-    from DiffuGTSPanel.Library import libraryFolder
+    from DiffuGTSPanel.process.LibraryLauncher import libraryFolder
 
     assert libraryFolder() == REPOSITORY

@@ -18,7 +18,7 @@ SECONDS = 200.0
 @pytest.fixture
 def packages(tmp_path):
     """Packages that need a file of our own."""
-    from DiffuGTSPanel.Packages import Packages
+    from DiffuGTSPanel.library.PythonPackages import Packages
 
     def make(*lines):
         file = tmp_path / "requirements.txt"
@@ -62,13 +62,13 @@ def test_too_old_a_torch_is_missing(packages):
 
 
 def test_the_projects_own_requirements_are_all_here():
-    from DiffuGTSPanel.Packages import Packages
+    from DiffuGTSPanel.library.PythonPackages import Packages
 
     assert Packages().missing() == []
 
 
 def test_install_asks_first_and_a_refusal_is_a_failure(host, packages):
-    from DiffuGTSPanel.Failure import Failure
+    from DiffuGTSPanel.data.Failure import Failure
 
     host.packages.missing = {"no-such-package"}
     host.dialogs.answer("Cancel")
@@ -79,7 +79,7 @@ def test_install_asks_first_and_a_refusal_is_a_failure(host, packages):
 
 
 def test_a_failed_install_can_be_tried_again(host, packages):
-    from DiffuGTSPanel.Failure import Failure
+    from DiffuGTSPanel.data.Failure import Failure
 
     host.packages.missing = {"numpy"}
     host.packages.failing = 1
@@ -94,7 +94,7 @@ def test_a_failed_install_can_be_tried_again(host, packages):
 
 
 def test_what_is_still_missing_after_an_install_is_said(host, packages):
-    from DiffuGTSPanel.Failure import Failure
+    from DiffuGTSPanel.data.Failure import Failure
 
     host.packages.missing = {"no-such-package"}
     host.dialogs.answer("Ok")

@@ -20,15 +20,15 @@ def array():
 
 
 def place(volume, roi=None):
-    from DiffuGTSPanel.Placement import place
+    from DiffuGTSPanel.scene.VolumeGrid import place
 
     return place(volume, volume.GetImageData(), roi)
 
 
 def written(volume, path, roi=None, modality=None):
     """The volume's file as SimpleITK reads it."""
-    from DiffuGTSPanel import VolumeFile
-    from DiffuGTSPanel.Scene import readSource
+    from DiffuGTSPanel.scene import VolumeFile
+    from DiffuGTSPanel.scene.ScanExport import readSource
 
     source = readSource(volume, roi, modality)
     list(VolumeFile.write(path, source.array, source.placement.fileToRas, source.tag))
@@ -60,7 +60,7 @@ def test_a_linear_transform_moves_the_file_and_not_the_voxels(slicer_side, array
 
 
 def test_a_place_in_the_file_is_found_again_in_the_world(slicer_side, array):
-    from DiffuGTSPanel.Placement import worldOf
+    from DiffuGTSPanel.scene.VolumeGrid import worldOf
 
     volume, move = add_volume(array, MATRIX), turned(33, 0)
     volume.SetAndObserveTransformNodeID(add_transform(move).GetID())
@@ -88,7 +88,7 @@ def test_a_sheared_grid_is_straightened_and_keeps_volume_and_middle(slicer_side,
 
 
 def test_a_grid_that_has_collapsed_is_refused(slicer_side, array):
-    from DiffuGTSPanel.Failure import Failure
+    from DiffuGTSPanel.data.Failure import Failure
 
     flat = np.array([[1.0, 1, 0, 0], [0, 0.1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     with pytest.raises(Failure, match="axes"):
@@ -133,14 +133,14 @@ def test_a_region_and_a_moved_volume_meet_in_the_world(slicer_side, array):
 
 
 def test_a_region_beside_the_volume_is_refused(slicer_side, array):
-    from DiffuGTSPanel.Failure import Failure
+    from DiffuGTSPanel.data.Failure import Failure
 
     with pytest.raises(Failure, match="outside"):
         place(add_volume(array, MATRIX), add_roi([500, 0, 0], [10, 10, 10]))
 
 
 def test_a_region_of_a_ct_is_still_a_ct_without_any_air_in_it(slicer_side, tmp_path):
-    from DiffuGTSPanel.Scene import readSource
+    from DiffuGTSPanel.scene.ScanExport import readSource
 
     array = np.full((40, 40, 40), -1000, np.int16)
     array[5:35, 5:35, 5:35] = 40
@@ -153,8 +153,8 @@ def test_a_region_of_a_ct_is_still_a_ct_without_any_air_in_it(slicer_side, tmp_p
 
 
 def test_a_file_of_a_result_that_was_cut_short_is_refused(slicer_side, array, tmp_path):
-    from DiffuGTSPanel.Failure import Failure
-    from DiffuGTSPanel.VolumeFile import Reader
+    from DiffuGTSPanel.data.Failure import Failure
+    from DiffuGTSPanel.scene.VolumeFile import Reader
 
     written(add_volume(array, MATRIX), tmp_path / "a.nrrd")
     data = (tmp_path / "a.nrrd").read_bytes()
@@ -171,8 +171,8 @@ def test_segments_lie_at_the_voxels_of_their_labels_under_another_transform_too(
 ):
     import slicer
 
-    from DiffuGTSPanel.Run import Part, PromptResult
-    from DiffuGTSPanel.Segments import addLesions
+    from DiffuGTSPanel.data.Run import Part, PromptResult
+    from DiffuGTSPanel.scene.LesionSegments import addLesions
 
     volume = add_volume(array, MATRIX)
     volume.SetAndObserveTransformNodeID(add_transform(turned(30, 0)).GetID())
@@ -204,7 +204,7 @@ def drained(generator):
 
 
 def test_a_labelmap_is_read_lesion_by_lesion(slicer_side, tmp_path):
-    from DiffuGTSPanel.Segments import readParts
+    from DiffuGTSPanel.scene.LesionSegments import readParts
 
     labels = np.zeros((8, 9, 10), np.uint16)
     labels[1:3, 4:6, 2] = labels[6, 8, 9] = 1  # one lesion may have a gap
@@ -224,8 +224,8 @@ def test_a_labelmap_is_read_lesion_by_lesion(slicer_side, tmp_path):
 def test_a_lesion_stays_dropped_when_most_of_it_was_dropped_before(slicer_side):
     from dataclasses import replace
 
-    from DiffuGTSPanel.Run import Lesion, Part, PromptResult
-    from DiffuGTSPanel.Segments import stillDropped
+    from DiffuGTSPanel.data.Run import Lesion, Part, PromptResult
+    from DiffuGTSPanel.scene.LesionSegments import stillDropped
 
     def cube(x, size):
         return Part(np.ones((size, size, size), np.uint8), (x, 0, 0))
@@ -240,8 +240,8 @@ def test_a_lesion_stays_dropped_when_most_of_it_was_dropped_before(slicer_side):
 def test_segments_survive_a_file(slicer_side, array, tmp_path):
     import slicer
 
-    from DiffuGTSPanel.Run import Part, PromptResult
-    from DiffuGTSPanel.Segments import addLesions, newSegmentation
+    from DiffuGTSPanel.data.Run import Part, PromptResult
+    from DiffuGTSPanel.scene.LesionSegments import addLesions, newSegmentation
 
     volume = add_volume(array, MATRIX)
     parts = {n: Part(np.ones((2, 2, 2), np.uint8), (2 * n, n, n)) for n in (1, 2)}
@@ -267,8 +267,8 @@ def test_segments_survive_a_file(slicer_side, array, tmp_path):
 def test_an_overlay_gives_back_what_lay_over_the_scan_before(slicer_side, array):
     import slicer
 
-    from DiffuGTSPanel import Views
-    from DiffuGTSPanel.Evidence import Map, addVolume
+    from DiffuGTSPanel.scene import SliceViews
+    from DiffuGTSPanel.scene.EvidenceVolumes import Map, addVolume
 
     scan, pet = add_volume(array, MATRIX), add_volume(array, MATRIX)
     maps = [addVolume(kind, Map(array.astype(np.float32), 100.0), scan, place(scan), "g")
@@ -277,14 +277,14 @@ def test_an_overlay_gives_back_what_lay_over_the_scan_before(slicer_side, array)
     for composite in composites:
         composite.SetForegroundVolumeID(pet.GetID())
         composite.SetForegroundOpacity(0.3)
-    Views.showOverlay(scan, maps[0], 0.4)
-    Views.showOverlay(scan, maps[0], 0.6, twinNode=maps[1], twin=1.0)
+    SliceViews.showOverlay(scan, maps[0], 0.4)
+    SliceViews.showOverlay(scan, maps[0], 0.6, twinNode=maps[1], twin=1.0)
     assert {c.GetBackgroundVolumeID() for c in composites} == {maps[1].GetID()}
     assert {c.GetForegroundVolumeID() for c in composites} == {maps[0].GetID()}
-    Views.showOverlay(scan, None, 0.6, twinNode=maps[1], twin=0.25)
+    SliceViews.showOverlay(scan, None, 0.6, twinNode=maps[1], twin=0.25)
     assert {c.GetForegroundVolumeID() for c in composites} == {maps[1].GetID()}
     assert {c.GetForegroundOpacity() for c in composites} == {0.25}
-    Views.clear(scan)
+    SliceViews.clear(scan)
     assert {c.GetBackgroundVolumeID() for c in composites} == {scan.GetID()}
     assert {c.GetForegroundVolumeID() for c in composites} == {pet.GetID()}
     assert {c.GetForegroundOpacity() for c in composites} == {0.3}
@@ -293,9 +293,9 @@ def test_an_overlay_gives_back_what_lay_over_the_scan_before(slicer_side, array)
 def test_a_jump_centres_the_slice_views(slicer_side):
     import slicer
 
-    from DiffuGTSPanel import Views
+    from DiffuGTSPanel.scene import SliceViews
 
-    Views.jumpTo((12.0, -34.0, 56.0))
+    SliceViews.jumpTo((12.0, -34.0, 56.0))
     for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         middle = [node.GetSliceToRAS().GetElement(row, 3) for row in range(3)]
         assert middle == pytest.approx([12, -34, 56])

@@ -180,7 +180,7 @@ def test_a_dropped_lesion_leaves_and_comes_back_and_stays_dropped_at_another_thr
 def test_evidence_becomes_volumes_on_the_scans_grid(host, logic, volume, scan):
     import slicer
 
-    from DiffuGTSPanel.Run import EVIDENCE
+    from DiffuGTSPanel.data.Run import EVIDENCE
 
     run, _told = run_to_end(host, logic, volume)
     for kind in EVIDENCE:
@@ -255,7 +255,7 @@ def test_waiting_for_a_run_keeps_the_event_loop_alive(host, logic, volume):
 
 
 def test_a_failure_of_a_waited_for_run_is_raised(host, logic, volume):
-    from DiffuGTSPanel.Failure import Failure
+    from DiffuGTSPanel.data.Failure import Failure
 
     with pytest.raises(Failure, match="names no tumor"):
         logic.segment(volume, "the weather in Paris", device="cpu")

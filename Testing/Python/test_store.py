@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from DiffuGTSLib import store
+from DiffuGTSLib import files
 from DiffuGTSLib.errors import ModelMissing
-from DiffuGTSLib.package_files import INDEX
-from DiffuGTSLib.resources import resource
+from DiffuGTSLib.files import resource
+from DiffuGTSLib.models import store
+from DiffuGTSLib.models.package_files import INDEX
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -42,7 +43,7 @@ def test_models_are_kept_where_the_system_keeps_data(
     monkeypatch.delenv("DIFFUGTS_MODELS", raising=False)
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setenv(variable, str(tmp_path))
-    assert store.store_folder() == tmp_path / expected
+    assert files.store_folder() == tmp_path / expected
 
 
 def test_a_model_of_the_store_is_found_by_its_name(own: Path) -> None:

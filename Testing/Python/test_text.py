@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from DiffuGTSLib import text
 from DiffuGTSLib.errors import ModelDamaged, ModelMissing
-from DiffuGTSLib.text import TextEncoder
+from DiffuGTSLib.networks import text_encoder
+from DiffuGTSLib.networks.text_encoder import TextEncoder
 
 TEXTS = ["liver tumor", "healthy liver", "Hepatozelluläres Karzinom", "", "a longer text " * 80]
 KNOWN_LIVER_TUMOR = [0.006903, 0.009466, -0.049666, -0.032787, -0.045114, -0.070616]
@@ -41,7 +41,7 @@ def test_vectors_have_their_known_values(encoder: TextEncoder) -> None:
 
 def test_vectors_equal_those_of_sentence_transformers(encoder: TextEncoder) -> None:
     reference = pytest.importorskip("sentence_transformers")
-    model = reference.SentenceTransformer(str(text.find_folder()), device="cpu")
+    model = reference.SentenceTransformer(str(text_encoder.find_folder()), device="cpu")
     expected = torch.from_numpy(model.encode(TEXTS, show_progress_bar=False))
     assert torch.allclose(encoder.encode(TEXTS), expected, atol=1e-5)
 
@@ -88,7 +88,7 @@ def test_the_weights_are_frozen(encoder: TextEncoder) -> None:
 
 
 def test_a_changed_weight_file_is_refused(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(text.find_folder(), tmp_path / "model"))
+    folder = Path(shutil.copytree(text_encoder.find_folder(), tmp_path / "model"))
     weights = folder / "model.safetensors"
     with weights.open("r+b") as file:
         file.seek(1_000_000)
@@ -105,8 +105,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_neither_package_nor_cache_is_reported_with_a_hint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(text, "PACKAGE", "no_such_package_here")
-    monkeypatch.setattr(text, "HUB_NAME", "nobody/no-such-model")
+    monkeypatch.setattr(text_encoder, "PACKAGE", "no_such_package_here")
+    monkeypatch.setattr(text_encoder, "HUB_NAME", "nobody/no-such-model")
     with pytest.raises(ModelMissing) as caught:
         TextEncoder.from_package()
     assert "pip install" in caught.value.hint
@@ -115,16 +115,16 @@ def test_neither_package_nor_cache_is_reported_with_a_hint(
 def test_the_cache_of_the_hub_stands_in_for_the_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    files = text.find_folder()
+    files = text_encoder.find_folder()
     commit = "c" * 40
     model = tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2"
     (model / "snapshots").mkdir(parents=True)
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text(commit)
     shutil.copytree(files, model / "snapshots" / commit)
-    monkeypatch.setattr(text, "PACKAGE", "no_such_package_here")
+    monkeypatch.setattr(text_encoder, "PACKAGE", "no_such_package_here")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert text.find_folder() == model / "snapshots" / commit
+    assert text_encoder.find_folder() == model / "snapshots" / commit
 
 
 def test_loading_prints_nothing_and_does_not_import_the_package() -> None:

@@ -10,11 +10,11 @@ import torch
 from test_autoencoder import SMALL, build, relative_error
 
 from DiffuGTSLib.errors import Cancelled
-from DiffuGTSLib.foundation.autoencoder import Autoencoder
-from DiffuGTSLib.foundation.configurations import MAISI_AUTOENCODER
-from DiffuGTSLib.foundation.planes import Computed, Planes, Stored, moments, spans, store_over
-from DiffuGTSLib.foundation.tiling import Tiling, decode, encode
-from DiffuGTSLib.live_bytes import LiveBytes
+from DiffuGTSLib.models.convert import MAISI_AUTOENCODER
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.networks.slabs import Computed, Planes, Stored, moments, spans, store_over
+from DiffuGTSLib.networks.tiled_autoencoder import Tiling, decode, encode
+from DiffuGTSLib.pipeline.memory_count import LiveBytes
 
 # Slabs of 4 planes, of about 10 planes, and the whole; storing all, blocks, next to nothing.
 TILINGS = [

@@ -17,18 +17,20 @@ from tiny_model import PROMPT, ball_scan, write_tiny_model
 from training_material import attention_config, start, write_cases, write_config
 from typer.testing import CliRunner
 
-from DiffuGTSLib import models
-from DiffuGTSLib.cli import app
+from DiffuGTSLib.cli.app import app
 from DiffuGTSLib.errors import (
     AttentionMissing,
     BadConfiguration,
     OutputNotWritten,
     TrainingImpossible,
 )
-from DiffuGTSLib.segmenter import Segmenter
-from DiffuGTSLib.text import TextEncoder
-from DiffuGTSLib.training import attention
-from DiffuGTSLib.training.attention import PromptTexts, gate_loss
+from DiffuGTSLib.models import package_files
+from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models.package import ATTENTION_ALONE, load
+from DiffuGTSLib.networks.text_encoder import TextEncoder
+from DiffuGTSLib.pipeline.segmenter import Segmenter
+from DiffuGTSLib.training import attention_trainer
+from DiffuGTSLib.training.attention_trainer import PromptTexts, gate_loss
 from DiffuGTSLib.training.commands import train_attention, train_autoencoder, train_denoiser
 from DiffuGTSLib.training.config import (
     AttentionConfig,
@@ -37,12 +39,10 @@ from DiffuGTSLib.training.config import (
     DenoiserConfig,
     read_config,
 )
-from DiffuGTSLib.training.corpus import gather
-from DiffuGTSLib.training.curves import read_curve
-from DiffuGTSLib.training.feed import Feed
-from DiffuGTSLib.training.loop import LoopConfig
-from DiffuGTSLib.training.project_folder import Wanted
-from DiffuGTSLib.training.windows import ORGANS, Window
+from DiffuGTSLib.training.data.corpus import gather
+from DiffuGTSLib.training.data.project_folder import Wanted
+from DiffuGTSLib.training.data.windows import ORGANS, Feed, Window
+from DiffuGTSLib.training.loop import LoopConfig, read_curve
 
 # What is trained here is compared with what the commands train.
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,7 +77,7 @@ def whole(bench: Path) -> Path:
 
 
 def weights(package: Path) -> dict[str, torch.Tensor]:
-    return load_file(package / "aova" / models.WEIGHTS)
+    return load_file(package / "aova" / package_files.WEIGHTS)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -92,20 +92,20 @@ def test_the_trained_package_loads_and_segments(whole: Path) -> None:
 
 
 def test_only_the_attention_is_new_in_the_package(whole: Path, bench: Path) -> None:
-    before, after = models.Card.read(bench / "tiny"), models.Card.read(whole)
+    before, after = Card.read(bench / "tiny"), Card.read(whole)
     changed = {name for name, sha in after.files.items() if before.files.get(name) != sha}
-    assert changed == {"aova/config.json", "aova/" + models.WEIGHTS}
+    assert changed == {"aova/config.json", "aova/" + package_files.WEIGHTS}
     assert not same(weights(whole), weights(bench / "tiny"))
     assert not [p.name for p in bench.iterdir() if p.name.startswith(".")]
 
 
 def test_the_card_says_what_was_trained_on_and_left_out(whole: Path) -> None:
-    card = models.Card.read(whole)
+    card = Card.read(whole)
     assert card.trained_classes == {"real": ["brain tumor"], "frozen": [],
                                     "synthetic": ["brain tumor"]}
     assert card.left_out == ("liver tumor",)
     assert "1 scan of CASES.json" in card.trained_on
-    assert card.fusion["CT"] == models.ATTENTION_ALONE
+    assert card.fusion["CT"] == ATTENTION_ALONE
     assert "liver tumor" in (whole / "README.md").read_text()
 
 
@@ -116,7 +116,7 @@ def test_the_scans_that_were_held_out_are_named(whole: Path, bench: Path) -> Non
 
 
 def test_masks_behind_frozen_networks_are_handed_on() -> None:
-    card = models.Card("m", "l", ("CT",), (2.0, 2.0, 2.0), 1.0, {"CT": 1}, 0.5, 1, 1, 1, {})
+    card = Card("m", "l", ("CT",), (2.0, 2.0, 2.0), 1.0, {"CT": 1}, 0.5, 1, 1, 1, {})
     whole = replace(card, trained_classes={"real": ["liver tumor"], "synthetic": []})
     assert whole.frozen_classes == ["liver tumor"]
     of_it = {"real": ["lung tumor"], "frozen": whole.frozen_classes, "synthetic": []}
@@ -132,14 +132,14 @@ def test_the_card_claims_only_what_was_done(whole: Path, bench: Path) -> None:
     assert told[0] == "4 scans to train on, 0 held out; runs-bare/split.json names them"
     assert "never reach learning_rate" in told[1]
     assert told[2] == "preparing scan 1 of 4"
-    card, about = models.Card.read(bench / "bare"), (bench / "bare" / "README.md").read_text()
+    card, about = Card.read(bench / "bare"), (bench / "bare" / "README.md").read_text()
     assert card.scores == {}
     assert card.trained_on.startswith("Attention: 1 steps on 4 scans")
     assert "ynthetic lesions, too" not in card.trained_on
     for line in ("Synthetic lesions in training**: none", "Scores**: not measured",
                  "Calibrated for**: nothing"):
         assert line in about
-    whole_card = models.Card.read(whole)
+    whole_card = Card.read(whole)
     assert "Synthetic lesions, too." in whole_card.trained_on
     assert set(whole_card.scores) == {"measure", "brain_MR"}
     assert f"kept out of training: brain_MR {whole_card.scores['brain_MR']}\n" in (
@@ -187,7 +187,7 @@ def test_two_processes_train_one_package_by_the_command(bench: Path) -> None:
     document = json.loads(out)  # one, though two processes ran
     assert document["left_out"] == ["liver tumor"]
     assert set(document["figures"]["train"]) >= {"loss", "map", "gate", "image", "similarity"}
-    assert models.load(bench / "two").card.trained_classes == {
+    assert load(bench / "two").card.trained_classes == {
         "real": ["brain tumor"], "frozen": [], "synthetic": []}
 
 
@@ -197,7 +197,7 @@ def test_calibration_takes_held_out_scans(bench: Path) -> None:
     lines: list[str] = []
     train_attention(read_config(config, AttentionConfig), lines.append)
     assert sum("1 examples" in line for line in lines) == 2
-    models.load(bench / "fitted")
+    load(bench / "fitted")
 
 
 def test_a_model_of_ones_own_is_made_part_by_part(bench: Path) -> None:
@@ -211,11 +211,11 @@ def test_a_model_of_ones_own_is_made_part_by_part(bench: Path) -> None:
                           training=short, network=tiny, copies=1)
     train_denoiser(read_config(second, DenoiserConfig))
     with pytest.raises(AttentionMissing):
-        models.load(bench / "own")
+        load(bench / "own")
     third = attention_config(bench / "3.json", model="own", output="own-trained", runs="runs-3",
                              training=short, network={})
     train_attention(read_config(third, AttentionConfig))
-    assert models.load(bench / "own-trained").card.scale_factor > 0
+    assert load(bench / "own-trained").card.scale_factor > 0
 
 
 def test_parts_that_do_not_fit_are_refused_before_training(bench: Path, tmp_path: Path) -> None:
@@ -286,11 +286,12 @@ def test_prompts_of_organs_beyond_the_usual_ones_are_encoded() -> None:
 
 
 def test_training_goes_on_from_another(whole: Path, bench: Path, tmp_path: Path) -> None:
-    package = models.load(whole)
+    package = load(whole)
     corpus = gather([Data(bench / "cases")], tmp_path, Wanted(largest=48, held_out=0.5))
     prompts = PromptTexts(TextEncoder.from_package(), corpus.organs)
     network = {"context_channels": (16, 8, 8), "gate_channels": 8}
     still = LoopConfig(1, 0.0, tmp_path / "still", bfloat16=False)
-    made = attention.train(package.autoencoder, Feed(corpus.sampler()), [], still, prompts, network,
+    made = attention_trainer.train(package.autoencoder, Feed(corpus.sampler()), [], still, prompts,
+                           network,
                            start=package.attention)
     assert same(made.state_dict(), package.attention.state_dict())

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from training_material import attention_config, write_config
 
-from DiffuGTSLib.attention import AnomalyAttention
 from DiffuGTSLib.errors import BadConfiguration, TrainingImpossible
-from DiffuGTSLib.resources import resource
+from DiffuGTSLib.files import resource
+from DiffuGTSLib.networks.attention import AnomalyAttention
 from DiffuGTSLib.training.config import (
     PARTS,
     SCHEMA,

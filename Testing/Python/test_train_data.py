@@ -11,14 +11,14 @@ import SimpleITK as sitk
 import torch
 from training_material import write_cases
 
-from DiffuGTSLib.datasets import read_dataset
+from DiffuGTSLib.datasets.folder import read_dataset
 from DiffuGTSLib.errors import TrainingImpossible
-from DiffuGTSLib.training.case_windows import ORGAN, TUMOR, CaseSampler, stored
 from DiffuGTSLib.training.config import Data
-from DiffuGTSLib.training.corpus import gather
-from DiffuGTSLib.training.data import read_cases, store
-from DiffuGTSLib.training.project_folder import ProjectFolder, Wanted
-from DiffuGTSLib.training.windows import ORGANS
+from DiffuGTSLib.training.data.case_windows import ORGAN, TUMOR, CaseSampler, stored
+from DiffuGTSLib.training.data.cases import read_cases, store
+from DiffuGTSLib.training.data.corpus import gather
+from DiffuGTSLib.training.data.project_folder import ProjectFolder, Wanted
+from DiffuGTSLib.training.data.windows import ORGANS
 
 COARSE = (4.0, 4.0, 4.0)
 

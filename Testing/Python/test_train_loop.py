@@ -15,8 +15,16 @@ import torch
 from training_material import REPOSITORY
 
 from DiffuGTSLib.errors import PackageMissing, TrainingImpossible
-from DiffuGTSLib.training.curves import CURVE, LOG, Curves, read_curve
-from DiffuGTSLib.training.loop import CHECKPOINT, Loop, LoopConfig, step_generator
+from DiffuGTSLib.training.loop import (
+    CHECKPOINT,
+    CURVE,
+    LOG,
+    Curves,
+    Loop,
+    LoopConfig,
+    read_curve,
+    step_generator,
+)
 
 TOGETHER = """
 import sys

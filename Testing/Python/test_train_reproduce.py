@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from DiffuGTSLib.training.reproduce import NAMES, RECORD, Clock, reproduce
-from DiffuGTSLib.training.workshop import Workshop
+from DiffuGTSLib.training.embedded.build import Workshop
+from DiffuGTSLib.training.embedded.reproduce import NAMES, RECORD, Clock, reproduce
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from DiffuGTSLib.errors import TrainingImpossible
-from DiffuGTSLib.training import side_by_side
-from DiffuGTSLib.training.reproduce import RECORD, reproduce
-from DiffuGTSLib.training.workshop import Workshop
+from DiffuGTSLib.training.embedded import build
+from DiffuGTSLib.training.embedded.build import Workshop
+from DiffuGTSLib.training.embedded.reproduce import RECORD, reproduce
 
 WAIT_SECONDS = 60
 HERE = Path(__file__).parent
@@ -118,7 +118,7 @@ def test_two_parts_are_made_at_the_same_time(tmp_path: Path) -> None:
 
 def make(shop: Workshop) -> None:
     shop.runs.mkdir(exist_ok=True)
-    side_by_side.make(shop, ("unet", "aova"), 2, lambda part, line: None, lambda part: None)
+    build.make(shop, ("unet", "aova"), 2, lambda part, line: None, lambda part: None)
 
 
 def test_an_error_of_one_ends_the_other(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import torch
 from training_material import write_cases
 
 from DiffuGTSLib.errors import PromptNotUnderstood, TrainingImpossible
-from DiffuGTSLib.lesion_classes import Exposure, exposure, lesion_class
+from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure, lesion_class
 from DiffuGTSLib.training.config import Data
-from DiffuGTSLib.training.corpus import Corpus, classes_named, gather
-from DiffuGTSLib.training.data import Case, Sample
-from DiffuGTSLib.training.project_folder import ProjectFolder, Wanted
-from DiffuGTSLib.training.windows import (
+from DiffuGTSLib.training.data.cases import Case, Sample
+from DiffuGTSLib.training.data.corpus import Corpus, classes_named, gather
+from DiffuGTSLib.training.data.project_folder import ProjectFolder, Wanted
+from DiffuGTSLib.training.data.windows import (
     ASKED,
     ORGANS,
     PHANTOMS,

@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from DiffuGTSLib.foundation.autoencoder import Autoencoder
-from DiffuGTSLib.training import augment, autoencoder
-from DiffuGTSLib.training.attention import SPILL_VOXELS, gate_loss, image_loss, map_loss
-from DiffuGTSLib.training.data import Case, Sample, load_sample, read_cases
-from DiffuGTSLib.training.denoiser import centre_latents, hole
-from DiffuGTSLib.training.lesions import add_lesion
+from DiffuGTSLib.evaluation.measures import body
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.training import autoencoder_trainer
+from DiffuGTSLib.training.attention_trainer import SPILL_VOXELS, gate_loss, image_loss, map_loss
+from DiffuGTSLib.training.data import augment
+from DiffuGTSLib.training.data.cases import Case, Sample, load_sample, read_cases
+from DiffuGTSLib.training.data.organs import lungs
+from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
+from DiffuGTSLib.training.data.windows import ORGANS, Source, WindowSampler, make_source
+from DiffuGTSLib.training.denoiser_trainer import centre_latents, hole
 from DiffuGTSLib.training.loop import Loop, LoopConfig
-from DiffuGTSLib.training.organs import body, lungs
-from DiffuGTSLib.training.windows import ORGANS, Source, WindowSampler, make_source
 
 TRAIN = """
 import sys
@@ -226,10 +228,10 @@ def patches() -> torch.Tensor:
 
 def test_the_autoencoder_starts_as_the_principal_component_code() -> None:
     torch.manual_seed(0)
-    model = Autoencoder(**autoencoder.EMBEDDED_CONFIG).requires_grad_(False)
+    model = Autoencoder(**autoencoder_trainer.EMBEDDED_CONFIG).requires_grad_(False)
     seen = patches()
-    autoencoder.initialise(model, seen)
-    _, components = autoencoder.principal_components(seen)
+    autoencoder_trainer.initialise(model, seen)
+    _, components = autoencoder_trainer.principal_components(seen)
     blocks = seen[:, 0].unfold(1, 4, 4).unfold(2, 4, 4).unfold(3, 4, 4).reshape(-1, 64)
     kept = components[:12]
     expected = ((blocks @ kept.T @ kept - blocks) ** 2).mean()
@@ -239,8 +241,8 @@ def test_the_autoencoder_starts_as_the_principal_component_code() -> None:
 
 def test_centring_the_latents_does_not_change_what_is_decoded() -> None:
     torch.manual_seed(0)
-    model = Autoencoder(**autoencoder.EMBEDDED_CONFIG).requires_grad_(False)
-    autoencoder.initialise(model, patches())
+    model = Autoencoder(**autoencoder_trainer.EMBEDDED_CONFIG).requires_grad_(False)
+    autoencoder_trainer.initialise(model, patches())
     before = model.decode(model.encode(patches())[0])
     scale = centre_latents(model, [source()])
     assert scale > 0

@@ -8,9 +8,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from DiffuGTSLib.prompt import titles, understand
-from DiffuGTSLib.training.windows import ORGANS
-from DiffuGTSLib.vocabulary import FOLDER, fold, is_close, tokens, vocabulary
+from DiffuGTSLib.prompt.parsing import titles, understand
+from DiffuGTSLib.prompt.vocabulary import FOLDER, fold, is_close, tokens, vocabulary
+from DiffuGTSLib.training.data.windows import ORGANS
 
 CATALOGUES = ("anatomies", "findings", "words")
 

@@ -22,7 +22,7 @@ from DiffuGTSLib.errors import (
     TooSmall,
     UnreadableImage,
 )
-from DiffuGTSLib.volume import check, read
+from DiffuGTSLib.scan.volume import check, read
 
 OBLIQUE = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)
 LEFT_HANDED = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)

@@ -9,14 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from DiffuGTSLib.worker_protocol import (
-    BadRequest,
-    Cancel,
-    Quit,
-    Segment,
-    Threshold,
-    parse,
-)
+from DiffuGTSLib.worker.protocol import BadRequest, Cancel, Quit, Segment, Threshold, parse
 
 SEGMENT = {"type": "segment", "id": 1, "image": "a.nrrd", "prompt": "liver tumor", "folder": "f"}
 

@@ -12,13 +12,13 @@ import SimpleITK as sitk
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from DiffuGTSLib.attention import AnomalyAttention
-from DiffuGTSLib.foundation.autoencoder import Autoencoder
-from DiffuGTSLib.foundation.denoiser import Denoiser
-from DiffuGTSLib.models import Card, save
-from DiffuGTSLib.prompt import understand
-from DiffuGTSLib.residual import Fusion
-from DiffuGTSLib.segmenter import Segmenter
+from DiffuGTSLib.models.card import Card, Fusion
+from DiffuGTSLib.models.package import save
+from DiffuGTSLib.networks.attention import AnomalyAttention
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.pipeline.segmenter import Segmenter
+from DiffuGTSLib.prompt.parsing import understand
 
 PROMPT = "brain tumor"
 RADIUS_MM = 12.0

@@ -1,0 +1,335 @@
+"""What a run is made of: its options, its results, what is told about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from DiffuGTSPanel.data.Failure import Failure
+
+EVIDENCE = ("attention", "residual", "uncertainty", "probability", "pseudo_healthy")
+Colour = tuple[float, float, float]
+Position = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What the method may be told, for one scan or for many.
+
+    Attributes:
+        seed: the same one gives the same segments.
+        threshold: of the score, 0 to 1; None leaves it to the model.
+        modality: "CT", "MR", or None to find out for each scan.
+        model: catalogue name or folder.
+        device: "auto", "cpu", "cuda:0" ...
+        samples: pseudo-healthy scans to draw; None leaves it to the model.
+        sequence: of MR scans, "t1", "t1c", "t2", "flair" or "other"; None reads their names.
+        skullStripped: whether brains were cut out of heads; None reads the scans' names.
+    """
+
+    seed: int = 0
+    threshold: float | None = None
+    modality: str | None = None
+    model: str = "embedded"
+    device: str = "auto"
+    samples: int | None = None
+    sequence: str | None = None
+    skullStripped: bool | None = None
+
+
+@dataclass(frozen=True)
+class Options(MethodOptions):
+    """What a run may be told.
+
+    Attributes:
+        frames: "this" or "all" frames of a sequence.
+    """
+
+    frames: str = "this"
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """How a prompt was understood.
+
+    Attributes:
+        text: as typed.
+        ok: whether it can be run.
+        sentence: the reading in words, or why there is none.
+        title: the canonical name.
+        anatomy, finding: in words; no anatomy means anywhere.
+        modalities: in which the model was shown the place.
+        known: every word is in the vocabulary.
+        suggestions: the nearest that are understood, where this one is not.
+        hint: what to do then.
+        beyond: it holds unknown words, of which the worker's text encoder may still make sense.
+    """
+
+    text: str
+    ok: bool
+    sentence: str
+    title: str = ""
+    anatomy: str = ""
+    finding: str = ""
+    modalities: tuple[str, ...] = ()
+    known: bool = True
+    suggestions: tuple[str, ...] = ()
+    hint: str = ""
+    beyond: bool = False
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model of the catalogue or the store.
+
+    Attributes:
+        name, title, purpose: for programs, for people, what it is for.
+        modalities: of "CT", "MR".
+        licence, licenceUrl: name, and where its text is.
+        sizeMb: on disk where installed, else as expected; None where not known.
+        installed: its files are there.
+        ready: it can segment.
+        message: its state in a sentence.
+        trainedOn, scores: as its makers state.
+        actions: of "download", "verify", "remove", those that make sense now.
+    """
+
+    name: str
+    title: str
+    purpose: str
+    modalities: tuple[str, ...]
+    licence: str
+    licenceUrl: str
+    sizeMb: float | None
+    installed: bool
+    ready: bool
+    message: str
+    trainedOn: str
+    scores: dict[str, Any]
+    actions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        stage: prepare, start, read, encode, attention, inpaint, residual, lesions, receive.
+        index, prompt: which prompt is at work.
+        done, total: steps of the stage.
+        fraction: of the whole run, 0 to 1.
+        secondsLeft: None while it is too early to say.
+        text: the stage in words.
+    """
+
+    stage: str
+    index: int
+    prompt: str
+    done: int
+    total: int
+    fraction: float
+    secondsLeft: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What can be shown before the long part begins: scene nodes, on the volume's grid."""
+
+    index: int
+    prompt: str
+    attentionNode: Any
+    candidatesNode: Any
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A lesion and its segment.
+
+    Attributes:
+        number: 1 is the largest of its prompt.
+        name: of the segment.
+        segmentId: in the run's segmentation.
+        volumeMl, longestMm, perpendicularMm: as DiffuGTSLib/lesions.py measures them.
+        score, maxScore: mean and maximum, 0 to 1.
+        sliceRange: first and last slice, counted from 0, along the axis nearest to superior.
+        position: of its centre, world RAS, mm.
+        kept: whether its segment is in the segmentation.
+        colour: red, green, blue, 0 to 1.
+        index: of its prompt.
+    """
+
+    number: int
+    name: str
+    segmentId: str
+    volumeMl: float
+    longestMm: float
+    perpendicularMm: float
+    score: float
+    maxScore: float
+    sliceRange: tuple[int, int]
+    position: Position
+    kept: bool
+    colour: Colour
+    index: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The voxels of one lesion.
+
+    Attributes:
+        array: (K, J, I) uint8, 1 in the lesion; of the size of its box.
+        start: index (i, j, k) of its first voxel on the volume's own grid.
+    """
+
+    array: np.ndarray
+    start: tuple[int, int, int]
+
+    def overlap(self, other: Part) -> int:
+        """How many voxels both have."""
+        starts = np.maximum(self.start, other.start)
+        ends = np.minimum(np.add(self.start, self.array.shape[::-1]),
+                          np.add(other.start, other.array.shape[::-1]))
+        if (starts >= ends).any():
+            return 0
+        views = []
+        for part in (self, other):
+            i, j, k = (slice(a, b) for a, b in zip(
+                starts - part.start, ends - part.start, strict=True))
+            views.append(part.array[k, j, i])
+        return int(np.count_nonzero(views[0] & views[1]))
+
+
+@dataclass
+class PromptResult:
+    """What one prompt found.
+
+    Attributes:
+        index, prompt, title: which prompt, as typed, and its canonical name.
+        found: whether any lesion was found.
+        highestScore, threshold: 0 to 1.
+        terminology: of the segments, as Slicer writes it.
+        sentence: the outcome in words.
+        lesions: largest first.
+        parts: their voxels, by number.
+        evidence: volume nodes that have been read so far, by kind.
+        files: where the evidence lies, by kind.
+        frame: of the sequence; None without one.
+        notes: what else has to be known of it; sentences.
+    """
+
+    index: int
+    prompt: str
+    title: str
+    found: bool
+    highestScore: float
+    threshold: float
+    terminology: str
+    sentence: str
+    lesions: list[Lesion] = field(default_factory=list)
+    parts: dict[int, Part] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    frame: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Callbacks:
+    """What the caller wants to be told; None where not."""
+
+    onProgress: Callable[[Run, Progress], None] | None = None
+    onPreview: Callable[[Run, Preview], None] | None = None
+    onFinished: Callable[[Run], None] | None = None
+    onError: Callable[[Run, Failure], None] | None = None
+    onCancelled: Callable[[Run], None] | None = None
+    onUpdated: Callable[[Run], None] | None = None
+
+    def forget(self) -> None:
+        """Nothing is told any more."""
+        for each in fields(self):
+            setattr(self, each.name, None)
+
+
+@dataclass
+class Run:
+    """One call of `segmentAsync`, from its start on.
+
+    Attributes:
+        id: of the run.
+        prompts: as typed.
+        options: as given.
+        callbacks: whom to tell.
+        state: "waiting", "running", "finished", "failed", "cancelled".
+        results: one a prompt; of a sequence, one a prompt and frame.
+        threshold: of the segments; None before there are any.
+        note: a sentence worth showing, or "".
+    """
+
+    id: str
+    prompts: tuple[str, ...]
+    options: Options
+    callbacks: Callbacks
+    state: str = "waiting"
+    results: list[PromptResult] = field(default_factory=list)
+    threshold: float | None = None
+    note: str = ""
+    volume: Any = None
+    roi: Any = None
+    target: Any = None  # the segmentation, once there is one or as the caller chose it
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits or is at work."""
+        return self.state in ("waiting", "running")
+
+    @property
+    def volumeNode(self) -> Any:
+        """The scan; None when it is no longer in the scene."""
+        return inScene(self.volume)
+
+    @property
+    def roiNode(self) -> Any:
+        """The region of interest; None when there is none."""
+        return inScene(self.roi)
+
+    @property
+    def segmentationNode(self) -> Any:
+        """The segments; None before there are any, and when they are no longer in the scene."""
+        return inScene(self.target)
+
+
+def inScene(node: Any) -> Any:
+    """The node, or None when the scene no longer holds it."""
+    return node if node is not None and slicer.mrmlScene.IsNodePresent(node) else None
+
+
+def nothingFound(result: Mapping[str, Any]) -> str:
+    """That there is no lesion, and why, of what the library tells of a result."""
+    score, threshold = result["highest_score"], result["threshold"]
+    needed = result.get("needed_score", threshold)  # batches of before do not say it
+    text = _('No tumor found for "{title}" (highest score {score:.2f}, threshold '
+             "{threshold:.2f}).")
+    if threshold < min(score, needed):
+        text = _('No tumor found for "{title}" (highest score {score:.2f}; at threshold '
+                 "{threshold:.2f} a lesion needs a peak of {needed:.2f}).")
+    return text.format(title=result["title"], score=score, threshold=threshold,
+                       needed=needed)
+
+
+def stageText(stage: str) -> str:
+    """A stage in words."""
+    return {
+        "prepare": _("Preparing the scan"), "start": _("Starting the model"),
+        "read": _("Reading the scan"), "encode": _("Encoding the scan"),
+        "attention": _("Looking for what the text names"),
+        "inpaint": _("Painting healthy tissue"), "residual": _("Comparing with healthy tissue"),
+        "lesions": _("Measuring lesions"), "receive": _("Loading the result"),
+    }.get(stage, stage)

@@ -1,0 +1,50 @@
+"""Prompts in words, before anything runs; needs no torch."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+from DiffuGTSPanel.data.Run import Understanding
+from DiffuGTSPanel.process import LibraryLauncher
+
+EXAMPLES = ("liver tumor", "lung tumor", "kidney tumor", "brain tumor", "pancreas tumor",
+            "colon tumor", "breast tumor", "soft tissue sarcoma")
+
+
+def prompts(text: str) -> list[str]:
+    """The prompts in a text: one a line, or divided by semicolons."""
+    LibraryLauncher.useLibrary()
+    from DiffuGTSLib.prompt.parsing import several
+
+    return several(text)
+
+
+def understand(text: str, model: str) -> list[Understanding]:
+    """How each prompt in `text` is understood for `model` (its catalogue name)."""
+    return [_understandOne(prompt, model) for prompt in prompts(text)]
+
+
+def suggestions(prefix: str, limit: int) -> list[str]:
+    """Prompts that complete what was typed so far."""
+    LibraryLauncher.useLibrary()
+    from DiffuGTSLib.prompt import parsing
+
+    return parsing.suggestions(prefix, limit)
+
+
+def _understandOne(text: str, model: str) -> Understanding:
+    from DiffuGTSLib.errors import PromptNotUnderstood
+    from DiffuGTSLib.prompt.parsing import understand as read
+    from DiffuGTSLib.prompt.vocabulary import vocabulary
+
+    try:
+        prompt = read(text)
+    except PromptNotUnderstood as error:
+        return Understanding(text, False, error.message, known=False,
+                             suggestions=error.suggestions, hint=error.hint,
+                             beyond=bool(vocabulary().read(text).unknown))
+    finding = vocabulary().findings[prompt.finding].name
+    words = [prompt.anatomy_name or _("anywhere"), finding, ", ".join(prompt.modalities),
+             _("model {name}").format(name=model)]
+    return Understanding(text, True, " · ".join(words), prompt.title, prompt.anatomy_name, finding,
+                         prompt.modalities, prompt.known)

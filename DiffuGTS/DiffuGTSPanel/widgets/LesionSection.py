@@ -1,0 +1,312 @@
+"""The lesions of a result as a table, and the threshold that makes them.
+
+The lesions of a run as text: for the clipboard, for a spreadsheet.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from DiffuGTSPanel.data.Failure import Failure
+from DiffuGTSPanel.data.Run import Run
+from DiffuGTSPanel.scene import SliceViews
+from DiffuGTSPanel.widgets.Section import Section, coloured, setColumns
+
+if TYPE_CHECKING:
+    from DiffuGTSPanel.data.Run import Lesion, PromptResult, Run
+    from DiffuGTSPanel.Logic import DiffuGTSLogic
+
+ROWS_SHOWN = 8
+_COPIED_MS = 1500
+_SAME = 1e-6
+
+
+class LesionSection(Section):
+    """Shows one prompt's result at a time; a list chooses where there are several.
+
+    Args:
+        resourcePath: of the module's widget.
+        layout: where to be.
+        logic: what keeps, drops and jumps.
+        onSelected: called with the run and the result that are shown now, or None.
+        onFailure: called with what went wrong.
+    """
+
+    def __init__(self, resourcePath: Callable[[str], str], layout: Any, logic: DiffuGTSLogic, *,
+                 onSelected: Callable[[Run | None, PromptResult | None], None],
+                 onFailure: Callable[[Failure], None]) -> None:
+        super().__init__("Lesions", resourcePath, layout)
+        self._logic, self._onSelected, self._onFailure = logic, onSelected, onFailure
+        self._entries: list[tuple[Run, PromptResult]] = []
+        self._own: dict[Any, float] = {}
+        self._lesions: list[Lesion] = []
+        self._filling = False
+        self._prepareTable()
+        self.ui.resultSelector.currentIndexChanged.connect(self._select)
+        self.ui.copyButton.clicked.connect(self._copy)
+        self.ui.csvButton.clicked.connect(self._saveCsv)
+        self.ui.show3DCheckBox.toggled.connect(self._show3D)
+        self.ui.thresholdSlider.valueChanged.connect(self._setThreshold)
+        self.ui.thresholdResetButton.clicked.connect(self._resetThreshold)
+        self.clear()
+
+    @property
+    def current(self) -> tuple[Run, PromptResult] | None:
+        """What is shown."""
+        index = int(self.ui.resultSelector.currentIndex)
+        return self._entries[index] if 0 <= index < len(self._entries) else None
+
+    def clear(self) -> None:
+        """No result."""
+        self._entries, self._own, self._lesions = [], {}, []
+        self._fillSelector(0)
+        self._select()
+
+    def add(self, run: Run) -> None:
+        """Puts the results of a finished run in front of the earlier ones."""
+        for result in run.results:
+            self._own[run.id] = result.threshold
+        self._entries = [(run, result) for result in run.results] + self._entries
+        self._fillSelector(0)
+        self._select()
+        # The slices go where something was found.
+        if self._lesions:
+            self.ui.lesionTable.selectRow(0)
+
+    def forget(self, gone: Callable[[Run], bool]) -> None:
+        """Takes out the results of runs whose volume or segmentation is gone."""
+        left = [entry for entry in self._entries if not gone(entry[0])]
+        if len(left) != len(self._entries):
+            self._entries = left
+            self._fillSelector(0)
+            self._select()
+
+    def refresh(self, run: Run) -> None:
+        """A run's lesions have changed: another threshold, or kept and dropped."""
+        if self.current and self.current[0] is run:
+            self._fill()
+
+    def _prepareTable(self) -> None:
+        table = self.ui.lesionTable
+        setColumns(table, (
+            (_("Lesion"), _("Without its tick a lesion is dropped from the segmentation.")),
+            (_("Volume\nml"), _("In ml.")),
+            (_("Long axis\nmm"), _("Longest diameter in a slice, in mm.")),
+            (_("Short axis\nmm"), _("Longest diameter at right angles to it, in mm.")),
+            (_("Mean\nscore"), _("Mean score of its voxels, 0 to 1.")),
+        ))
+        table.cellChanged.connect(self._keep)
+        table.cellClicked.connect(self._jump)
+        table.itemSelectionChanged.connect(self._jumpToSelected)
+
+    def _fillSelector(self, index: int) -> None:
+        selector = self.ui.resultSelector
+        wasBlocked = selector.blockSignals(True)
+        selector.clear()
+        for run, result in self._entries:
+            selector.addItem(entryName(run, result))
+        selector.setCurrentIndex(index if self._entries else -1)
+        selector.blockSignals(wasBlocked)
+        selector.visible = len(self._entries) > 1
+
+    def _select(self, *_arguments: object) -> None:
+        self._fill()
+        self._showThreshold()
+        self._onSelected(*(self.current or (None, None)))
+
+    def _fill(self) -> None:
+        current = self.current
+        self._filling = True
+        try:
+            self._lesions = list(current[1].lesions) if current else []
+            self._fillTable()
+            self._showSummary(current[1] if current else None)
+        finally:
+            self._filling = False
+
+    def _fillTable(self) -> None:
+        table = self.ui.lesionTable
+        selected = int(table.currentRow())
+        table.setRowCount(len(self._lesions))
+        for row, lesion in enumerate(self._lesions):
+            numbers = (f"{lesion.volumeMl:.2f}", f"{lesion.longestMm:.1f}",
+                       f"{lesion.perpendicularMm:.1f}", f"{lesion.score:.2f}")
+            _showNumber(self._item(row, 0), lesion)
+            for column, text in enumerate(numbers, 1):
+                self._item(row, column).setText(text)
+        if 0 <= selected < len(self._lesions):
+            table.selectRow(selected)
+        rows = min(max(len(self._lesions), 1), ROWS_SHOWN)
+        height = table.horizontalHeader().sizeHint.height() + rows * table.rowHeight(0) + 4
+        table.setFixedHeight(height)
+        for widget in (table, self.ui.lesionButtonsPlace):
+            widget.visible = bool(self._lesions)
+
+    def _item(self, row: int, column: int) -> Any:
+        """A cell, made when it is first needed: one that reports a change must not be replaced."""
+        item = self.ui.lesionTable.item(row, column)
+        if item is None:
+            item = qt.QTableWidgetItem()
+            if column:
+                item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+            self.ui.lesionTable.setItem(row, column, item)
+        return item
+
+    def _showSummary(self, result: PromptResult | None) -> None:
+        if result is None:
+            self.ui.summaryLabel.text = coloured(_("No result yet."), "muted")
+            return
+        dropped = sum(not lesion.kept for lesion in self._lesions)
+        note = _("{count} dropped.").format(count=dropped) if dropped else ""
+        notes = "".join("<br>" + coloured(text, "bad") for text in result.notes)
+        if result.lesions:
+            text = coloured(note, "muted")
+            self.ui.summaryLabel.text = f"<b>{_plain(result.sentence)}</b> {text}{notes}"
+        else:
+            # In a frame of its own weight: it must not be overlooked.
+            warning = _("That says nothing about the patient: the model may have missed one.")
+            self.ui.summaryLabel.text = (f"<b>{_plain(result.sentence)}</b><br>"
+                                         + coloured(warning, "muted") + notes)
+
+    def _showThreshold(self) -> None:
+        """Only when another result is shown: the slider leads, the run follows."""
+        slider = self.ui.thresholdSlider
+        self.ui.thresholdPlace.visible = self.current is not None
+        if self.current:
+            run, result = self.current
+            wasBlocked = slider.blockSignals(True)
+            slider.value = result.threshold if run.threshold is None else run.threshold
+            slider.blockSignals(wasBlocked)
+            self._showReset()
+
+    def _showReset(self) -> None:
+        if self.current:
+            away = abs(self.ui.thresholdSlider.value - self._own[self.current[0].id])
+            self.ui.thresholdResetButton.enabled = away > _SAME
+
+    def _setThreshold(self, value: float) -> None:
+        if self.current and not self._filling:
+            self._logic.setThreshold(self.current[0], float(value))
+            self._showReset()
+
+    def _resetThreshold(self, *_arguments: object) -> None:
+        if self.current:
+            self.ui.thresholdSlider.value = self._own[self.current[0].id]
+
+    def _keep(self, row: int, column: int) -> None:
+        if self._filling or column != 0 or not self.current:
+            return
+        kept = self.ui.lesionTable.item(row, 0).checkState() == qt.Qt.Checked
+        self._logic.keepLesion(self.current[0], self._lesions[row], kept)
+
+    def _jump(self, row: int, _column: int) -> None:
+        if self.current:
+            self._logic.jumpToLesion(self.current[0], self._lesions[row])
+
+    def _jumpToSelected(self) -> None:
+        row = int(self.ui.lesionTable.currentRow())
+        if not self._filling and 0 <= row < len(self._lesions):
+            self._jump(row, 0)
+
+    def _copy(self, *_arguments: object) -> None:
+        if self.current:
+            qt.QApplication.clipboard().setText(asText(self.current[0]))
+            self.ui.copyButton.text = _("Copied")
+            qt.QTimer.singleShot(_COPIED_MS, self._uncopy)
+
+    def _uncopy(self) -> None:
+        self.ui.copyButton.text = _("Copy table")
+
+    def _saveCsv(self, *_arguments: object) -> None:
+        if not self.current:
+            return
+        path = qt.QFileDialog.getSaveFileName(
+            self.root, _("Save the lesions"), "lesions.csv", _("Table (*.csv)"))
+        if path:
+            self.saveCsv(Path(path))
+
+    def saveCsv(self, path: Path) -> None:
+        """Writes the table of the run that is shown."""
+        try:
+            if self.current:
+                writeCsv(self.current[0], path.with_suffix(path.suffix or ".csv"))
+        except Failure as failure:
+            self._onFailure(failure)
+
+    def _show3D(self, shown: bool) -> None:
+        node = self.current[0].segmentationNode if self.current else None
+        if node is None:
+            return
+        with slicer.util.tryWithErrorDisplay(_("The surface could not be made.")):
+            SliceViews.show3D(node, shown)
+
+
+def entryName(run: Run, result: PromptResult) -> str:
+    """How a result is called in the list."""
+    parts = [result.title, run.volumeNode.GetName() if run.volumeNode else ""]
+    if result.frame is not None:
+        parts.append(_("frame {number}").format(number=result.frame + 1))
+    return " \u00b7 ".join(part for part in parts if part)
+
+
+def _showNumber(item: Any, lesion: Lesion) -> None:
+    item.setText(str(lesion.number))
+    item.setToolTip(lesion.name)
+    item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable | qt.Qt.ItemIsUserCheckable)
+    item.setCheckState(qt.Qt.Checked if lesion.kept else qt.Qt.Unchecked)
+    item.setData(qt.Qt.DecorationRole, qt.QColor(*(round(255 * part) for part in lesion.colour)))
+
+
+def _plain(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def asText(run: Run, separator: str = "\t") -> str:
+    """A header and a line for each kept lesion; numbers with a point, whatever the language."""
+    withFrames = any(result.frame is not None for result in run.results)
+    header = ["prompt", "lesion", "volume_ml", "longest_mm", "perpendicular_mm", "mean_score",
+              "max_score", "r_mm", "a_mm", "s_mm", "first_slice", "last_slice"]
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=separator, lineterminator="\n")
+    writer.writerow([*header, "frame"] if withFrames else header)
+    for result in run.results:
+        for lesion in result.lesions:
+            if lesion.kept:
+                row = [
+                    result.title, lesion.name, f"{lesion.volumeMl:.3f}", f"{lesion.longestMm:.1f}",
+                    f"{lesion.perpendicularMm:.1f}", f"{lesion.score:.3f}",
+                    f"{lesion.maxScore:.3f}", *(f"{x:.1f}" for x in lesion.position),
+                    # As Slicer's users count: from 1.
+                    *(number + 1 for number in lesion.sliceRange),
+                ]
+                frame = "" if result.frame is None else result.frame + 1
+                writer.writerow([*row, frame] if withFrames else row)
+    return out.getvalue()
+
+
+def writeCsv(run: Run, path: Path | str) -> None:
+    """Writes the table; the file appears under its name when it is complete.
+
+    Raises:
+        Failure: no permission, no space, no such folder; nothing is left behind.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{uuid.uuid4().hex}.csv")
+    try:
+        # With a mark at its start, or Excel takes UTF-8 for something else.
+        unfinished.write_text(asText(run, ","), encoding="utf-8-sig", newline="")
+        unfinished.replace(path)
+    except OSError:
+        raise Failure("output-not-written", _("The table could not be written."),
+                      _("Choose another folder.")) from None
+    finally:
+        unfinished.unlink(missing_ok=True)

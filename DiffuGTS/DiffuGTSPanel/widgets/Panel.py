@@ -1,0 +1,290 @@
+"""The panel: its sections, and what passes between them and the logic."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from DiffuGTSPanel.data.Failure import Failure
+from DiffuGTSPanel.scene import SliceViews
+from DiffuGTSPanel.widgets import KeptSettings
+from DiffuGTSPanel.widgets.AdvancedSection import AdvancedSection
+from DiffuGTSPanel.widgets.BatchSection import BatchSection
+from DiffuGTSPanel.widgets.EvidenceSection import EvidenceSection
+from DiffuGTSPanel.widgets.KeptSettings import (
+    FrameChoice,
+    ModalityChoice,
+    Parameters,
+    SequenceChoice,
+)
+from DiffuGTSPanel.widgets.LesionSection import LesionSection
+from DiffuGTSPanel.widgets.PromptSection import PromptSection
+from DiffuGTSPanel.widgets.RunSection import SEQUENCE, RunSection
+from DiffuGTSPanel.widgets.Section import coloured, duration
+from DiffuGTSPanel.widgets.SetupSection import SetupSection
+
+if TYPE_CHECKING:
+    from DiffuGTSPanel.data.Run import Preview, Progress, Run
+    from DiffuGTSPanel.Logic import DiffuGTSLogic
+
+
+class Panel(VTKObservationMixin):
+    """What the person sees; the logic below does the work.
+
+    Args:
+        widget: the module's widget, a ScriptedLoadableModuleWidget.
+        logic: the module's logic.
+    """
+
+    def __init__(self, *, widget: Any, logic: DiffuGTSLogic) -> None:
+        VTKObservationMixin.__init__(self)
+        self.logic = logic
+        self.run: Run | None = None
+        self._started = 0.0
+        self._volume: Any = None
+        self.parameters: Any = None
+        self._guiTag: Any = None
+        self.root = slicer.util.loadUI(widget.resourcePath("UI/DiffuGTS.ui"))
+        self.ui = slicer.util.childWidgetVariables(self.root)
+        widget.layout.addWidget(self.root)
+        self._addSections(widget.resourcePath)
+        self.root.setMRMLScene(slicer.mrmlScene)
+        self.ui.researchLabel.text = coloured(self.ui.researchLabel.text, "muted")
+        self.ui.advancedButton.contentsCollapsed.connect(self._advancedFolded)
+        self.ui.batchButton.contentsCollapsed.connect(self._batchFolded)
+        self.advanced.models.onChanged = self._setModel
+        logic.onWorker = self.advanced.showWorker
+        self._showResultSections(False)
+        self.setParameterNode(logic.getParameterNode())
+        self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent, self._nodeRemoved)
+
+    def _addSections(self, resourcePath: Any) -> None:
+        ui, logic = self.ui, self.logic
+        self.setup = SetupSection(resourcePath, ui.setupPlace.layout(), logic,
+                                  onReady=self._updateReady)
+        self.runSection = RunSection(resourcePath, ui.findButton.layout(), logic.log,
+                                     onRun=self.start, onCancel=self.cancel,
+                                     onSuggestion=self._useSuggestion)
+        self.prompt = PromptSection(resourcePath, ui.promptPlace.layout(), logic,
+                                    onChanged=self._promptChanged, onRun=self.start)
+        self.evidence = EvidenceSection(resourcePath, ui.evidenceButton.layout(), logic,
+                                        onFailure=self.runSection.showFailure)
+        self.lesions = LesionSection(resourcePath, ui.lesionsButton.layout(), logic,
+                                     onSelected=self.evidence.setResult,
+                                     onFailure=self.runSection.showFailure)
+        self.advanced = AdvancedSection(resourcePath, ui.advancedButton.layout(), logic,
+                                        onPython=self.setup.refresh)
+        self.batch = BatchSection(resourcePath, ui.batchButton.layout(), logic,
+                                  options=self._batchOptions)
+
+    # What the module's widget calls.
+
+    def enter(self) -> None:
+        """The module is shown."""
+        if self.parameters is None:
+            self.setParameterNode(self.logic.getParameterNode())
+        self.setup.refresh()
+        if self.parameters and self.parameters.volume is None:
+            self.parameters.volume = slicer.mrmlScene.GetFirstNodeByClass(
+                "vtkMRMLScalarVolumeNode")
+        self._updateReady()
+
+    def exit(self) -> None:
+        """Another module is shown; a run goes on."""
+        self.setParameterNode(None)
+
+    def sceneStartClose(self) -> None:
+        """The nodes are about to go; the logic cancels the run."""
+        self.setParameterNode(None)
+        self.evidence.forget()
+        self.lesions.clear()
+        self._showResultSections(False)
+
+    def sceneEndClose(self) -> None:
+        """An empty scene."""
+        self.setParameterNode(self.logic.getParameterNode())
+
+    def cleanup(self) -> None:
+        """The module goes; the logic ends the worker."""
+        self.setParameterNode(None)
+        self.removeObservers()
+        self.advanced.close()
+        self.logic.onWorker = None
+        self.logic.log.onLine = None
+
+    def setParameterNode(self, node: Any) -> None:
+        """Lets the widgets follow another parameter node, or none."""
+        if self.parameters is not None:
+            self.parameters.disconnectGui(self._guiTag)
+            self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent,
+                                self._follow)
+        self.parameters = Parameters(node) if node else None  # type: ignore[call-arg]
+        if self.parameters is not None:
+            self._guiTag = self.parameters.connectGui(self.root)
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._follow)
+            self._follow()
+
+    def _follow(self, *_arguments: object) -> None:
+        """Brings along what the wrapper cannot connect."""
+        if self.parameters is not None:
+            # Not connected by its property: each letter typed would move the cursor to the end.
+            self.prompt.setText(self.parameters.prompt)
+            self.advanced.models.choose(self.parameters.model)
+            self.prompt.setModel(self.parameters.model)
+            self._forgetTold()
+            self.advanced.setVolume(self.parameters.volume)
+            isCt = self.parameters.modality is ModalityChoice.CT
+            self.advanced.ui.sequenceSelector.enabled = not isCt
+        self._updateReady()
+
+    def _forgetTold(self) -> None:
+        """What was said of one scan does not hold for the next."""
+        before, self._volume = self._volume, self.parameters.volume
+        if None not in (before, self._volume) and before is not self._volume:
+            self.parameters.modality = ModalityChoice.AUTOMATIC
+            self.parameters.sequence = SequenceChoice.AUTOMATIC
+
+    def _promptChanged(self) -> None:
+        if self.parameters is not None and self.parameters.prompt != self.prompt.text:
+            self.parameters.prompt = self.prompt.text
+        self._updateReady()
+
+    def _setModel(self, name: str) -> None:
+        if self.parameters is not None:
+            self.parameters.model = name
+
+    def _advancedFolded(self, folded: bool) -> None:
+        if not folded:
+            self.advanced.open()
+
+    def _batchFolded(self, folded: bool) -> None:
+        if not folded:
+            self.batch.unfold(self.prompt.text)
+
+    def _batchOptions(self) -> dict[str, Any]:
+        """What the other sections say that counts for a batch too."""
+        parameters = self.parameters
+        if parameters is None:
+            return {"model": self.prompt.model}
+        return {"model": parameters.model, "device": self.advanced.device,
+                "seed": parameters.seed, **self._told(parameters)}
+
+    def _told(self, parameters: Any) -> dict[str, Any]:
+        """What the person says of the scan; a CT has no MR sequence."""
+        isCt = parameters.modality is ModalityChoice.CT
+        return {"modality": parameters.modality.told,
+                "sequence": None if isCt else parameters.sequence.told}
+
+    def _useSuggestion(self, suggestion: str) -> None:
+        self.runSection.clearMessage()
+        if suggestion.startswith(SEQUENCE):
+            self.parameters.sequence = SequenceChoice[suggestion.removeprefix(SEQUENCE)]
+            self.start()
+        else:
+            self.prompt.replaceWith(suggestion)
+
+    # Runs.
+
+    def _missing(self) -> str:
+        """What is missing for a run, in words; empty when nothing is."""
+        if self.parameters is None or self.parameters.volume is None:
+            return _("Load a CT or MR scan first.")
+        if not self.prompt.understandings:
+            return _("Type what to look for.")
+        if not self.prompt.runnable:
+            return _("The text is not understood.")
+        if not self.setup.complete:
+            return _("Install what is missing first.")
+        model = self.advanced.models.current
+        if model is not None and model.name == self.parameters.model and not model.ready:
+            return model.message
+        return ""
+
+    def _updateReady(self) -> None:
+        missing = self._missing()
+        self.runSection.setReady(not missing, missing)
+
+    def start(self) -> None:
+        """Runs the prompt on the scan, if nothing is missing for that."""
+        if self.run is not None or self._missing() or self.parameters is None:
+            return
+        parameters = self.parameters
+        try:
+            self.run = self.logic.segmentAsync(
+                parameters.volume, self.prompt.text,
+                onProgress=self._onProgress, onPreview=self._onPreview,
+                onFinished=self._onFinished, onError=self._onError,
+                onCancelled=self._onCancelled, onUpdated=self.lesions.refresh,
+                roi=parameters.roi, seed=parameters.seed, model=parameters.model,
+                device=self.advanced.device, **self._told(parameters),
+                frames="all" if parameters.frames is FrameChoice.ALL else "this",
+            )
+        except Failure as failure:
+            self.runSection.showFailure(failure)
+            return
+        KeptSettings.rememberPrompt(self.prompt.text)
+        self._started = time.monotonic()
+        self.evidence.clearViews()
+        self.prompt.setEditable(False)
+        self.runSection.start()
+
+    def cancel(self) -> None:
+        """Asks the run to stop."""
+        if self.run is not None:
+            self.runSection.cancelling()
+            self.logic.cancel(self.run)
+
+    def _onProgress(self, run: Run, progress: Progress) -> None:
+        if run is self.run:
+            self.runSection.show(progress, len(run.prompts))
+
+    def _onPreview(self, run: Run, preview: Preview) -> None:
+        if run.volumeNode is not None:
+            opacity = float(self.evidence.ui.opacitySlider.value)
+            SliceViews.showOverlay(run.volumeNode, preview.attentionNode, opacity)
+
+    def _onFinished(self, run: Run) -> None:
+        if run.volumeNode is not None:
+            SliceViews.clear(run.volumeNode)
+        self._stop(_("Done in {time}.").format(time=duration(time.monotonic() - self._started)))
+        if run.note:
+            self.runSection.showNote(run.note)
+        self.lesions.add(run)
+        self._showResultSections(True)
+
+    def _onCancelled(self, run: Run) -> None:
+        self._clearPreview(run)
+        self._stop(_("Cancelled."))
+
+    def _onError(self, run: Run, failure: Failure) -> None:
+        # A threshold that fails belongs to a run that has ended long ago.
+        if run is self.run:
+            self._clearPreview(run)
+            self._stop("")
+        self.runSection.showFailure(failure)
+
+    def _clearPreview(self, run: Run) -> None:
+        if run.volumeNode is not None:
+            SliceViews.clear(run.volumeNode)
+        # An earlier result may have been looked at.
+        self.evidence.refresh()
+
+    def _nodeRemoved(self, *_arguments: object) -> None:
+        self.lesions.forget(lambda run: run.segmentationNode is None)
+        self.batch.inputs.refresh()
+
+    def _stop(self, sentence: str) -> None:
+        self.run = None
+        self.prompt.setEditable(True)
+        self.runSection.stop(sentence)
+        self._updateReady()
+
+    def _showResultSections(self, shown: bool) -> None:
+        for button in (self.ui.lesionsButton, self.ui.evidenceButton):
+            button.enabled = shown
+            button.collapsed = not shown

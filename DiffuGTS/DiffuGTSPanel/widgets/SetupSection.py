@@ -1,0 +1,63 @@
+"""What is not installed yet, in one line with one button."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from slicer.i18n import tr as _
+
+from DiffuGTSPanel.data.Failure import Failure
+from DiffuGTSPanel.widgets.Section import Section, coloured
+
+if TYPE_CHECKING:
+    from DiffuGTSPanel.Logic import DiffuGTSLogic
+
+
+class SetupSection(Section):
+    """Shown only while something is missing in the Python that the worker runs in.
+
+    Args:
+        resourcePath: of the module's widget.
+        layout: where to be.
+        logic: what knows the packages.
+        onReady: called after a successful installation.
+
+    Attributes:
+        complete: nothing is missing, as far as is known.
+    """
+
+    def __init__(self, resourcePath: Callable[[str], str], layout: Any, logic: DiffuGTSLogic, *,
+                 onReady: Callable[[], None]) -> None:
+        super().__init__("Setup", resourcePath, layout)
+        self._logic, self._onReady = logic, onReady
+        self.complete = True
+        self.ui.setupButton.clicked.connect(self._install)
+        self.root.visible = False
+
+    def refresh(self) -> None:
+        """Looks again; imports nothing."""
+        # Another Python is examined by a process of its own, in the advanced section.
+        sentence = "" if self._logic.python else self._logic.packages.sentence()
+        self._show(escape(sentence), _("Install..."))
+
+    def _show(self, richText: str, button: str) -> None:
+        self.ui.setupLabel.text = richText
+        self.ui.setupButton.text = button
+        self.complete = not richText
+        self.root.visible = not self.complete
+
+    def _install(self, *_arguments: object) -> None:
+        self.ui.setupButton.enabled = False
+        try:
+            self._logic.packages.install()
+        except Failure as failure:
+            text = f"{coloured(failure.message, 'bad')}<br>{escape(failure.hint)}"
+            self._show(text, _("Try again"))
+        else:
+            self.refresh()
+            if self.complete:
+                self._onReady()
+        finally:
+            self.ui.setupButton.enabled = True

@@ -1,0 +1,1 @@
+"""Many scans: on this machine or on a Ray cluster."""

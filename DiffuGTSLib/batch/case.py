@@ -1,0 +1,171 @@
+"""What the parts of a batch hand to each other: a case, the settings, how it went.
+
+All of it is plain and small: it travels as JSON between processes and machines. Volumes do not.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from DiffuGTSLib.errors import DiffuGTSError, OutOfMemory, OutputNotWritten
+from DiffuGTSLib.pipeline.options import Options
+
+# One case is read and one is written while the networks run on a third.
+HANDS = 3
+FORMATS = (".seg.nrrd", ".nii.gz")
+# In the output folder, beside tables and report; nothing in them is ever taken for a scan.
+RUN, RECORDS = "run.json", "records"
+SEGMENTATIONS, THUMBNAILS, MAP_FOLDERS = "segmentations", "thumbnails", "maps"
+Status = Literal["done", "failed", "cancelled"]
+# tell(stage, done, total, fraction of the case in 0..1)
+Tell = Callable[[str, int, int, float], None]
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan and what to look for in it.
+
+    Attributes:
+        name: unique in the run and fit for a file name.
+        image: absolute path of a file or DICOM folder.
+        prompts: at least one; they share one encoding of the scan.
+        series: DICOM series UID where the folder holds several.
+        sequence: of an MR scan; "" leaves it to the settings.
+    """
+
+    name: str
+    image: Path
+    prompts: tuple[str, ...]
+    series: str = ""
+    sequence: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """In plain values, for JSON."""
+        return asdict(self) | {"image": str(self.image), "prompts": list(self.prompts)}
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Case:
+        """The case that `as_dict` described."""
+        return cls(entries["name"], Path(entries["image"]), tuple(entries["prompts"]),
+                   entries["series"], entries["sequence"])
+
+
+@dataclass(frozen=True)
+class Settings(Options):
+    """What is the same for all cases of a run: the method's options, and what to write where.
+
+    Attributes:
+        folder: where the outputs go, absolute; the same place on every machine.
+        suffix: of the segmentations, one of `FORMATS`.
+        dicom_seg: also write a DICOM segmentation where the scan is DICOM.
+        maps: also write attention, pseudo-healthy scan, residual and more.
+    """
+
+    folder: Path = field(kw_only=True)
+    suffix: str = ".seg.nrrd"
+    dicom_seg: bool = False
+    maps: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """In plain values, for JSON."""
+        return asdict(self) | {"folder": str(self.folder)}
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Settings:
+        """The settings that `as_dict` described."""
+        return cls(**{**entries, "folder": Path(entries["folder"])})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a case, or a run, did not succeed: the fields of a DiffuGTSError."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """The failure that an exception means to the user."""
+        if isinstance(error, DiffuGTSError):
+            near = getattr(error, "suggestions", ())
+            hint = f"{error.hint} Nearest: {', '.join(near)}." if near else error.hint
+            return cls(error.code, error.message, hint)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return cls(OutputNotWritten.code, "The disk is full.", "Free some space on it.")
+        if _is_out_of_memory(error):
+            return cls(OutOfMemory.code, "There is not enough memory for this scan.",
+                       "Crop the scan, or process fewer at once (--jobs).")
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+        return cls("internal", "Something went wrong inside the program.",
+                   f"Report this: {type(error).__name__}{place}.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case went.
+
+    Attributes:
+        case: its name.
+        seconds: from reading to the last file, without the wait for the networks.
+        network_seconds: of these, in the networks.
+        error: of a failed case.
+        modality: of the scan.
+        prompts: of each prompt what report.describe tells, with `labels`, the lesions' values in
+            the segmentation, and `names`.
+        files: "segmentation", "dicom", "thumbnails", "maps": paths below the output folder.
+        notes: sentences on what was asked for of a done case and could not be made.
+    """
+
+    case: str
+    status: Status
+    seconds: float = 0.0
+    network_seconds: float = 0.0
+    error: Failure | None = None
+    modality: str = ""
+    prompts: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def lesions(self) -> list[dict[str, Any]]:
+        """Those of all prompts."""
+        return lesions_in(self.prompts)
+
+    @property
+    def volume_ml(self) -> float:
+        """Of all lesions."""
+        return volume_ml_of(self.lesions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """In plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Outcome:
+        """The outcome that `as_dict` described."""
+        error = entries["error"]
+        return cls(**{**entries, "error": Failure(**error) if error else None})
+
+
+def lesions_in(prompts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The lesions of all prompts, as `Outcome.prompts` holds them."""
+    return [lesion for prompt in prompts for lesion in prompt["lesions"]]
+
+
+def volume_ml_of(lesions: Iterable[Mapping[str, Any]]) -> float:
+    """Of all of them, in ml."""
+    return float(sum(lesion["volume_ml"] for lesion in lesions))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """torch has a class for the GPU's memory, and only a text for the CPU's."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "allocate memory" in str(error))

@@ -1,0 +1,110 @@
+"""Tables of scans: CSV or JSON with image, prompt, name and MR sequence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.errors import DiffuGTSError
+from DiffuGTSLib.prompt.parsing import several
+from DiffuGTSLib.scan.modality import SEQUENCES
+
+SUFFIXES = (".csv", ".tsv", ".json")
+_EXAMPLE = 'A table has a line "image,prompt,name" and then one line a scan.'
+
+
+class BadTable(DiffuGTSError):
+    """A table of scans cannot be read or understood."""
+
+    code = "bad-table"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan of a table.
+
+    Attributes:
+        image: as the table says; relative to the table's folder.
+        prompts: none where the table does not say.
+        name: may be empty.
+        sequence: one of modality.SEQUENCES; empty where the table does not say.
+    """
+
+    image: Path
+    prompts: tuple[str, ...] = ()
+    name: str = ""
+    sequence: str = ""
+
+
+def is_table(path: Path | str) -> bool:
+    """Whether a path is that of a table, by its suffix."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a table, in their order.
+
+    CSV: divided by commas, semicolons or tabs; the first line names the columns, of which
+    "image" is needed, "prompt", "name" and "sequence" are not, and others are left alone. Several
+    prompts in one cell are divided by semicolons or line breaks. JSON: a list of objects with the
+    same fields; "prompt" may be a list.
+
+    Raises:
+        BadTable: it cannot be read, has no rows, lacks images, or names no known sequence.
+    """
+    try:
+        text = _text(path.read_bytes())
+        entries = _json(text) if path.suffix.lower() == ".json" else _csv(text)
+    except OSError:
+        raise BadTable(f"The table {path.name} cannot be opened.", "Check its name.") from None
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise BadTable(f"The table {path.name} cannot be understood: {error}.", _EXAMPLE) from None
+    if not entries:
+        raise BadTable(f"The table {path.name} has no rows.", _EXAMPLE)
+    return [_row(entry, number, path) for number, entry in enumerate(entries, start=1)]
+
+
+def _text(content: bytes) -> str:
+    """Spreadsheets save in UTF-8, with or without a mark, or in the code page of Windows."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")
+
+
+def _csv(text: str) -> list[dict[str, Any]]:
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = max(",;\t", key=first.count)
+    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    names = [name.strip().lower() for name in rows[0]] if rows else []
+    if "image" not in names:
+        raise ValueError('no column is called "image"')
+    return [dict(zip(names, row, strict=False)) for row in rows[1:]]
+
+
+def _json(text: str) -> list[dict[str, Any]]:
+    entries = json.loads(text)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("it is no list of objects")
+    return [{str(key).lower(): value for key, value in entry.items()} for entry in entries]
+
+
+def _row(entry: dict[str, Any], number: int, table: Path) -> Row:
+    image, name, sequence, prompt = (
+        entry.get(column) or "" for column in ("image", "name", "sequence", "prompt"))
+    texts = prompt if isinstance(prompt, list) else [prompt]
+    if not all(isinstance(text, str) for text in (image, name, sequence, *texts)):
+        raise BadTable(f"Row {number} of {table.name} holds something that is no text.", _EXAMPLE)
+    if not image.strip():
+        raise BadTable(f"Row {number} of {table.name} names no image.", _EXAMPLE)
+    sequence = sequence.strip().lower()
+    if sequence and sequence not in SEQUENCES:
+        raise BadTable(f"Row {number} of {table.name} names no MR sequence that is known.",
+                       f"Use one of {', '.join(SEQUENCES)}, or leave the cell empty.")
+    prompts = tuple(part for text in texts for part in several(text))
+    return Row(table.absolute().parent / image.strip(), prompts, name.strip(), sequence)

@@ -1,0 +1,295 @@
+"""From what the user passes to a list of cases: scans found, prompts understood, names given.
+
+Names of cases: fit for files on every system, and no two the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.batch.case import Case, Failure
+from DiffuGTSLib.batch.find_scans import Found, find
+from DiffuGTSLib.batch.input_table import BadTable, Row, is_table, read_table
+from DiffuGTSLib.errors import DiffuGTSError, PromptNotUnderstood
+from DiffuGTSLib.prompt.parsing import several, understand
+
+_EXAMPLES = 5
+# The image and its DICOM series: what makes two cases the same one.
+Identity = tuple[str, str]
+# A suffix, "-12" of a picture and a temporary name still fit into the 255 bytes of most systems.
+LONGEST_BYTES = 120
+_MOST_PARENTS = 4
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# A spreadsheet takes a cell that begins so for a formula.
+FORMULA = ("=", "+", "-", "@")
+
+
+class NothingAsked(DiffuGTSError):
+    """No inputs, or no prompt for some of them."""
+
+    code = "nothing-asked"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case, and why it cannot be run where that is known beforehand.
+
+    Attributes:
+        skipped: the problem is no failure; see batch_scans.Found.
+    """
+
+    case: Case
+    problem: Failure | None = None
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A scan with its prompts; the name is the table's where it says one.
+
+    Attributes:
+        found: the scan, or why there is none.
+        prompts: what to look for in it.
+        sequence: of an MR scan, where a table says it.
+        refused: why one of the prompts cannot be looked for.
+    """
+
+    found: Found
+    prompts: tuple[str, ...]
+    sequence: str = ""
+    refused: Failure | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What lies in the folders that were searched and is no scan.
+
+    Attributes:
+        count: files, and folders with the results of a batch.
+        examples: names of the first ones.
+    """
+
+    count: int = 0
+    examples: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> LeftOut:
+        """What is to be told of them."""
+        names = (f"{path.name} (results of a batch)" if path.is_dir() else path.name
+                 for path in paths[:_EXAMPLES])
+        return cls(len(paths), tuple(names))
+
+    def as_dict(self) -> dict[str, Any]:
+        """In plain values, for JSON."""
+        return asdict(self) | {"examples": list(self.examples)}
+
+    @property
+    def sentence(self) -> str:
+        """For people; "" where nothing was left out."""
+        if not self.count:
+            return ""
+        names = ", ".join(self.examples) + (", …" if self.count > len(self.examples) else "")
+        return f"Left out, as they are no scans: {self.count} ({names})."
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the inputs mean."""
+
+    asked: list[Asked]
+    left_out: LeftOut
+
+
+def identity(case: Case) -> Identity:
+    """What makes a case the same as that of an earlier run, whatever its name."""
+    return str(case.image), case.series
+
+
+def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) -> Gathered:
+    """All scans that the inputs mean, each once, and what is asked of them.
+
+    Args:
+        inputs: files, folders, patterns and tables.
+        prompts: for all scans for which no table says others; several in one text are divided
+            by semicolons.
+        avoid: the run's own output folder, in which no scans are looked for.
+
+    Raises:
+        NothingAsked: there is no input, or no prompt for some.
+        PromptNotUnderstood: one of `prompts`; a table's become problems of their cases.
+        BadTable: see batch_table; or two rows name different sequences for one scan.
+    """
+    # A text without any prompt in it goes on as it is and is refused in words.
+    shared = tuple(part for text in prompts for part in several(text) or [text])
+    for refusal in _refused(shared).values():
+        raise refusal
+    left_out: dict[Path, None] = {}
+    asked = [one for source in inputs for one in _asked(source, shared, avoid, left_out)]
+    if not asked:
+        raise NothingAsked("There is nothing to segment.", "Pass files, folders or a table.")
+    asked = _merged(asked)
+    if any(not one.prompts for one in asked):
+        raise NothingAsked("There is no prompt for some of the scans.",
+                           'Say what to look for: --prompt "liver tumor".')
+    refused = _refused([text for one in asked for text in one.prompts if text not in shared])
+    # Another input may name what a folder's search has left out.
+    named = {one.found.image for one in asked} | {Path(os.path.abspath(one)) for one in inputs}
+    others = [path for path in left_out if path not in named]
+    return Gathered([_with_refusal(one, refused) for one in asked], LeftOut.of(others))
+
+
+def name_cases(asked: Sequence[Asked], names: Mapping[Identity, str]) -> list[Entry]:
+    """The cases, each with a name of its own.
+
+    Args:
+        names: of cases of an earlier run, which keep them.
+    """
+    known = [names.get((str(one.found.image), one.found.series)) for one in asked]
+    new = [(one.found.name, one.found.image)
+           for one, name in zip(asked, known, strict=True) if name is None]
+    given = iter(assign(new, names.values()))
+    entries = []
+    for one, name in zip(asked, known, strict=True):
+        case = Case(name or next(given), one.found.image, one.prompts, one.found.series,
+                    one.sequence)
+        entries.append(Entry(case, one.found.problem or one.refused, one.found.skipped))
+    return entries
+
+
+def _asked(
+    source: Path | str, shared: tuple[str, ...], avoid: Path, left_out: dict[Path, None]
+) -> list[Asked]:
+    """What one input means; what its search leaves out is added to `left_out`."""
+    given = is_table(source) and Path(source).is_file()
+    rows = read_table(Path(source)) if given else [Row(Path(source))]
+    asked = []
+    for row in rows:
+        # A pattern is a text: a path would lose a slash at its end.
+        finds = find(row.image if given else source, avoid)
+        left_out |= dict.fromkeys(finds.left_out)
+        asked += [Asked(replace(found, name=row.name or found.name), row.prompts or shared,
+                        row.sequence) for found in finds.scans]
+    return asked
+
+
+def _merged(asked: Sequence[Asked]) -> list[Asked]:
+    """One entry a scan: what is asked of it in several places shares one encoding."""
+    merged: dict[tuple[Path, str], Asked] = {}
+    for one in asked:
+        key = one.found.image, one.found.series
+        before = merged.get(key, one)
+        sequences = {before.sequence, one.sequence} - {""}
+        if len(sequences) > 1:
+            raise BadTable(f"{one.found.image.name} is said to be of two MR sequences: "
+                           f"{' and '.join(sorted(sequences))}.", "Correct the table.")
+        prompts = dict.fromkeys((*before.prompts, *one.prompts))
+        merged[key] = Asked(before.found, tuple(prompts), "".join(sequences))
+    return list(merged.values())
+
+
+def _with_refusal(one: Asked, refused: Mapping[str, PromptNotUnderstood]) -> Asked:
+    errors = [refused[text] for text in one.prompts if text in refused]
+    return replace(one, refused=Failure.of(errors[0])) if errors else one
+
+
+def _refused(prompts: Sequence[str]) -> dict[str, PromptNotUnderstood]:
+    """The prompts that are not understood, each with its error."""
+    doubtful = [text for text in dict.fromkeys(prompts) if not _is_known(text)]
+    if not doubtful:
+        return {}
+    # Seconds to load, and only needed for words beyond the vocabulary.
+    from DiffuGTSLib.networks.text_encoder import TextEncoder
+
+    encoder = TextEncoder.from_package()
+    refused = {}
+    for text in doubtful:
+        try:
+            understand(text, encoder)
+        except PromptNotUnderstood as error:
+            refused[text] = error
+    return refused
+
+
+def _is_known(text: str) -> bool:
+    try:
+        return understand(text).known
+    except PromptNotUnderstood:
+        return False
+
+
+def safe(text: str) -> str:
+    """The text as a file name that stays in its folder, on Linux, macOS and Windows.
+
+    Spaces, single quotes and letters of all scripts stay.
+    """
+    plain = unicodedata.normalize("NFC", " ".join(text.split()))
+    kept = "".join("_" if unicodedata.category(c) in ("Cc", "Cs", "Cf") else c for c in plain)
+    name = _FORBIDDEN.sub("_", kept).rstrip(" .").lstrip(" .")
+    if not name:
+        return "case"
+    if name.startswith(FORMULA) or _RESERVED.fullmatch(name):
+        name = f"_{name}"
+    if len(name.encode()) <= LONGEST_BYTES:
+        return name
+    # What is cut off still tells two names apart.
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: LONGEST_BYTES - 9].decode(errors='ignore').rstrip(' .')}-{mark}"
+
+
+def assign(wanted: Sequence[tuple[str, Path]], taken: Iterable[str] = ()) -> list[str]:
+    """A name for each case.
+
+    Where several want the same name, the folders above tell them apart: "a/scan.nii" and
+    "b/scan.nii" become "a_scan" and "b_scan"; numbers do where that is not enough.
+
+    Args:
+        wanted: the name that each would have, and its image.
+        taken: names that others have already.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, (name, _) in enumerate(wanted):
+        groups.setdefault(_folded(safe(name)), []).append(index)
+    names = [safe(name) for name, _ in wanted]
+    for members in groups.values():
+        if len(members) > 1:
+            for index, name in zip(members, _by_parents([wanted[i] for i in members]),
+                                   strict=True):
+                names[index] = name
+    used = {_folded(name) for name in taken}
+    return [_numbered(name, used) for name in names]
+
+
+def _by_parents(wanted: list[tuple[str, Path]]) -> list[str]:
+    """With as few folders in front as make them differ; unchanged where none do."""
+    for count in range(1, _MOST_PARENTS + 1):
+        names = [safe("_".join([*_parents(image, count), name])) for name, image in wanted]
+        if len({_folded(name) for name in names}) == len(names):
+            return names
+    return [safe(name) for name, _ in wanted]
+
+
+def _parents(image: Path, count: int) -> list[str]:
+    return list(image.parent.parts[1:])[-count:]
+
+
+def _numbered(name: str, used: set[str]) -> str:
+    """The name, with a number where it is used already; marks it as used."""
+    number, free = 1, name
+    while _folded(free) in used:
+        number += 1
+        free = f"{name}_{number}"
+    used.add(_folded(free))
+    return free
+
+
+def _folded(name: str) -> str:
+    """The same for names that a disk may not tell apart."""
+    return unicodedata.normalize("NFD", name).casefold()

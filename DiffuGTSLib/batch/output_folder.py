@@ -1,0 +1,364 @@
+"""The books of a batch: what was asked, which cases are done, in a folder that survives a crash.
+
+A case has one record, a file that is written whole after all its outputs; the tables are made
+from the records. So a batch that is killed at any moment has neither half a case nor a case twice.
+
+cases.csv and lesions.csv: a row a case, a row a lesion.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from DiffuGTSLib.batch.case import RECORDS, RUN, Case, Failure, Outcome, Settings
+from DiffuGTSLib.batch.inputs import FORMULA, Entry, Identity, identity
+from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
+from DiffuGTSLib.files import remove_unfinished, write_json, write_whole
+
+# In the folder of the records, and left there: a run that removed it could take it from under
+# another one that has just opened it, and a third one would then lock a new file of that name.
+LOCK = ".lock"
+# What has to be the same so that all results of a folder are those of one run.
+_OPTIONS = (
+    "threshold", "seed", "samples", "modality", "sequence", "skull_stripped", "suffix",
+    "dicom_seg", "maps",
+)
+CASES, LESIONS = "cases.csv", "lesions.csv"
+CASE_COLUMNS = (
+    "case", "status", "modality", "prompts", "lesions", "volume_ml", "highest_score", "seconds",
+    "error_code", "error", "image", "segmentation",
+)
+LESION_COLUMNS = (
+    "case", "prompt", "lesion", "label", "volume_ml", "longest_diameter_mm", "perpendicular_mm",
+    "feret_3d_mm", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "mean_score", "max_score",
+    "first_slice", "last_slice",
+)
+
+
+class FolderInUse(DiffuGTSError):
+    """Another batch works in the output folder."""
+
+    code = "folder-in-use"
+
+
+class FolderNotEmpty(DiffuGTSError):
+    """The output folder holds an earlier run, and this one was not told to go on with it."""
+
+    code = "folder-not-empty"
+
+
+class OtherRun(DiffuGTSError):
+    """The run in the output folder was made with another model or other options."""
+
+    code = "other-run"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A case that has ended.
+
+    Attributes:
+        stamp: the state of the scan on disk; see `stamp`.
+    """
+
+    case: Case
+    outcome: Outcome
+    stamp: list[int]
+
+    @property
+    def done(self) -> bool:
+        """Whether it succeeded."""
+        return self.outcome.status == "done"
+
+
+class Ledger:
+    """The output folder of a batch, locked for as long as this object is open.
+
+    Args:
+        folder: made if need be.
+        resume: go on with the run that is in it, if there is one.
+
+    Raises:
+        FolderInUse, FolderNotEmpty, OutputNotWritten: the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path, resume: bool) -> None:
+        self._folder = folder
+        try:
+            (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+        except OSError:
+            raise OutputNotWritten(f"The folder {folder.name} cannot be made.",
+                                   "Choose another place.") from None
+        self._lock = FileLock(folder / RECORDS / LOCK)
+        self._stamps: dict[str, list[int]] = {}
+        self._acquire()
+        with contextlib.ExitStack() as held:
+            held.callback(self.close)
+            self._run = self._read_run()
+            if self._run and not resume:
+                raise FolderNotEmpty(f"The folder {folder.name} holds an earlier run.",
+                                     "Go on with it by --resume, or choose another folder.")
+            remove_unfinished(folder)
+            self.records = self._read_records()
+            held.pop_all()  # nothing has failed: the lock is kept
+
+    def _acquire(self) -> None:
+        """The system gives the lock back when its holder dies, however it dies."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise FolderInUse(f"Another batch is writing into the folder {self._folder.name}.",
+                              "Wait for it, or choose another folder.") from None
+        except OSError:
+            raise OutputNotWritten(f"The folder {self._folder.name} cannot be written to.",
+                                   "Check its rights and the space on the disk.") from None
+
+    @property
+    def names(self) -> dict[Identity, str]:
+        """The names of the cases that have records."""
+        return {identity(record.case): name for name, record in self.records.items()}
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What run.json holds, after `begin`."""
+        return self._run
+
+    def begin(
+        self, settings: Settings, facts: Mapping[str, Any], asked: Mapping[str, Any]
+    ) -> None:
+        """Notes what runs with what.
+
+        Args:
+            settings: of the run.
+            facts: what the executor told of itself.
+            asked: more to be noted: of what, and where.
+
+        Raises:
+            OtherRun: results of this run would not go with those that are there.
+        """
+        options = {name: getattr(settings, name) for name in _OPTIONS}
+        if self._run:
+            self._check_same(options, facts)
+        else:
+            self._run = {
+                "program": "DiffuGTS", "use": "research only, not for clinical decisions",
+                "model": facts["model"], "model_sha256": facts["model_sha256"],
+                "version": facts["version"], "options": options, "parts": [],
+            }
+        kept = sum(record.done for record in self.records.values())
+        for part in self._run["parts"]:
+            if part["state"] == "running":  # it was killed, and nobody has noted its end
+                part |= {"state": "broken off", "ended": self._last_sign(),
+                         "done": max(0, kept - part["done_before"])}
+        self._run["parts"].append({
+            "state": "running", "started": _now(), "ended": None, "done_before": kept,
+            **asked, **facts,
+        })
+        self._write_run()
+
+    def kept(self, case: Case) -> bool:
+        """Whether the same was asked of the same scan, and the answer is still there."""
+        record = self.records.get(case.name)
+        if record is None or not record.done or record.case != case:
+            return False
+        segmentation = self._folder / record.outcome.files["segmentation"]
+        return segmentation.is_file() and record.stamp == stamp(case)
+
+    def hand_out(self, case: Case) -> None:
+        """Notes the state of a scan before it is read: what changes afterwards was not seen."""
+        self._stamps[case.name] = stamp(case)
+
+    def record(self, case: Case, outcome: Outcome) -> None:
+        """Notes, at once and whole, that a case has ended.
+
+        Raises:
+            OutputNotWritten: the disk is full.
+        """
+        record = Record(case, outcome, self._stamps.get(case.name, []))
+        write_json(self._folder / RECORDS / f"{case.name}.json", {
+            "case": case.as_dict(), "outcome": outcome.as_dict(), "stamp": record.stamp,
+        })
+        self.records[case.name] = record
+
+    def forget(self, entries: list[Entry]) -> None:
+        """Drops the results and records of cases that are about to run again.
+
+        A case that then fails, or has fewer prompts, would leave files of another time behind.
+        """
+        for entry in entries:
+            record = self.records.pop(entry.case.name, None)
+            if record is None:
+                continue
+            # The segmentation first: without it, a record counts for nothing.
+            for path in _paths(record.outcome.files):
+                (self._folder / path).unlink(missing_ok=True)
+            (self._folder / RECORDS / f"{entry.case.name}.json").unlink(missing_ok=True)
+
+    def end(self, state: str, numbers: Mapping[str, Any]) -> None:
+        """Notes how the run ended: "finished", "cancelled" or "stopped"."""
+        self._run["parts"][-1] |= {"state": state, "ended": _now(), **numbers}
+        self._write_run()
+
+    def close(self) -> None:
+        """Gives the folder free."""
+        self._lock.release()
+
+    def _check_same(self, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        before = self._run["options"]
+        differing = [name for name in _OPTIONS if before.get(name) != options[name]]
+        differing += [name for name in ("model_sha256", "version")
+                      if self._run.get(name) != facts[name]]
+        if differing:
+            names = ", ".join(differing).replace("_sha256", "").replace("_", "-")
+            raise OtherRun(
+                f"The run in {self._folder.name} was made with other options: {names}.",
+                "Use the same ones, as its run.json says, or choose another folder.",
+            )
+
+    def _last_sign(self) -> str:
+        """When the run in the folder wrote for the last time."""
+        written = [self._folder / RUN, self._folder / CASES,
+                   *(self._folder / RECORDS).glob("*.json")]
+        newest = max(path.stat().st_mtime for path in written if path.exists())
+        return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
+
+    def _write_run(self) -> None:
+        write_json(self._folder / RUN, self._run)
+
+    def _read_run(self) -> dict[str, Any]:
+        path = self._folder / RUN
+        if not path.exists():
+            return {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            raise OtherRun(f"{RUN} in {self._folder.name} is no run of this program.",
+                           "Choose another folder.") from None
+
+    def _read_records(self) -> dict[str, Record]:
+        """Those that can be read: a case whose record is damaged runs again."""
+        records = {}
+        for path in sorted((self._folder / RECORDS).glob("*.json")):
+            try:
+                entries = json.loads(path.read_text(encoding="utf-8"))
+                record = Record(Case.from_dict(entries["case"]),
+                                Outcome.from_dict(entries["outcome"]), entries["stamp"])
+                if _stays_inside(record):
+                    records[record.case.name] = record
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+        return records
+
+
+def stamp(case: Case) -> list[int]:
+    """Number, bytes and newest change of a scan's files; empty where that cannot be told."""
+    try:
+        files = [case.image]
+        if case.image.is_dir():
+            # The slices of a series may lie in folders below.
+            files = [Path(place, name) for place, _, names in os.walk(case.image)
+                     for name in names]
+        states = [file.stat() for file in files]
+    except OSError:
+        return []
+    newest = max((state.st_mtime_ns for state in states), default=0)
+    return [len(states), sum(state.st_size for state in states), newest]
+
+
+def _stays_inside(record: Record) -> bool:
+    """Whether its files lie in the folder; a folder may come from elsewhere, and files go."""
+    name, paths = record.case.name, map(PurePath, _paths(record.outcome.files))
+    return PurePath(name).name == name and not any(
+        path.is_absolute() or ".." in path.parts for path in paths)
+
+
+def _paths(files: Mapping[str, Any]) -> list[str]:
+    """All paths in Outcome.files, the segmentation's first."""
+    maps = [path for one in files.get("maps", ()) for path in one.values()]
+    alone = [files[kind] for kind in ("segmentation", "dicom") if kind in files]
+    return [*alone, *files.get("thumbnails", ()), *maps]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case as the tables and the report show it.
+
+    Attributes:
+        status: "waiting", "done", "failed" or "skipped".
+        outcome: of a case that has run.
+        problem: of one that has failed or was skipped.
+    """
+
+    case: Case
+    status: str
+    outcome: Outcome | None = None
+    problem: Failure | None = None
+
+
+def write_tables(folder: Path, rows: Sequence[Row]) -> None:
+    """Writes both tables; each is whole at any moment.
+
+    Raises:
+        OutputNotWritten: the tables that were there stay.
+    """
+    write_whole(folder / CASES, _table(CASE_COLUMNS, map(_case_row, rows)))
+    lesions = (lesion for row in rows for lesion in _lesion_rows(row))
+    write_whole(folder / LESIONS, _table(LESION_COLUMNS, lesions))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """CSV in UTF-8; the bytes of a name that is no UTF-8 are written as escapes."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+def _case_row(row: Row) -> list[Any]:
+    outcome, problem = row.outcome, row.problem
+    done = outcome is not None and outcome.status == "done"
+    measured: list[Any] = [""] * 3
+    if outcome is not None and done:
+        highest = max(prompt["highest_score"] for prompt in outcome.prompts)
+        measured = [len(outcome.lesions), f"{outcome.volume_ml:.3f}", f"{highest:.3f}"]
+    return [
+        row.case.name, row.status, outcome.modality if outcome else "",
+        "; ".join(row.case.prompts), *measured, f"{outcome.seconds:.1f}" if outcome else "",
+        problem.code if problem else "", _inert(problem.message) if problem else "",
+        str(row.case.image),
+        outcome.files["segmentation"] if outcome is not None and done else "",
+    ]
+
+
+def _inert(text: str) -> str:
+    """A text that begins with a file's name, so that no spreadsheet takes it for a formula."""
+    return f" {text}" if text.startswith(FORMULA) else text
+
+
+def _lesion_rows(row: Row) -> list[list[Any]]:
+    if row.outcome is None:
+        return []
+    return [
+        [row.case.name, prompt["title"], lesion["number"], label,
+         *(f"{lesion[name]:.3f}" for name in LESION_COLUMNS[4:8]),
+         *(f"{value:.2f}" for value in lesion["centroid_ras_mm"]),
+         f"{lesion['mean_score']:.3f}", f"{lesion['max_score']:.3f}", *lesion["slice_range"]]
+        for prompt in row.outcome.prompts
+        for lesion, label in zip(prompt["lesions"], prompt["labels"], strict=True)
+    ]

@@ -1,0 +1,265 @@
+"""What processes a case: it holds the model, and may be called from several threads at once.
+
+The files of one case: all of them, or none.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import SimpleITK as sitk
+
+from DiffuGTSLib import __version__
+from DiffuGTSLib.batch.case import (
+    MAP_FOLDERS,
+    SEGMENTATIONS,
+    THUMBNAILS,
+    Case,
+    Failure,
+    Outcome,
+    Settings,
+    Tell,
+)
+from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten
+from DiffuGTSLib.models.package_files import CARD, sha256
+from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
+from DiffuGTSLib.pipeline.segmenter import Segmenter, as_told
+from DiffuGTSLib.progress import Meter
+from DiffuGTSLib.scan import volume
+from DiffuGTSLib.scan.dicom_seg import DicomNotMade, is_dicom, write_dicom_segmentation
+from DiffuGTSLib.scan.segmentation_file import write_image
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from DiffuGTSLib.pipeline.result import Result
+    from DiffuGTSLib.pipeline.segmenter import PreparedScan
+    from DiffuGTSLib.scan.modality import Modality
+
+NETWORK_STAGES = ("encode", "attention", "inpaint", "residual")
+
+
+class CaseProcessor:
+    """Takes cases from the scan on disk to the files of the result.
+
+    Call `process` from HANDS threads: the networks work on one case at a time, and what the
+    other threads read and write meanwhile costs them no waiting. No more than HANDS scans are in
+    memory.
+
+    Args:
+        settings: of the run.
+        device: where this one works, if not where the settings say.
+
+    Raises:
+        ModelMissing, ModelDamaged, DeviceMissing: the model cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, device: str | None = None) -> None:
+        self._settings = settings
+        self._segmenter = Segmenter.from_pretrained(settings.model, device or settings.device)
+        self._networks = threading.Lock()
+
+    def facts(self) -> dict[str, Any]:
+        """Versions, device and model; the model's hash is its card's, which has all others."""
+        import torch
+
+        package = self._segmenter.package
+        return {
+            "version": __version__,
+            "platform": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "simpleitk": sitk.Version_VersionString(),
+            "device": str(self._segmenter.device),
+            "model": package.card.name,
+            "model_sha256": sha256(package.folder / CARD),
+        }
+
+    def process(self, case: Case, tell: Tell, cancelled: threading.Event) -> Outcome:
+        """Reads, segments and writes a case; whatever goes wrong is told by the outcome.
+
+        Args:
+            case: to be processed; files of an earlier try are replaced.
+            tell: called with the steps of the method, from this thread.
+            cancelled: once set, the case ends at its next step.
+        """
+        watch = _Watch(len(case.prompts), tell, cancelled)
+        try:
+            watch.step("read", 0, 1)
+            scan = self._read(case)
+            prepared = self._segmenter.prepare(scan)
+            watch.step("read", 1, 1)
+            results = self._segment(case, prepared, watch)
+            watch.step("write", 0, 1)
+            card = self._segmenter.package.card
+            prompts = described(results)
+            files = CaseFiles(self._settings, case, card.name)
+            paths = files.write(results, scan.modality)
+            watch.pause()
+            return Outcome(case.name, "done", watch.seconds, watch.network_seconds, None,
+                           scan.modality, prompts, paths, files.notes)
+        except Cancelled:
+            return Outcome(case.name, "cancelled")
+        except Exception as error:
+            watch.pause()
+            return Outcome(case.name, "failed", watch.seconds, watch.network_seconds,
+                           Failure.of(error))
+
+    def _read(self, case: Case) -> volume.Scan:
+        settings = self._settings
+        spacing = self._segmenter.package.card.spacing_mm
+        scan = volume.read(case.image, settings.modality, spacing, case.series)
+        # What was told of all is meant for the MR scans; a batch may hold CT as well.
+        shared = settings.sequence if scan.modality == "MR" else None
+        return as_told(scan, case.sequence or shared, settings.skull_stripped)
+
+    def _segment(self, case: Case, prepared: PreparedScan, watch: _Watch) -> list[Result]:
+        watch.pause()
+        with self._networks:
+            watch.go_on()
+            scan = self._segmenter.encode(prepared, progress=watch.step)
+            results = []
+            for index, prompt in enumerate(case.prompts):
+                watch.meter.start_prompt(index)
+                results.append(self._segmenter.segment(
+                    scan, prompt, progress=watch.step, seed=self._settings.seed,
+                    threshold=self._settings.threshold, samples=self._settings.samples,
+                ))
+            return results
+
+
+class _Watch:
+    """Passes a case's steps on, stops it when asked to, and adds up its time by stage."""
+
+    def __init__(self, prompts: int, tell: Tell, cancelled: threading.Event) -> None:
+        self.meter = Meter(prompts)
+        self.seconds = 0.0
+        self.network_seconds = 0.0
+        self._tell = tell
+        self._cancelled = cancelled
+        self._stage = "read"
+        self._since = time.monotonic()
+
+    def step(self, stage: str, done: int, total: int) -> None:
+        """Between two steps of the method.
+
+        Raises:
+            Cancelled: the case is to stop.
+        """
+        self._add()
+        self._stage = stage
+        if self._cancelled.is_set():
+            raise Cancelled
+        self._tell(stage, done, total, self.meter.step(stage, done, total))
+
+    def pause(self) -> None:
+        """What follows is not the case's time: it waits for the networks, or has ended."""
+        self._add()
+
+    def go_on(self) -> None:
+        """The wait is over."""
+        self._since = time.monotonic()
+
+    def _add(self) -> None:
+        now = time.monotonic()
+        self.seconds += now - self._since
+        if self._stage in NETWORK_STAGES:
+            self.network_seconds += now - self._since
+        self._since = now
+
+
+class CaseFiles:
+    """Writes the outputs of a case below the run's folder.
+
+    Args:
+        settings: of the run.
+        case: whose name the files get.
+        model: name of the model package, for DICOM.
+
+    Attributes:
+        notes: sentences on what was asked for and could not be made.
+    """
+
+    def __init__(self, settings: Settings, case: Case, model: str) -> None:
+        self._settings = settings
+        self._case = case
+        self._model = model
+        self._written: list[Path] = []
+        self.notes: list[str] = []
+
+    def write(self, results: list[Result], modality: Modality) -> dict[str, Any]:
+        """Writes all that the settings ask for and returns the paths below the run's folder.
+
+        Files of an earlier try are replaced. The segmentation comes last.
+
+        Args:
+            results: one a prompt; the list is emptied, as their maps take much memory.
+
+        Raises:
+            OutputNotWritten: nothing of the case is left behind then.
+        """
+        try:
+            labels, segments = combine(results), Segments.of(results)
+            files = self._write_evidence(results, modality)
+            if self._settings.dicom_seg and segments.names and is_dicom(self._case.image):
+                files |= self._write_dicom(labels, segments)
+            path = self._path(SEGMENTATIONS, f"{self._case.name}{self._settings.suffix}")
+            segments.write(labels, path)
+            files["segmentation"] = self._relative(path)
+        except (DiffuGTSError, OSError):
+            for path in self._written:
+                path.unlink(missing_ok=True)
+            raise
+        return files
+
+    def _write_evidence(self, results: list[Result], modality: Modality) -> dict[str, Any]:
+        """Pictures and maps, prompt by prompt; "maps" has a dictionary a prompt: name to path."""
+        from DiffuGTSLib.output.thumbnail import write_thumbnail
+
+        thumbnails: list[str] = []
+        maps: list[dict[str, str]] = []
+        several = len(results) > 1
+        while results:
+            result, number = results.pop(0), len(thumbnails) + 1
+            path = self._path(THUMBNAILS, f"{self._case.name}-{number}.jpg")
+            write_thumbnail(result, result.image, modality, path)
+            thumbnails.append(self._relative(path))
+            if self._settings.maps:
+                maps.append(self._write_maps(result, f"{number}_" if several else ""))
+        return {"thumbnails": thumbnails} | ({"maps": maps} if maps else {})
+
+    def _write_maps(self, result: Result, start: str) -> dict[str, str]:
+        paths = {name: self._path(f"{MAP_FOLDERS}/{self._case.name}", f"{start}{name}.nii.gz")
+                 for name in MAPS}
+        for name, path in paths.items():
+            write_image(getattr(result, name), path)
+        return {name: self._relative(path) for name, path in paths.items()}
+
+    def _write_dicom(self, labels: sitk.Image, segments: Segments) -> dict[str, str]:
+        """Its path, as "dicom"; nothing but a note where the scan's files do not allow it."""
+        path = self._path(SEGMENTATIONS, f"{self._case.name}.dcm")
+        try:
+            write_dicom_segmentation(labels, self._case.image, self._case.series, path,
+                                     segments.names, segments.terminology, self._model)
+        except DicomNotMade as error:
+            self.notes.append(f"There is no DICOM segmentation. {error.message}")
+            return {}
+        return {"dicom": self._relative(path)}
+
+    def _path(self, folder: str, name: str) -> Path:
+        """A path to be written; it is removed again if the case fails."""
+        place = self._settings.folder / folder
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            raise OutputNotWritten(f"The folder {place.name} cannot be made.",
+                                   "Free some space on the disk or check its rights.") from None
+        self._written.append(place / name)
+        return place / name
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._settings.folder).as_posix()

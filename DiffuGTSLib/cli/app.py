@@ -1,0 +1,230 @@
+"""The command line `diffugts`: segment, demo, phantom, doctor, worker; others from cli_*.py."""
+
+from __future__ import annotations
+
+import enum
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from DiffuGTSLib import __version__
+from DiffuGTSLib.cli import batch, evaluate, models, train
+from DiffuGTSLib.cli.common import (
+    DeviceOption,
+    JsonOption,
+    ModalityOption,
+    ModelOption,
+    SamplesOption,
+    SeedOption,
+    SequenceOption,
+    StrippedOption,
+    ThresholdOption,
+    own_stdout,
+    plain_errors,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.cli.segment import Run
+    from DiffuGTSLib.pipeline.options import Options
+
+app = typer.Typer(
+    help="Text-prompted tumor segmentation in CT and MR. Research use, not for clinical decisions.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class PhantomKind(enum.StrEnum):
+    """What --kind takes."""
+
+    chest = "chest"
+    liver = "liver"
+    brain = "brain"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"diffugts {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What comes before a command."""
+
+
+@app.command()
+@plain_errors
+def segment(
+    image: Annotated[Path, typer.Argument(help="Scan: an image file or a DICOM folder.")],
+    prompt: Annotated[list[str], typer.Option(
+        "--prompt", "-p", help='What to look for, as "liver tumor"; may be repeated.')],
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", help="Segmentation: .nii.gz, .nrrd or .seg.nrrd.")],
+    maps: Annotated[Path | None, typer.Option(
+        help="Folder for attention, pseudo-healthy scan, residual and more.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Overview picture, PNG.")] = None,
+    model: ModelOption = "embedded",
+    device: DeviceOption = "auto",
+    threshold: ThresholdOption = None,
+    seed: SeedOption = 0,
+    samples: SamplesOption = None,
+    modality: ModalityOption = None,
+    sequence: SequenceOption = None,
+    skull_stripped: StrippedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Segment what a text names in a scan, lesion by lesion."""
+    from DiffuGTSLib.prompt.parsing import refuse_early, several
+
+    with own_stdout(as_json) as out:
+        # A text without any prompt in it goes on as it is and is refused in words.
+        prompts = [part for text in prompt for part in several(text) or [text]]
+        refuse_early(prompts)
+        from DiffuGTSLib.cli.common import bar
+        from DiffuGTSLib.cli.segment import Outputs, run
+        from DiffuGTSLib.pipeline.options import Options
+
+        options = Options(model, device, threshold, seed, samples,
+                          modality.value if modality else None,
+                          sequence.value if sequence else None, skull_stripped)
+        finished = _asking(
+            lambda told: run(image, prompts, Outputs(output, maps, figure), told, bar), options
+        )
+        _tell(finished, as_json, out)
+
+
+@app.command()
+@plain_errors
+def demo(
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", help="Folder for the picture and the segmentation.")
+    ] = Path("diffugts-demo"),
+    phantom_only: Annotated[bool, typer.Option(
+        "--phantom", help="Use the digital phantom; no network.")] = False,
+    kind: Annotated[PhantomKind, typer.Option(help="Of the phantom.")] = PhantomKind.chest,
+    model: ModelOption = "embedded",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Show the method on a public scan or, without network, on a digital phantom."""
+    with own_stdout(as_json) as out:
+        from DiffuGTSLib.cli.common import bar
+        from DiffuGTSLib.cli.demo import comparison, run_demo
+        from DiffuGTSLib.pipeline.options import Options
+
+        notes = sys.stderr if as_json else out
+        finished = run_demo(
+            output, phantom_only, kind.value, Options(model, device), bar,
+            lambda text: print(text, file=notes, flush=True),
+        )
+        _tell(finished, as_json, out)
+        if not as_json:
+            if words := comparison(finished.document):
+                print(words, file=out)
+            print(f"Picture: {finished.document['prompts'][0]['figure']}", file=out)
+
+
+@app.command()
+@plain_errors
+def phantom(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; made if need be.")],
+    kind: Annotated[PhantomKind, typer.Option(help="Which body.")] = PhantomKind.chest,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another body.")] = 0,
+) -> None:
+    """Write a digital phantom: scan, true tumor mask and organ mask."""
+    from DiffuGTSLib.errors import OutputNotWritten
+    from DiffuGTSLib.scan.phantom import make_phantom
+
+    made = make_phantom(kind.value, seed)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        raise OutputNotWritten(f"The folder {output.name} cannot be made.",
+                               "Choose another place.") from None
+    for path in made.write(output):
+        print(path)
+    print(f'Prompt: "{made.prompt}"')
+
+
+@app.command()
+@plain_errors
+def doctor(model: ModelOption = "embedded", as_json: JsonOption = False) -> None:
+    """Tell what is installed, what is missing and what to do about it."""
+    from DiffuGTSLib.doctor import as_text, examine, healthy
+
+    with own_stdout(as_json) as out:
+        findings = examine(model)
+        if as_json:
+            entries = [finding.as_dict() for finding in findings]
+            print_json({"healthy": healthy(findings), "findings": entries}, out)
+        else:
+            print(as_text(findings), file=out)
+    if not healthy(findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def worker(model: ModelOption = "embedded", device: DeviceOption = "auto") -> None:
+    """Run as the background process of 3D Slicer: JSON lines on stdin and stdout."""
+    from DiffuGTSLib.worker.server import run
+
+    raise typer.Exit(run(model, device))
+
+
+def _asking(attempt: Callable[[Options], Run], options: Options) -> Run:
+    """Runs; where the model has to know the MR sequence, asks on the terminal and runs again."""
+    from DiffuGTSLib.errors import SequenceUnknown
+
+    try:
+        return attempt(options)
+    except SequenceUnknown as unknown:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        choices, answer = unknown.suggestions, ""
+    while answer not in choices:
+        answer = typer.prompt(f"Which MR sequence is it ({', '.join(choices)})?", err=True)
+        answer = answer.strip().lower()
+    return attempt(replace(options, sequence=answer))
+
+
+def _tell(finished: Run, as_json: bool, out: TextIO) -> None:
+    """The result, as one JSON document or as tables."""
+    if as_json:
+        print_json(finished.document, out)
+        return
+    from rich.console import Console
+
+    from DiffuGTSLib.output.segments import lesion_table, sentence
+
+    console = Console(file=out, highlight=False, markup=False)
+    for result in finished.results:
+        console.print(sentence(result))
+        if result.lesions:
+            console.print(lesion_table(result))
+        for note in result.notes:
+            console.print(f"Note: {note}")
+
+
+batch.register(app)
+evaluate.register_data(app)
+evaluate.register(app)
+train.register(app)
+models.register(app)
+
+
+def main() -> None:
+    """The command `diffugts`."""
+    # A cluster or a shell that ends the command is a cancel too: nothing half-written stays.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()

@@ -1,0 +1,179 @@
+"""What every command of the command line shares: options, exit codes, a clean stdout.
+
+Exit codes: 0 done, 1 failed (one plain sentence on stderr), 2 wrong usage, 130 cancelled. With
+--json a failure, or a cancel, is a document on stdout, too: {"error": {"code", "message", "hint",
+"suggestions"}}.
+Heavy packages are imported inside the commands, so that --help answers at once.
+
+The progress bar of the command line, on stderr; a terminal only.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TextIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from DiffuGTSLib.errors import (
+    Cancelled,
+    DiffuGTSError,
+    OutOfMemory,
+    PackageMissing,
+    PromptNotUnderstood,
+)
+from DiffuGTSLib.progress import Callback, Meter
+
+P = ParamSpec("P")
+STAGES = {
+    "read": "reading the scan",
+    "encode": "encoding the scan",
+    "attention": "looking for candidates",
+    "inpaint": "painting healthy tissue",
+    "residual": "comparing",
+    "lesions": "measuring lesions",
+}
+
+
+class ModalityChoice(enum.StrEnum):
+    """What --modality takes."""
+
+    CT = "CT"
+    MR = "MR"
+
+
+class SequenceChoice(enum.StrEnum):
+    """What --sequence takes."""
+
+    t1 = "t1"
+    t1c = "t1c"
+    t2 = "t2"
+    flair = "flair"
+    other = "other"
+
+
+ModelOption = Annotated[str, typer.Option(help="Catalogue name or folder of a model package.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ThresholdOption = Annotated[float | None, typer.Option(
+    min=0, max=1, help="Of the score; the model's own if not given.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same mask.")]
+SamplesOption = Annotated[int | None, typer.Option(
+    min=1, max=100, help="Pseudo-healthy scans to draw.")]
+ModalityOption = Annotated[ModalityChoice | None, typer.Option(
+    help="Guessed if not given.", case_sensitive=False)]
+SequenceOption = Annotated[SequenceChoice | None, typer.Option(
+    help="Of MR scans; by their names if not given.", case_sensitive=False)]
+StrippedOption = Annotated[bool | None, typer.Option(
+    "--skull-stripped/--whole-head", help="Of MR scans; by their names if not given.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, only that.")]
+
+
+def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """A command whose failures end in one plain sentence on stderr and the right exit code.
+
+    Where the command was called with `as_json`, they are a document on stdout as well.
+    """
+
+    @functools.wraps(command)
+    def careful(*args: P.args, **kwargs: P.kwargs) -> None:
+        fail = functools.partial(_fail, as_json=bool(kwargs.get("as_json")))
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except (KeyboardInterrupt, Cancelled, typer.Abort):
+            fail(Cancelled(), exit_code=130)
+        except DiffuGTSError as error:
+            fail(error)
+        except MemoryError:
+            fail(OutOfMemory("There is not enough memory for this scan.",
+                             "Crop the scan to the region."))
+        except ImportError as error:
+            name = (error.name or "needed").partition(".")[0]
+            fail(PackageMissing(f"The Python package {name} is missing or damaged.",
+                                "Run: diffugts doctor"))
+        except BrokenPipeError:
+            # Whoever read the output has gone; nobody is there to be told.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(1) from None
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            fail(_Internal("Something went wrong inside the program.",
+                           f"Report this: {type(error).__name__} in {Path(place.filename).name}, "
+                           f"line {place.lineno}."))
+
+    return careful
+
+
+class _Internal(DiffuGTSError):
+    """A mistake in the program; the worker has the same code for it."""
+
+    code = "internal"
+
+
+def _fail(error: DiffuGTSError, as_json: bool, exit_code: int = 1) -> None:
+    near = list(getattr(error, "suggestions", ()))
+    nearest = near if isinstance(error, PromptNotUnderstood) else []  # others are in the hint
+    hints = [error.hint, f"Nearest: {', '.join(nearest)}." if nearest else ""]
+    print(error.message, file=sys.stderr)
+    if any(hints):
+        print(f"Hint: {' '.join(hint for hint in hints if hint)}", file=sys.stderr)
+    # Of several processes that train together (torchrun), the first one speaks for all.
+    if as_json and os.environ.get("RANK", "0") == "0":
+        with suppress(BrokenPipeError):
+            print_json({"error": {"code": error.code, "message": error.message,
+                                  "hint": error.hint, "suggestions": near}}, sys.stdout)
+    raise typer.Exit(exit_code)
+
+
+@contextmanager
+def own_stdout(protect: bool) -> Iterator[TextIO]:
+    """The true stdout; while `protect`ed, all else that prints (in C too) goes to stderr."""
+    if not protect:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    before, kept = sys.stdout, os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as out:
+            yield out
+    finally:
+        sys.stdout = before
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def print_json(document: dict[str, Any], out: TextIO) -> None:
+    """One JSON document, the only thing on stdout with --json."""
+    print(json.dumps(document, indent=1, allow_nan=False), file=out, flush=True)
+
+
+@contextmanager
+def bar(meter: Meter, prompts: Sequence[str]) -> Iterator[Callback]:
+    """A callback that moves one bar over the whole run of `prompts`."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+               TextColumn("{task.fields[left]}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal,
+                  redirect_stdout=False, redirect_stderr=False) as progress:
+        task = progress.add_task("starting", total=1.0, left="")
+
+        def step(stage: str, done: int, total: int) -> None:
+            fraction = meter.step(stage, done, total)
+            left = meter.seconds_left
+            progress.update(task, completed=fraction, description=STAGES.get(stage, stage),
+                            left="" if left is None else f"about {left:.0f} s left")
+
+        yield step

@@ -1,0 +1,124 @@
+"""Builds the embedded model from the data folder, part by part; each part resumes where it was.
+
+    python -m DiffuGTSLib.cli.embedded vae  --data ../shared/data --runs runs
+    python -m DiffuGTSLib.cli.embedded unet --data ../shared/data --runs runs
+    python -m DiffuGTSLib.cli.embedded aova --data ../shared/data --runs runs
+    python -m DiffuGTSLib.cli.embedded package --runs runs --output DIR
+    python -m DiffuGTSLib.cli.embedded fuse --data ../shared/data --runs runs --model DIR
+    python -m DiffuGTSLib.cli.embedded validate --data ../shared/data --model DIR --output OUT
+
+`unet` and `aova` need `vae`; they do not need each other and can run side by side. All in sequence:
+
+    python -m DiffuGTSLib.cli.embedded reproduce --data ../shared/data --runs runs --output OUT
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from DiffuGTSLib.cli.common import plain_errors
+from DiffuGTSLib.training.config import ATTENTION, ATTENTION_WIDE, AUTOENCODER, DENOISER
+from DiffuGTSLib.cli.embedded import reproduce as again
+from DiffuGTSLib.cli.embedded.build import Workshop
+
+app = typer.Typer(add_completion=False, help="Builds the embedded model, part by part.",
+                  pretty_exceptions_enable=False, rich_markup_mode=None)
+DataOption = Annotated[Path, typer.Option("--data", help="Folder with manifest.json and scans.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="For checkpoints, logs and the cache.")]
+StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps in all.")]
+WideOption = Annotated[int, typer.Option(min=1, help="Steps on wide windows, afterwards.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")]
+OnlyOption = Annotated[list[str] | None, typer.Option("--only", help="Validation cases to run.")]
+
+
+@app.command()
+@plain_errors
+def vae(data: DataOption, runs: RunsOption, steps: StepsOption = AUTOENCODER.steps,
+        threads: ThreadsOption = 2) -> None:
+    """Trains the autoencoder, then moves its latents' mean to 0 and stores their scale factor."""
+    torch.set_num_threads(threads)
+    Workshop(data, runs).vae(replace(AUTOENCODER, steps=steps))
+
+
+@app.command()
+@plain_errors
+def unet(data: DataOption, runs: RunsOption, steps: StepsOption = DENOISER.steps,
+         threads: ThreadsOption = 1) -> None:
+    """Trains the denoiser on the latents of healthy tissue."""
+    torch.set_num_threads(threads)
+    Workshop(data, runs).unet(replace(DENOISER, steps=steps))
+
+
+@app.command()
+@plain_errors
+def aova(data: DataOption, runs: RunsOption, steps: StepsOption = ATTENTION.steps,
+         wide_steps: WideOption = ATTENTION_WIDE.steps, threads: ThreadsOption = 1) -> None:
+    """Trains the attention over the frozen autoencoder: on small windows, then on wide ones."""
+    torch.set_num_threads(threads)
+    Workshop(data, runs).aova(replace(ATTENTION, steps=steps),
+                              replace(ATTENTION_WIDE, steps=wide_steps))
+
+
+@app.command()
+@plain_errors
+def average(
+    runs: RunsOption,
+    before: Annotated[Path, typer.Option(help="Folder of runs that this one went on from.")],
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of these runs.")] = 0.5,
+) -> None:
+    """Weights of the attention between those of two runs, of which one went on from the other;
+    they become those of RUNS."""
+    Workshop(Path(), runs).average(before, share)
+
+
+@app.command()
+@plain_errors
+def package(
+    runs: RunsOption, output: Annotated[Path, typer.Option(help="Folder to write.")]
+) -> None:
+    """Writes the model package from the trained parts, as they are now."""
+    Workshop(Path(), runs).package(output)
+
+
+@app.command()
+@plain_errors
+def fuse(data: DataOption, runs: RunsOption,
+         model: Annotated[Path, typer.Option(help="The package.")],
+         threads: ThreadsOption = 2) -> None:
+    """Fits calibration and fusion on the tuning patients and grown lesions; updates the package."""
+    torch.set_num_threads(threads)
+    Workshop(data, runs).fuse(model)
+
+
+@app.command()
+@plain_errors
+def validate(data: DataOption, output: Annotated[Path, typer.Option(help="Folder to write.")],
+             model: Annotated[str, typer.Option(help="Name or folder.")] = "embedded",
+             only: OnlyOption = None, threads: ThreadsOption = 2,
+             docs: Annotated[Path | None, typer.Option(
+                 help="Gets the tables, and the pictures that lie there anew.")] = None) -> None:
+    """Scores the model on the validation patients: tables, ablation, baselines, report."""
+    Workshop(data, Path()).validate(output, model, only, threads, docs)
+
+
+@app.command()
+@plain_errors
+def reproduce(
+    data: DataOption, runs: RunsOption,
+    output: Annotated[Path, typer.Option(help="model/ and validation/ are written here.")],
+    threads: ThreadsOption = 2, only: OnlyOption = None,
+    quick: Annotated[int, typer.Option(
+        min=0, help="Steps of each training, for a trial; 0: as the embedded model.")] = 0,
+) -> None:
+    """All of it in sequence, saying how long each part took; started again, it continues."""
+    torch.set_num_threads(threads)
+    again.reproduce(Workshop(data, runs, quick=quick), output, threads, only=only)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,225 @@
+"""One scan and its prompts from the shell: segment, combine, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import SimpleITK as sitk
+
+from DiffuGTSLib.errors import OutputNotWritten
+from DiffuGTSLib.models.package_files import read_card
+from DiffuGTSLib.models.store import ready_to_segment
+from DiffuGTSLib.output.figure import overview
+from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
+from DiffuGTSLib.pipeline.early_check import check_package
+from DiffuGTSLib.pipeline.options import Options
+from DiffuGTSLib.progress import Callback, Meter
+from DiffuGTSLib.scan import volume
+from DiffuGTSLib.scan.header import Grid
+from DiffuGTSLib.scan.segmentation_file import (
+    check_output,
+    write_image,
+)
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.pipeline.result import Result
+    from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
+
+Bar = Callable[[Meter, Sequence[str]], AbstractContextManager[Callback]]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What to write; each but the segmentation may be None.
+
+    Attributes:
+        segmentation: .nii.gz, .nrrd or .seg.nrrd.
+        maps: folder for the maps as .nii.gz; made if need be.
+        figure: PNG.
+    """
+
+    segmentation: Path | None = None
+    maps: Path | None = None
+    figure: Path | None = None
+
+    def check(self) -> None:
+        """To be asked before a long run.
+
+        Raises:
+            OutputNotWritten: one of them cannot be written.
+        """
+        if self.segmentation is not None:
+            check_output(self.segmentation)
+        if self.figure is not None:
+            if self.figure.suffix.lower() != ".png":
+                raise OutputNotWritten(f"The figure {self.figure.name} has to end in .png.")
+            if not self.figure.absolute().parent.is_dir():
+                raise OutputNotWritten(f"The folder for {self.figure.name} does not exist.",
+                                       "Create the folder first.")
+        if self.maps is not None and self.maps.exists() and not self.maps.is_dir():
+            raise OutputNotWritten(f"{self.maps.name} is a file, not a folder.",
+                                   "Choose another name for the maps.")
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Attributes:
+        results: one a prompt.
+        document: the same in plain values, for JSON.
+    """
+
+    results: list[Result]
+    document: dict[str, Any] = field(default_factory=dict)
+
+
+def run(
+    image: Path | sitk.Image, prompts: Sequence[str], outputs: Outputs, options: Options, bar: Bar,
+    reference: sitk.Image | None = None,
+) -> Run:
+    """Segments `image` by each prompt and writes the outputs.
+
+    Args:
+        image: a path or an image.
+        prompts: at least one.
+        outputs: checked before the run starts.
+        options: of the run.
+        bar: makes the progress callback, given the meter and the prompts.
+        reference: a mask on the same grid, for the figure.
+
+    Raises:
+        DiffuGTSError: whatever kind fits.
+    """
+    outputs.check()
+    model = ready_to_segment(options.model)
+    if isinstance(image, Path):
+        image, options = _read(image, options, model)
+    else:
+        check_package(Grid.of(volume.as_volume(image)), model, options.device)
+        image = volume.check(image, _spacing(model))
+    from DiffuGTSLib.pipeline.segmenter import Segmenter
+    from DiffuGTSLib.prompt.parsing import understand
+
+    segmenter = Segmenter.from_pretrained(options.model, options.device)
+    for prompt in prompts:
+        understand(prompt, segmenter.text_encoder)  # before minutes are spent on the first of them
+    meter = Meter(len(prompts))
+    with bar(meter, prompts) as progress:
+        scan = segmenter.encode(
+            image, options.modality, progress, options.sequence, options.skull_stripped
+        )
+        results = []
+        for index, prompt in enumerate(prompts):
+            meter.start_prompt(index)
+            results.append(segmenter.segment(
+                scan, prompt, progress=progress, seed=options.seed, threshold=options.threshold,
+                samples=options.samples,
+            ))
+    finished = Run(results, _document(segmenter, scan, results, options))
+    _write(finished, scan, outputs, reference)
+    return finished
+
+
+def _read(path: Path, options: Options, model: Path) -> tuple[sitk.Image, Options]:
+    """The scan, and what it says of itself; refused by its header where it is too large.
+
+    Before the networks' packages are imported, which takes seconds.
+    """
+    grid = Grid.stated(path)
+    if grid is not None:
+        check_package(grid, model, options.device)
+    read = volume.read(path, options.modality, _spacing(model))
+    if grid is None:
+        check_package(Grid.of(read.image), model, options.device)
+    stripped = options.skull_stripped
+    return read.image, replace(
+        options, modality=read.modality, sequence=options.sequence or read.sequence or None,
+        skull_stripped=read.skull_stripped if stripped is None else stripped,
+    )
+
+
+def _spacing(model: Path) -> volume.Triple:
+    """Of the model's grid, in mm."""
+    x, y, z = read_card(model).get("spacing_mm", volume.MODEL_SPACING_MM)
+    return float(x), float(y), float(z)
+
+
+def _document(
+    segmenter: Segmenter, scan: EncodedScan, results: Sequence[Result], options: Options
+) -> dict[str, Any]:
+    """The JSON document, without the paths; `labels` are the values in the segmentation."""
+    from DiffuGTSLib import __version__
+
+    return {
+        "version": __version__,
+        "model": segmenter.package.card.name,
+        "device": segmenter.device,
+        "modality": scan.canonical.modality,
+        "seed": options.seed,
+        "prompts": described(results),
+    }
+
+
+def _write(run: Run, scan: EncodedScan, outputs: Outputs, reference: sitk.Image | None) -> None:
+    """Writes the outputs and notes their absolute paths in the document.
+
+    The segmentation comes last: where it is, everything is. If one cannot be written, those
+    written before it are removed.
+    """
+    written: list[Path] = []
+    try:
+        _write_evidence(run, scan, outputs, reference, written)
+        if outputs.segmentation is not None:
+            Segments.of(run.results).write(combine(run.results), outputs.segmentation)
+            run.document["segmentation"] = str(outputs.segmentation.absolute())
+    except OutputNotWritten:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _write_evidence(
+    run: Run, scan: EncodedScan, outputs: Outputs, reference: sitk.Image | None,
+    written: list[Path],
+) -> None:
+    """Maps and figures of each prompt; their paths are appended to `written`."""
+    several = len(run.results) > 1
+    for number, (result, entry) in enumerate(
+        zip(run.results, run.document["prompts"], strict=True), start=1
+    ):
+        if outputs.maps is not None:
+            start = f"{number}_" if several else ""
+            entry["maps"] = _write_maps(result, outputs.maps, start, written)
+        if outputs.figure is not None:
+            path = outputs.figure
+            if several:
+                path = path.with_name(f"{path.stem}_{number}{path.suffix}")
+            overview(
+                scan.image, result.attention, result.pseudo_healthy, result.residual, result.mask,
+                title=result.prompt.title, lesions=result.lesions, path=path,
+                modality=scan.canonical.modality, highest_score=result.highest_score,
+                reference=reference,
+            )
+            written.append(path)
+            entry["figure"] = str(path.absolute())
+
+
+def _write_maps(
+    result: Result, folder: Path, start: str, written: list[Path]
+) -> dict[str, str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        raise OutputNotWritten(
+            f"The folder {folder.name} cannot be made.", "Choose another place for the maps."
+        ) from None
+    paths = {name: folder / f"{start}{name}.nii.gz" for name in MAPS}
+    for name, path in paths.items():
+        write_image(getattr(result, name), path)
+        written.append(path)
+    return {name: str(path.absolute()) for name, path in paths.items()}

@@ -1,0 +1,101 @@
+"""The command `diffugts train`: attention, autoencoder, denoiser, each from a configuration file.
+
+Several GPUs: torchrun --nproc-per-node N -m DiffuGTSLib.cli train attention --config FILE
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from DiffuGTSLib.cli.common import JsonOption, own_stdout, plain_errors, print_json
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.training.commands import Finished
+
+ConfigOption = Annotated[Path, typer.Option(
+    "--config", "-c", help="TOML or JSON; Resources/Training has an example of each.")]
+LeaveOutOption = Annotated[list[str] | None, typer.Option(
+    "--leave-out", help='Class of lesions of which no mask is used, as "liver tumor"; may be '
+                        "repeated; added to the file's.")]
+train = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
+                    help="Train the attention of a model, or networks of one's own.")
+
+
+@train.command()
+@plain_errors
+def attention(
+    config: ConfigOption, leave_out: LeaveOutOption = None,
+    model: Annotated[str | None, typer.Option(
+        help="Name or folder of the package, instead of the file's.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the attention of a model package; killed and started again, it continues."""
+    with own_stdout(as_json) as out:
+        from DiffuGTSLib.training.commands import train_attention
+        from DiffuGTSLib.training.config import AttentionConfig, read_config
+
+        told: dict[str, Any] = {"model": model} if model else {}
+        settings = _without(read_config(config, AttentionConfig, told), leave_out)
+        _report(train_attention(settings, _teller(out, as_json)), as_json, out)
+
+
+@train.command()
+@plain_errors
+def autoencoder(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Train an autoencoder of one's own, as the embedded model's."""
+    with own_stdout(as_json) as out:
+        from DiffuGTSLib.training.commands import train_autoencoder
+        from DiffuGTSLib.training.config import AutoencoderConfig, read_config
+
+        settings = read_config(config, AutoencoderConfig)
+        _report(train_autoencoder(settings, _teller(out, as_json)), as_json, out)
+
+
+@train.command()
+@plain_errors
+def denoiser(
+    config: ConfigOption, leave_out: LeaveOutOption = None, as_json: JsonOption = False
+) -> None:
+    """Train a denoiser upon it; the result is a model package that lacks only its attention."""
+    with own_stdout(as_json) as out:
+        from DiffuGTSLib.training.commands import train_denoiser
+        from DiffuGTSLib.training.config import DenoiserConfig, read_config
+
+        settings = _without(read_config(config, DenoiserConfig), leave_out)
+        _report(train_denoiser(settings, _teller(out, as_json)), as_json, out)
+
+
+def _without(settings: Any, leave_out: list[str] | None) -> Any:
+    from dataclasses import replace
+
+    return replace(settings, left_out=(*settings.left_out, *(leave_out or ())))
+
+
+def _teller(out: TextIO, as_json: bool) -> Any:
+    """Prints the log as it grows; beside a JSON document it goes to stderr."""
+    where = sys.stderr if as_json else out
+    return lambda line: print(line, file=where, flush=True)
+
+
+def _report(finished: Finished, as_json: bool, out: TextIO) -> None:
+    if not finished.first:
+        return
+    if as_json:
+        print_json(finished.document, out)
+        return
+    print(f"Written: {finished.document['output']}", file=out)
+    words = {"real": "Trained on real lesions", "synthetic": "Trained on synthetic lesions",
+             "frozen": "Real lesions whose masks the frozen networks were trained with"}
+    for kind, classes in finished.document.get("trained_classes", {}).items():
+        print(f"{words[kind]}: {', '.join(classes) or 'none'}", file=out)
+    if finished.document.get("left_out"):
+        print(f"Left out: {', '.join(finished.document['left_out'])}", file=out)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `train` to the commands of `app`."""
+    app.add_typer(train, name="train")

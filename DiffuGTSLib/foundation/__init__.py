@@ -1,1 +1,0 @@
-"""The frozen medical diffusion model: autoencoder, denoiser, schedules."""

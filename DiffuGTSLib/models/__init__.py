@@ -1,0 +1,1 @@
+"""Model packages: catalogue, card, store, install, convert, load, save."""

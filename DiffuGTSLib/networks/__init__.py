@@ -1,0 +1,5 @@
+"""The frozen medical diffusion model: autoencoder, denoiser, schedules."""
+
+from __future__ import annotations
+
+

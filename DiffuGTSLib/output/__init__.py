@@ -1,0 +1,1 @@
+"""Results as text, labelmap, figure and thumbnail."""

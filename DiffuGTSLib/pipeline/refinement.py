@@ -1,0 +1,109 @@
+"""From candidates to a refined score: healthy tissue is painted over them, crop by crop, and what
+differs is evidence (METHOD.md 3 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from DiffuGTSLib.models.card import Fusion
+from DiffuGTSLib.models.package import Package
+from DiffuGTSLib.networks.denoiser import Conditioning
+from DiffuGTSLib.networks.device import precision
+from DiffuGTSLib.pipeline.inpainting import Box, Candidates, inpaint, latent_mask
+from DiffuGTSLib.pipeline.memory_plan import Networks, Plan, Planner, carry_out
+from DiffuGTSLib.pipeline.residual import Comparison, compare
+from DiffuGTSLib.pipeline.result import Evidence
+from DiffuGTSLib.progress import Progress
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The painting and comparing of one prompt's candidates.
+
+    Attributes:
+        package: the model.
+        networks: its networks, which follow the plans from device to device.
+        planner: of the model's runs.
+        latent: of the scan, scaled, (1, L, X/4, Y/4, Z/4).
+        candidates: where to paint.
+        told: what the denoiser is told.
+        samples: pseudo-healthy samples a crop.
+        seed: of the painting.
+        steps: told of each denoising step.
+        say: told a sentence where memory runs out.
+    """
+
+    package: Package
+    networks: Networks
+    planner: Planner
+    latent: torch.Tensor
+    candidates: Candidates
+    told: Conditioning
+    samples: int
+    seed: int
+    steps: Progress
+    say: Callable[[str], None]
+
+    def fill(self, evidence: Evidence, fusion: Fusion) -> None:
+        """Writes residuals and refined score of every crop into `evidence`.
+
+        Raises:
+            TooLarge, OutOfMemory: a crop does not fit.
+            Cancelled: through `steps`.
+        """
+        boxes = self.candidates.boxes
+        for number, box in enumerate(boxes):
+            x, y, z = (s.stop - s.start for s in box)
+            plans = self.planner.crop((x, y, z), self.samples, str(self.latent.device))
+            found = carry_out(
+                plans, lambda plan, number=number: self._compared(number, plan),  # type: ignore[misc]
+                "A region was painted", self.say,
+            )
+            evidence.write(
+                box, self.candidates.mask[box], fusion,
+                healthy=found.healthy.cpu().numpy(), pixel=found.pixel.cpu().numpy(),
+                feature=found.feature.cpu().numpy(), spread=found.spread.cpu().numpy(),
+            )
+        self.steps.step("residual", 1, 1)
+
+    def _compared(self, number: int, plan: Plan) -> Comparison:
+        """A crop against its pseudo-healthy samples."""
+        self.networks.place(plan.device)
+        boxes, scale = self.candidates.boxes, self.package.card.scale_factor
+        latent = self.latent[(..., *_coarser(boxes[number], self.package.autoencoder.downscale))]
+        latent = latent.to(plan.device)
+        healthy = [self._painted(latent, number, sample) for sample in range(self.samples)]
+        self.steps.step("residual", number, len(boxes))
+        with torch.inference_mode(), precision(plan.device):
+            return compare(
+                self.package.autoencoder, latent / scale, [z / scale for z in healthy],
+                plan.tiling,
+            )
+
+    def _painted(self, latent: torch.Tensor, number: int, sample: int) -> torch.Tensor:
+        """One pseudo-healthy latent of a crop, scaled."""
+        package = self.package
+        # A generator a crop and sample: no crop's outcome depends on the others.
+        generator = torch.Generator().manual_seed(self.seed * 7919 + number * 101 + sample)
+        mask = torch.from_numpy(
+            np.ascontiguousarray(self.candidates.mask[self.candidates.boxes[number]])
+        )
+        schedule = package.schedule(package.card.steps, latent[0, 0].numel())
+        done = (number * self.samples + sample) * package.card.steps
+        total = len(self.candidates.boxes) * self.samples * package.card.steps
+        with torch.inference_mode(), precision(latent.device.type):
+            return inpaint(
+                package.denoiser, schedule, latent,
+                latent_mask(mask, package.autoencoder.downscale).to(latent), self.told, generator,
+                self.steps, done, total, package.card.resamplings,
+            )
+
+
+def _coarser(box: Box, factor: int) -> Box:
+    """A crop's box on the latent's grid."""
+    x, y, z = (slice(s.start // factor, s.stop // factor) for s in box)
+    return x, y, z

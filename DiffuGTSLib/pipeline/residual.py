@@ -1,0 +1,117 @@
+"""Residuals between a scan and its pseudo-healthy twin, and the refined score.
+
+Source: METHOD.md 4. Both sides are decoded latents, so that the autoencoder's own error cancels.
+
+A crop of a scan beside its pseudo-healthy twin (METHOD.md 3, step 3, and METHOD.md 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from DiffuGTSLib.networks import tiled_autoencoder as tiles
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.networks.slabs import Planes, Stored
+from DiffuGTSLib.networks.tiled_autoencoder import Tiling
+
+
+def pixel_residual(scan: torch.Tensor, healthy: torch.Tensor) -> torch.Tensor:
+    """P = |D(z) - D(z0)|, any shape, on the normalised intensity scale."""
+    return (scan - healthy).abs()
+
+
+def feature_residual(
+    scan: Sequence[torch.Tensor], healthy: Sequence[torch.Tensor], size: Sequence[int]
+) -> torch.Tensor:
+    """F = sum over stages of 1 - cos(F_l(D(z)), F_l(D(z0))), upsampled to `size` (X, Y, Z).
+
+    Args:
+        scan, healthy: the stage ends of both decodings, (1, C_l, X/2^l, Y/2^l, Z/2^l).
+    """
+    return summed([unlikeness(*pair) for pair in zip(scan, healthy, strict=True)], size)
+
+
+def unlikeness(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """1 - cos(F, F') of each voxel's features: (1, C, X, Y, Z) twice -> float32 (1, 1, X, Y, Z)."""
+    return 1 - F.cosine_similarity(ours.float(), theirs.float(), dim=1, eps=1e-6)[:, None]
+
+
+def summed(levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+    """The sum of maps (1, 1, X/2^l, Y/2^l, Z/2^l), upsampled to `size`; never negative."""
+    total = torch.zeros(1, 1, *size, device=levels[0].device)
+    for level in levels:
+        total += F.interpolate(level, size=tuple(size), mode="trilinear")
+    return total[0, 0].clamp_min(0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs in a crop, all float32 (X, Y, Z) on the normalised intensity scale.
+
+    Attributes:
+        healthy: mean of the pseudo-healthy samples.
+        pixel, feature: residuals.
+        spread: standard deviation of the samples.
+    """
+
+    healthy: torch.Tensor
+    pixel: torch.Tensor
+    feature: torch.Tensor
+    spread: torch.Tensor
+
+
+def compare(
+    autoencoder: Autoencoder, latent: torch.Tensor, healthy: Sequence[torch.Tensor],
+    tiling: Tiling | None = None,
+) -> Comparison:
+    """The residuals of a crop against its pseudo-healthy samples.
+
+    Args:
+        latent: of the crop, unscaled, (1, L, x, y, z).
+        healthy: the samples' latents, unscaled.
+        tiling: how a large crop is cut; None for the whole at once.
+    """
+    rebuilt = _decoded(autoencoder, latent, tiling)
+    samples = [_decoded(autoencoder, z, tiling) for z in healthy]
+    mean = torch.stack(samples).mean(0)
+    far = _features_apart(autoencoder, rebuilt, mean, tiling)
+    near = torch.stack([pixel_residual(rebuilt, sample) for sample in samples]).mean(0)
+    spread = torch.stack(samples).std(0, unbiased=False)
+    return Comparison(mean[0, 0], near[0, 0], far, spread[0, 0])
+
+
+def _decoded(
+    autoencoder: Autoencoder, latent: torch.Tensor, tiling: Tiling | None
+) -> torch.Tensor:
+    z = latent.to(autoencoder.dtype)
+    whole = autoencoder.decode(z) if tiling is None else tiles.decode(autoencoder, z, tiling)
+    return whole.float()
+
+
+def _features_apart(
+    autoencoder: Autoencoder, ours: torch.Tensor, theirs: torch.Tensor, tiling: Tiling | None
+) -> torch.Tensor:
+    """The feature residual, slab by slab: the widened copies that it needs never are whole."""
+    levels = []
+    for pair in zip(*(_stage_ends(autoencoder, x, tiling) for x in (ours, theirs)), strict=True):
+        slab = pair[0].length if tiling is None else tiling.slab(pair[0])
+        slabs = zip(*(planes.slabs(slab) for planes in pair), strict=True)
+        level, first = ours.new_empty(1, 1, *pair[0].shape[2:]), 0
+        for a, b in slabs:
+            level[:, :, first : first + a.shape[2]] = unlikeness(a, b)
+            first += a.shape[2]
+        levels.append(level)
+    return summed(levels, ours.shape[2:])
+
+
+def _stage_ends(
+    autoencoder: Autoencoder, x: torch.Tensor, tiling: Tiling | None
+) -> list[Planes]:
+    if tiling is None:
+        features = autoencoder.encode_with_features(x.to(autoencoder.dtype))[1]
+        return [Stored(feature) for feature in features]
+    return tiles.encode(autoencoder, x, tiling)[1]

@@ -1,0 +1,244 @@
+"""What a run yields: scores on the model's grid, images and lesions on the input's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from DiffuGTSLib.models.card import Fusion, raised
+from DiffuGTSLib.pipeline.inpainting import Box, Candidates
+from DiffuGTSLib.pipeline.lesions import Lesion, bounding_box, find_lesions, prominent
+from DiffuGTSLib.prompt.parsing import Prompt
+from DiffuGTSLib.scan.canonical import (
+    Canonical,
+    boxes_to_input_grid,
+    image_on_input_grid,
+    to_input_grid,
+)
+
+_SAME_AT_EVERY_THRESHOLD = (
+    "probability", "attention", "residual", "uncertainty", "pseudo_healthy", "boxes"
+)
+
+
+@dataclass
+class Evidence:
+    """Scores and residuals on the canonical grid, all float32 (X, Y, Z).
+
+    Attributes:
+        attention: the AOVA map.
+        mask: bool, M: where healthy tissue was painted.
+        healthy: the painted tissue, normalised intensity; only read inside `mask`.
+        pixel, feature: residuals, 0 outside `mask`.
+        residual: both, in units of their noise floors and compressed; 0 outside `mask`.
+        uncertainty: spread of the pseudo-healthy samples, normalised intensity.
+        score: the refined score in [0, 1]; the attention map is behind it, 0 outside `mask`.
+    """
+
+    attention: np.ndarray
+    mask: np.ndarray
+    healthy: np.ndarray
+    pixel: np.ndarray
+    feature: np.ndarray
+    residual: np.ndarray
+    uncertainty: np.ndarray
+    score: np.ndarray
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.attention.shape))
+        return f"<Evidence on {size} voxels, {int(self.mask.sum())} of them painted>"
+
+    @classmethod
+    def nothing(cls, attention: np.ndarray, candidates: Candidates) -> Evidence:
+        """Before any crop was painted."""
+        blank = [np.zeros(attention.shape, np.float32) for _ in range(6)]
+        return cls(attention, candidates.mask, *blank)
+
+    def write(
+        self, box: Box, mask: np.ndarray, fusion: Fusion, *, healthy: np.ndarray,
+        pixel: np.ndarray, feature: np.ndarray, spread: np.ndarray,
+    ) -> None:
+        """Fills in one crop; where crops overlap, the first one stays."""
+        new = mask & (self.score[box] == 0)
+        score = fusion.score(self.attention[box], pixel, feature)
+        of_pixel, of_feature = fusion.evidence(pixel, feature)
+        evidence = (of_pixel + of_feature) / 2
+        for target, values in (
+            (self.healthy, healthy), (self.pixel, pixel), (self.feature, feature),
+            (self.residual, evidence), (self.uncertainty, spread), (self.score, score),
+        ):
+            target[box][new] = values[new]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one prompt on one scan. Images are made when they are first asked for.
+
+    Attributes:
+        prompt: how the text was understood.
+        evidence: scores and residuals on the model's grid.
+        canonical: the grids.
+        image: the scan as it was given.
+        threshold: of the refined score.
+        notes: what the user should know of how it was made; sentences.
+        model: its name; "" where it is not known.
+        prominence: a lesion counts only if its highest score lies above the threshold by so much,
+            as logits.
+    """
+
+    prompt: Prompt
+    evidence: Evidence
+    canonical: Canonical
+    image: sitk.Image
+    threshold: float
+    notes: Sequence[str] = ()
+    model: str = ""
+    prominence: float = 0.0
+
+    def __repr__(self) -> str:
+        count, total = len(self.lesions), sum(lesion.volume_ml for lesion in self.lesions)
+        found = (f"{count} lesion{'s' if count > 1 else ''}, {total:.2f} ml" if count else
+                 f"no tumor found, highest score {self.highest_score:.2f}")
+        model = f", model {self.model}" if self.model else ""
+        return (f"<Result “{self.prompt.title}”: {found}, threshold {self.threshold:.2f}"
+                f"{model}>")
+
+    @property
+    def found(self) -> bool:
+        """Whether any lesion was found."""
+        return bool(self.lesions)
+
+    @property
+    def highest_score(self) -> float:
+        """The highest refined score of any voxel; without a candidate, the attention's highest.
+
+        Not a lesion's score, which is the mean over its voxels (`Lesion.mean_score`).
+        """
+        refined = float(self.evidence.score.max())
+        return refined if self.evidence.mask.any() else float(self.evidence.attention.max())
+
+    @property
+    def needed_score(self) -> float:
+        """What the highest score of a lesion has to exceed: the threshold, and the prominence."""
+        return raised(self.threshold, self.prominence) if self.prominence else self.threshold
+
+    @cached_property
+    def boxes(self) -> list[Box]:
+        """Boxes of the canonical grid around the parts of M; all evidence but the attention is 0
+        outside them."""
+        return list(ndimage.find_objects(ndimage.label(self.evidence.mask)[0]))
+
+    @cached_property
+    def probability(self) -> sitk.Image:
+        """The refined score, float32 in [0, 1], on the input's grid."""
+        return self._painted_part(self.evidence.score)
+
+    @cached_property
+    def attention(self) -> sitk.Image:
+        """The AOVA map, float32 in [0, 1], on the input's grid."""
+        return to_input_grid(np.asarray(self.evidence.attention, np.float32), self.canonical)
+
+    @cached_property
+    def residual(self) -> sitk.Image:
+        """Both residuals in units of their noise floors, log(1 + r), float32, the input's grid."""
+        return self._painted_part(self.evidence.residual)
+
+    @cached_property
+    def uncertainty(self) -> sitk.Image:
+        """Spread of the pseudo-healthy samples in the scan's own units, on the input's grid."""
+        return self._painted_part(self.evidence.uncertainty * self._unit())
+
+    @cached_property
+    def mask(self) -> sitk.Image:
+        """The lesions, uint8 0 and 1, on the input's grid."""
+        above = self._counted > self.threshold
+        box = bounding_box(above)
+        if box is None:
+            return above
+        # With a margin where the scan goes on, so that holes at the box's border stay holes.
+        corner = [max(0, n - 1) for n in box[0]]
+        size = [min(whole, first + count + 1) - start for whole, first, count, start
+                in zip(above.GetSize(), *box, corner, strict=True)]
+        filled = sitk.BinaryFillhole(sitk.RegionOfInterest(above, size, corner))
+        return sitk.Paste(above, filled, size, [0, 0, 0], corner)
+
+    @property
+    def _counted(self) -> sitk.Image:
+        """The refined score without what is not prominent enough, on the input's grid.
+
+        Peaks are judged on the model's grid, as the calibration does: thick slices lower them.
+        """
+        score = self.evidence.score
+        if self.prominence > 0:
+            score = prominent(score, self.threshold, self.needed_score)
+        return self.probability if score is self.evidence.score else self._painted_part(score)
+
+    @cached_property
+    def lesions(self) -> list[Lesion]:
+        """The lesions, largest first."""
+        return find_lesions(self.mask, self.probability)
+
+    @cached_property
+    def pseudo_healthy(self) -> sitk.Image:
+        """The scan with healthy tissue painted over the candidates, float32, the input's grid.
+
+        Outside the painted region every voxel is the scan's own.
+        """
+        scan = sitk.Cast(self.image, sitk.sitkFloat32)
+        if not self.evidence.mask.any():
+            return scan
+        fade, painted = self._fade_and_tissue()
+        share = boxes_to_input_grid(fade, self.boxes, self.canonical)
+        new = boxes_to_input_grid(painted, self.boxes, self.canonical)
+        voxels = sitk.GetArrayFromImage(scan)
+        inside = share > 0
+        voxels[inside] += share[inside] * (new[inside] - voxels[inside])
+        return image_on_input_grid(voxels, self.canonical)
+
+    def _fade_and_tissue(self) -> tuple[np.ndarray, np.ndarray]:
+        """How much of the painted tissue shows, 0 to 1, and that tissue, in the scan's own units.
+
+        The share fades inside M, so that the region's edge does not show and outside nothing
+        changes. The tissue goes on beyond M's border, for the interpolation.
+        """
+        mask = self.evidence.mask
+        near = tuple(
+            slice(max(0, min(s.start for s in axis) - 2), max(s.stop for s in axis) + 2)
+            for axis in zip(*self.boxes, strict=True)
+        )
+        fade, tissue = np.zeros(mask.shape, np.float32), np.zeros(mask.shape, np.float32)
+        fade[near] = np.clip(ndimage.distance_transform_edt(mask[near]) / 2.0, 0, 1)
+        nearest = ndimage.distance_transform_edt(
+            ~mask[near], return_distances=False, return_indices=True
+        )
+        healthy = self.evidence.healthy[near][tuple(nearest)]
+        tissue[near] = healthy * self._unit() + self.canonical.limits[0]
+        return fade, tissue
+
+    def with_threshold(self, threshold: float) -> Result:
+        """The same result at another threshold of the score, 0 to 1; no network runs.
+
+        Raises:
+            ValueError: the threshold is not in 0 to 1.
+        """
+        if not 0.0 <= threshold <= 1.0:
+            raise ValueError(f"the threshold must lie between 0 and 1, got {threshold}")
+        other = replace(self, threshold=threshold)
+        made = {name: self.__dict__[name] for name in _SAME_AT_EVERY_THRESHOLD
+                if name in self.__dict__}
+        other.__dict__.update(made)  # images are not resampled again
+        return other
+
+    def _unit(self) -> float:
+        """What 1 on the normalised scale is in the scan's own units."""
+        low, high = self.canonical.limits
+        return high - low
+
+    def _painted_part(self, array: np.ndarray) -> sitk.Image:
+        voxels = boxes_to_input_grid(array, self.boxes, self.canonical)
+        return image_on_input_grid(voxels, self.canonical)

@@ -1,0 +1,365 @@
+"""The whole method: a scan and a text in, lesions and the evidence for them out.
+
+Reads like METHOD.md: encode, attend, inpaint, compare, refine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from DiffuGTSLib.errors import ModalityMismatch
+from DiffuGTSLib.models.catalogue import EMBEDDED
+from DiffuGTSLib.models.package import Package, load
+from DiffuGTSLib.networks.attention import MODALITIES, Texts
+from DiffuGTSLib.networks.denoiser import REGION_SPANS, Conditioning
+from DiffuGTSLib.networks.device import choose_device, precision
+from DiffuGTSLib.networks.text_encoder import TextEncoder
+from DiffuGTSLib.pipeline.encoding import LEAST_SLAB, Encoding, encode, maps
+from DiffuGTSLib.pipeline.inpainting import CandidateOptions, Candidates, find_candidates
+from DiffuGTSLib.pipeline.memory_plan import TILINGS, Networks, Plan, Planner, carry_out
+from DiffuGTSLib.pipeline.refinement import Refinement
+from DiffuGTSLib.pipeline.result import Evidence, Result
+from DiffuGTSLib.pipeline.scan_size import Room
+from DiffuGTSLib.progress import Callback, Progress
+from DiffuGTSLib.prompt.parsing import Prompt, understand
+from DiffuGTSLib.scan import volume
+from DiffuGTSLib.scan.canonical import (
+    Canonical,
+    boxes_to_input_grid,
+    image_on_input_grid,
+    to_canonical,
+)
+from DiffuGTSLib.scan.header import Grid
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan that was read and brought to the model's grid; no network has seen it yet."""
+
+    scan: volume.Scan
+    canonical: Canonical
+
+
+@dataclass(frozen=True)
+class EncodedScan:
+    """A scan that prompts can be asked of, without encoding it again.
+
+    Attributes:
+        canonical: the scan on the model's grid.
+        encoding: what the networks made of it.
+        latent: mu(E(I)) x scale, (1, L, X/4, Y/4, Z/4).
+        image: the scan as it was given.
+        name: for tables; no path.
+        class_label: the denoiser's, of modality and sequence.
+        sequence: of MR, as `volume.Scan` has it; "" where it is not known.
+        notes: what the user should know of how it was encoded; sentences.
+    """
+
+    canonical: Canonical
+    encoding: Encoding
+    latent: torch.Tensor
+    image: sitk.Image
+    name: str
+    class_label: int
+    sequence: str = ""
+    notes: Sequence[str] = ()
+
+    @property
+    def joined(self) -> list[torch.Tensor]:
+        """Adapted features with their context, a tensor a level; see `Encoding`."""
+        return self.encoding.joined
+
+    @property
+    def device(self) -> str:
+        """Where it lies, and where prompts are asked of it."""
+        return str(self.latent.device)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What can be shown before the long part begins, on the input's grid.
+
+    Attributes:
+        attention: float32, the AOVA map.
+        candidates: uint8, where healthy tissue will be painted.
+    """
+
+    attention: sitk.Image
+    candidates: sitk.Image
+
+
+class Segmenter:
+    """Segments what a text names, in CT and MR.
+
+    Example:
+        >>> segmenter = Segmenter.from_pretrained("embedded")        # doctest: +SKIP
+        >>> scan = segmenter.encode("chest.nii.gz")                  # doctest: +SKIP
+        >>> result = segmenter.segment(scan, "lung tumor")           # doctest: +SKIP
+    """
+
+    def __init__(self, package: Package, device: str = "cpu") -> None:
+        self.package = package
+        self.text_encoder = TextEncoder.from_package()  # prompts are understood by it, always
+        self.options = CandidateOptions(least_crop=package.card.least_crop)
+        card = package.card
+        self.room = Room(card.spacing_mm, package.multiple, card.least_crop, card.samples)
+        self.networks = Networks(package.autoencoder, package.denoiser, package.attention)
+        self.notes: list[str] = []
+        places = (Plan(place, None, 0) for place in dict.fromkeys((device, "cpu")))
+        self.device = carry_out(places, self._placed, "The model was loaded", self.notes.append)
+        self.planner = Planner(self.networks, self.device)
+
+    def _placed(self, plan: Plan) -> str:
+        self.networks.place(plan.device)
+        return plan.device
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | Path = EMBEDDED, device: str = "auto"
+    ) -> Segmenter:
+        """A segmenter with a model of the catalogue, or from a model package's folder.
+
+        Args:
+            device: "auto", "cpu", "cuda" or "cuda:N".
+
+        Raises:
+            ModelMissing, ModelDamaged: the package, or the text encoder.
+            AttentionMissing: the model's attention has not been trained.
+        """
+        chosen = choose_device(device)
+        return cls(load(name_or_folder), chosen)
+
+    def prepare(self, scan: volume.Scan) -> PreparedScan:
+        """Brings a scan to the model's grid: all that can be done while the networks are busy
+        with another one.
+
+        Raises:
+            ModalityMismatch: the model was not made for it.
+            SequenceUnknown: the model has to know the MR sequence.
+        """
+        card = self.package.card
+        if scan.modality not in card.modalities:
+            raise ModalityMismatch(
+                f"The model “{card.name}” was not made for {scan.modality}.",
+                f"It reads {' and '.join(card.modalities)}; choose another model.",
+            )
+        self._class_label(scan)
+        canonical = to_canonical(
+            scan.image, scan.modality, card.spacing_mm, self.room.multiple, self.room.smallest
+        )
+        return PreparedScan(scan, canonical)
+
+    def encode(
+        self,
+        image: sitk.Image | Path | str | PreparedScan,
+        modality: str | None = None,
+        progress: Callback | Progress | None = None,
+        sequence: str | None = None,
+        skull_stripped: bool | None = None,
+    ) -> EncodedScan:
+        """Reads and checks a scan, brings it to the model's grid and encodes it, once for all
+        prompts.
+
+        Args:
+            image: a 3D scalar image, the path of a file or DICOM folder, or what `prepare` made.
+            modality: "CT" or "MR"; guessed where it is not told.
+            sequence: of an MR scan, "t1", "t1c", "t2", "flair" or "other"; by the scan's names
+                where it is not told.
+            skull_stripped: nothing but the brain is left; by the scan's names too.
+
+        Raises:
+            DiffuGTSError: the scan cannot be read or does not fit; see errors.py.
+            Cancelled: through `progress`.
+        """
+        steps = _progress(progress)
+        steps.step("read", 0, 1)
+        if isinstance(image, PreparedScan):
+            ready = image
+        elif isinstance(image, sitk.Image):
+            self.room.check(self.planner, Grid.of(volume.as_volume(image)))
+            checked = volume.check(image, self.package.card.spacing_mm)
+            scan = volume.from_image(checked, modality)
+            ready = self.prepare(as_told(scan, sequence, skull_stripped))
+        else:
+            grid = Grid.stated(Path(image))
+            if grid is not None:
+                self.room.check(self.planner, grid)
+            scan = volume.read(image, modality, self.package.card.spacing_mm)
+            ready = self.prepare(as_told(scan, sequence, skull_stripped))
+        canonical = ready.canonical
+        steps.step("read", 1, 1)
+        notes = [*self.notes]
+        encoded = carry_out(
+            self._plans(canonical), lambda plan: self._encoded(ready, plan, steps),
+            "The scan was encoded", notes.append,
+        )
+        if encoded.encoding.fine is not None and self.package.attention.config.mirrors:
+            notes.append("The scan is too large to be looked at mirrored as well.")
+        return replace(encoded, notes=notes)
+
+    def _plans(self, canonical: Canonical) -> Iterator[Plan]:
+        x, y, z = canonical.tensor.shape[2:]
+        return self.room.plans(self.planner, (x, y, z))
+
+    def _encoded(self, ready: PreparedScan, plan: Plan, steps: Progress) -> EncodedScan:
+        """The scan as the networks see it, encoded as the plan says (METHOD.md 1 and 2)."""
+        self.networks.place(plan.device)
+        scan, canonical = ready.scan, ready.canonical
+        steps.step("encode", 0, 1)
+        with torch.inference_mode():
+            x = canonical.tensor.to(plan.device)
+            encoding = encode(
+                self.package.autoencoder, self.package.attention,
+                x.contiguous(memory_format=torch.channels_last_3d),
+                torch.tensor([MODALITIES.index(scan.modality)], device=plan.device), plan.tiling,
+                lambda done, total: steps.step("encode", done, total),
+            )
+        scaled = encoding.latent.float() * self.package.card.scale_factor
+        return EncodedScan(
+            canonical, encoding, scaled, scan.image, scan.name, self._class_label(scan),
+            scan.sequence,
+        )
+
+    def segment(
+        self,
+        scan: EncodedScan,
+        prompt: str,
+        *,
+        progress: Callback | Progress | None = None,
+        seed: int = 0,
+        threshold: float | None = None,
+        samples: int | None = None,
+        preview: Callable[[Preview], None] | None = None,
+    ) -> Result:
+        """Segments what `prompt` names in an encoded scan.
+
+        Args:
+            progress: callback(stage, done, total), or the object that a caller can cancel.
+            seed: of the inpainting; the same seed gives the same mask on one machine.
+            threshold: of the refined score, 0 to 1; the model's own where it is not told.
+            samples: pseudo-healthy scans to draw; their spread is the uncertainty.
+            preview: called once with the attention, well before the end.
+
+        Raises:
+            PromptNotUnderstood: with the nearest prompts that are.
+            Cancelled: through `progress`.
+        """
+        steps = _progress(progress)
+        card = self.package.card
+        asked = understand(prompt, self.text_encoder)
+        steps.step("attention", 0, 1)
+        notes = [*scan.notes, *self._blind(asked, scan)]
+        attention = self.attend(scan, asked, notes.append)
+        level = card.threshold if threshold is None else threshold
+        candidates = find_candidates(
+            attention, min(level, card.threshold), scan.canonical.spacing, self.options,
+            self.package.autoencoder.downscale, self.room.multiple,
+        )
+        steps.step("attention", 1, 1)
+        evidence = Evidence.nothing(attention, candidates)
+        fusion = card.fusion_of(asked.anatomy, scan.canonical.modality)
+        result = Result(
+            asked, evidence, scan.canonical, scan.image, level, notes, card.name,
+            fusion.prominence.get(fusion.used, 0.0),
+        )
+        if preview is not None:
+            preview(_preview(result, candidates))
+        drawn = card.samples if samples is None else samples
+        told = Conditioning(
+            scan.class_label, scan.canonical.spacing, REGION_SPANS[asked.region], card.guidance
+        )
+        Refinement(
+            self.package, self.networks, self.planner, scan.latent, candidates, told, drawn, seed,
+            steps, notes.append,
+        ).fill(evidence, fusion)
+        steps.step("lesions", 0, 1)
+        _ = result.lesions  # measured here, so that the caller's thread does not wait for it
+        steps.step("lesions", 1, 1)
+        return result
+
+    def attend(
+        self, scan: EncodedScan, prompt: Prompt, say: Callable[[str], None] | None = None
+    ) -> np.ndarray:
+        """The calibrated AOVA map of a prompt, float32 (X, Y, Z), canonical grid (METHOD.md 2).
+
+        Args:
+            say: told a sentence where memory runs out.
+        """
+        self.networks.place(scan.device)
+        smaller = replace(scan.encoding, slab=LEAST_SLAB)
+        ways = [Plan(scan.device, None, 0), Plan(scan.device, TILINGS[-1], 0)]
+        return carry_out(
+            iter(ways),
+            lambda plan: self._attended(scan, smaller if plan.tiling else scan.encoding, prompt),
+            "The attention was computed", say or (lambda note: None),
+        )
+
+    def _attended(self, scan: EncodedScan, encoding: Encoding, prompt: Prompt) -> np.ndarray:
+        key = f"{prompt.anatomy}/{scan.canonical.modality}"
+        shift = self._shift(prompt, scan) or 0.0
+        counts = bool(prompt.gate) and key not in self.package.card.open_gates
+        texts, slabs = self._texts(prompt, scan.device), []
+        with torch.inference_mode(), precision(scan.device):
+            for made in maps(self.package.attention, encoding, texts):
+                gated = made.probability() if counts else torch.sigmoid(made.anomaly)
+                logit = torch.logit(gated[0, 0].float(), eps=1e-7) + shift
+                slabs.append(torch.sigmoid(logit))
+        return torch.cat(slabs).cpu().numpy()
+
+    def _shift(self, prompt: Prompt, scan: EncodedScan) -> float | None:
+        return self.package.card.shift_of(
+            prompt.anatomy, scan.canonical.modality, scan.sequence)
+
+    def _blind(self, prompt: Prompt, scan: EncodedScan) -> list[str]:
+        """A warning where calibration found no threshold at which the model finds anything."""
+        card = self.package.card
+        if not card.calibration or not prompt.anatomy or self._shift(prompt, scan) is not None:
+            return []
+        return [f'The model "{card.name}" is not calibrated for "{prompt.title}" in '
+                f"{scan.canonical.modality}: neither what it finds there nor that it finds "
+                "nothing means much."]
+
+    def _class_label(self, scan: volume.Scan) -> int:
+        return self.package.card.class_label(scan.modality, scan.sequence, scan.skull_stripped)
+
+    def _texts(self, prompt: Prompt, device: str) -> Texts:
+        encode = (self.package.text_encoder or self.text_encoder).encode_ensemble
+        gate = prompt.gate or prompt.normal
+        rows = (encode(texts)[None].to(device)
+                for texts in (prompt.normal, prompt.abnormal, gate))
+        return Texts(*rows)
+
+
+def as_told(
+    scan: volume.Scan, sequence: str | None, skull_stripped: bool | None
+) -> volume.Scan:
+    """The scan with what the caller knows of it in the place of what its names say.
+
+    Raises:
+        ModalityMismatch: a sequence of a CT.
+    """
+    if sequence and scan.modality == "CT":
+        raise ModalityMismatch(
+            "A CT has no MR sequence.",
+            "Leave the MR sequence to the program, or state that the scan is MR.",
+        )
+    stripped = scan.skull_stripped if skull_stripped is None else skull_stripped
+    return replace(scan, sequence=sequence or scan.sequence, skull_stripped=stripped)
+
+
+def _progress(given: Callback | Progress | None) -> Progress:
+    return given if isinstance(given, Progress) else Progress(given)
+
+
+def _preview(result: Result, candidates: Candidates) -> Preview:
+    cores = candidates.cores.astype(np.float32)
+    inside = boxes_to_input_grid(cores, result.boxes, result.canonical) > 0.5
+    return Preview(
+        result.attention, image_on_input_grid(inside.astype(np.uint8), result.canonical)
+    )

@@ -1,0 +1,1 @@
+"""Scans: image files, DICOM, modality, grids, phantoms."""

@@ -1,0 +1,184 @@
+"""One DICOM series in a folder, read into one volume.
+
+Enhanced, multi-frame DICOM: one file that holds a whole volume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from DiffuGTSLib.errors import UnreadableImage
+from DiffuGTSLib.scan.modality import MODALITY_TAG
+
+_DESCRIPTION_TAG = "0008|103e"
+_POSITION_TAG = "0020|0032"
+_ORIENTATION_TAG = "0020|0037"
+_GREATEST_TILT_DEGREES = 1.0
+_GREATEST_UNEVENNESS = 0.1
+_FRAMES_TAG = "0028|0008"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A DICOM series.
+
+    Attributes:
+        image: (x, y, slices); carries the modality tag and no other.
+        description: the series description, for guesses only; may be empty.
+    """
+
+    image: sitk.Image
+    description: str
+
+
+def series_files(folder: Path, series: str = "") -> tuple[str, ...]:
+    """The files of a DICOM series in `folder`, in the order of their positions.
+
+    Args:
+        folder: with the slices themselves; those of a `series` may also lie in folders below.
+        series: its UID; without one, the folder has to hold one series only.
+
+    Raises:
+        UnreadableImage: the folder cannot be listed, or holds no or more than one series.
+    """
+    if series:
+        return _files_of(folder, series)
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise UnreadableImage(
+            f"The folder {folder.name} cannot be opened.", "Check its access rights."
+        ) from error
+    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if entries else ()
+    if not found:
+        raise UnreadableImage(
+            f"The folder {folder.name} holds no DICOM series.",
+            "Pass the folder in which the slices lie themselves, or one image file.",
+        )
+    if len(found) > 1:
+        raise UnreadableImage(
+            f"The folder {folder.name} holds {len(found)} DICOM series instead of one.",
+            "Pass a folder with the slices of one series only.",
+        )
+    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0]))
+
+
+def _files_of(folder: Path, series: str) -> tuple[str, ...]:
+    for recursive in (False, True):
+        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(
+            str(folder), series, False, recursive
+        )
+        if files:
+            return tuple(files)
+    raise UnreadableImage(
+        f"A DICOM series that was in {folder.name} is no longer there.", "Look for it again."
+    )
+
+
+def read_series(folder: Path, files: tuple[str, ...]) -> Series:
+    """The volume that the slices `files` of `folder` make.
+
+    Raises:
+        UnreadableImage: slices without position, unevenly spaced or sheared.
+        RuntimeError: SimpleITK cannot read them.
+    """
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    reader.MetaDataDictionaryArrayUpdateOn()
+    image = reader.Execute()
+    _refuse_uneven(reader, len(files), folder.name)
+    for key in image.GetMetaDataKeys():
+        image.EraseMetaData(key)
+    if reader.HasMetaDataKey(0, MODALITY_TAG):
+        image.SetMetaData(MODALITY_TAG, reader.GetMetaData(0, MODALITY_TAG))
+    has_description = reader.HasMetaDataKey(0, _DESCRIPTION_TAG)
+    return Series(image, reader.GetMetaData(0, _DESCRIPTION_TAG) if has_description else "")
+
+
+def _refuse_uneven(reader: sitk.ImageSeriesReader, slices: int, name: str) -> None:
+    """A volume has one slice spacing, along the slices' normal; ITK does not insist on it."""
+    if not all(
+        reader.HasMetaDataKey(index, tag)
+        for index in range(slices)
+        for tag in (_POSITION_TAG, _ORIENTATION_TAG)
+    ):
+        raise UnreadableImage(
+            f"The DICOM slices in {name} do not say where they lie.",
+            "Export the original series again.",
+        )
+    positions = np.array([_numbers(reader.GetMetaData(i, _POSITION_TAG)) for i in range(slices)])
+    axes = np.array(_numbers(reader.GetMetaData(0, _ORIENTATION_TAG))).reshape(2, 3)
+    normal = np.cross(axes[0], axes[1])
+    steps = np.diff(positions, axis=0)
+    mean = steps.mean(axis=0)
+    length = float(np.linalg.norm(mean))
+    uneven = np.linalg.norm(steps - mean, axis=1).max() > _GREATEST_UNEVENNESS * length
+    if length == 0.0 or uneven:
+        raise UnreadableImage(
+            f"The DICOM slices in {name} are not evenly spaced.",
+            "A slice is missing or repeated, or the folder holds several time points: "
+            "export one complete volume.",
+        )
+    if abs(float(mean @ normal)) < length * np.cos(np.radians(_GREATEST_TILT_DEGREES)):
+        raise UnreadableImage(
+            f"The DICOM slices in {name} are sheared, as with a tilted gantry.",
+            "Load the series in 3D Slicer, harden its tilt correction and save it as .nrrd.",
+        )
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split("\\")]
+
+
+def frames_in(header: sitk.ImageFileReader) -> int:
+    """The frames that a DICOM file states; 1 for other files."""
+    if not header.HasMetaDataKey(_FRAMES_TAG):
+        return 1
+    text = header.GetMetaData(_FRAMES_TAG).strip()
+    return int(text) if text.isdigit() else 1
+
+
+def read_multiframe(path: Path) -> sitk.Image:
+    """The volume in a multi-frame file; carries the modality tag and no other.
+
+    The frames are put where they say they lie; SimpleITK would stack them in the order of the
+    file, whatever their positions.
+
+    Raises:
+        UnreadableImage: the frames make no evenly spaced volume, or highdicom is not installed.
+    """
+    try:
+        import highdicom
+    except ImportError:
+        raise UnreadableImage(
+            f"{path.name} is a multi-frame DICOM file; the package highdicom reads them.",
+            "Run: pip install highdicom",
+        ) from None
+    try:
+        dataset = highdicom.imread(path)
+        volume = dataset.get_volume(dtype=np.float32, apply_real_world_transform=False)
+    except (ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
+        raise UnreadableImage(
+            f"The frames in {path.name} do not make one evenly spaced volume.",
+            "The file may hold several time points, or not say where its frames lie: "
+            "export one volume, as single slices.",
+        ) from error
+    image = _as_image(np.asarray(volume.array), np.asarray(volume.affine))
+    image.SetMetaData(MODALITY_TAG, str(dataset.Modality))
+    return image
+
+
+def _as_image(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """From (slices, rows, columns) and the matrix that takes such an index to LPS in mm."""
+    whole = np.array_equal(array, np.rint(array)) and np.abs(array).max(initial=0) < 2**15
+    image = sitk.GetImageFromArray(array.astype(np.int16) if whole else array)
+    axes = affine[:3, 2::-1]  # SimpleITK counts columns first
+    spacing = np.linalg.norm(axes, axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((axes / spacing).ravel().tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    return image

@@ -1,0 +1,190 @@
+"""What both reading and writing of image files need: headers, completeness, silence.
+
+A scan's grid as its header states it, and its size on a model's grid; no voxel is needed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from DiffuGTSLib.scan.dicom import frames_in
+
+_CHUNK_BYTES = 1 << 22
+_NIFTI_HEADER_BYTES = 348
+_NIFTI_SPACING_OFFSET = 80
+Triple = tuple[float, float, float]
+Size = tuple[int, int, int]
+# Where the axes of a RAS grid lie; an image's axis points to one of the two.
+RAS_AXES = ("RL", "AP", "SI")
+SPACING_RANGE_MM = (0.01, 50.0)
+
+
+class _Silence:
+    """Where stderr led before; shared by all threads, as the descriptor is."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.stderr = -1
+        self.warnings = True
+
+
+_silence = _Silence()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what ITK and its NIfTI library print, full paths among it, off the console.
+
+    ITK's warnings are switched off; the NIfTI library writes to the descriptor of stderr itself,
+    which leads nowhere meanwhile. Threads may be inside at the same time: the last one to leave
+    brings everything back.
+    """
+    with _silence.lock:
+        _silence.depth += 1
+        if _silence.depth == 1:
+            _hush()
+    try:
+        yield
+    finally:
+        with _silence.lock:
+            _silence.depth -= 1
+            if _silence.depth == 0:
+                os.dup2(_silence.stderr, 2)
+                os.close(_silence.stderr)
+                sitk.ProcessObject.SetGlobalWarningDisplay(_silence.warnings)
+
+
+def _hush() -> None:
+    _silence.warnings = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    sys.stderr.flush()
+    _silence.stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
+def has_dicom_mark(path: Path) -> bool:
+    """Whether a file has DICOM's four letters after its preamble; False if it cannot be opened."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read_header(path: Path) -> sitk.ImageFileReader:
+    """A reader that knows the header of `path` and has read no voxels.
+
+    Raises:
+        RuntimeError: SimpleITK cannot read the header.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def is_complete(path: Path, header: sitk.ImageFileReader) -> bool:
+    """Whether a NIfTI file holds all voxels that its header promises; True for other formats.
+
+    SimpleITK reads a truncated NIfTI file without a word and fills up with zeros; the other
+    formats it refuses itself.
+    """
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")) or not header.HasMetaDataKey("bitpix"):
+        return True
+    voxel_bytes = math.prod(header.GetSize()) * int(header.GetMetaData("bitpix")) // 8
+    expected = int(float(header.GetMetaData("vox_offset"))) + voxel_bytes
+    if not name.endswith(".gz"):
+        return path.stat().st_size >= expected
+    try:
+        return _unzipped_bytes(path) >= expected
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return False
+
+
+def stated_spacing(path: Path) -> tuple[float, ...] | None:
+    """The voxel spacing (X, Y, Z) that a NIfTI-1 file itself states; None for other formats.
+
+    SimpleITK turns an unusable one, such as 0 or NaN, into 1 mm without a word.
+    """
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")):
+        return None
+    try:
+        with gzip.open(path) if name.endswith(".gz") else path.open("rb") as stream:
+            start = stream.read(_NIFTI_HEADER_BYTES)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return None
+    for order in "<>":
+        if start[:4] == struct.pack(f"{order}i", _NIFTI_HEADER_BYTES):
+            spacing = struct.unpack_from(f"{order}3f", start, _NIFTI_SPACING_OFFSET)
+            # The sign of a NIfTI spacing says nothing; the axes' signs are stated elsewhere.
+            return tuple(abs(step) for step in spacing)
+    return None
+
+
+def _unzipped_bytes(path: Path) -> int:
+    """Bytes in a gzip file; reading to the end makes zlib verify the checksum."""
+    total = 0
+    with gzip.open(path) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            total += len(chunk)
+    return total
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxels and spacing in mm of a scan, along the axes right, anterior and superior."""
+
+    size: Size
+    spacing: Triple
+
+    @classmethod
+    def of(cls, image: sitk.Image | sitk.ImageFileReader) -> Grid:
+        """That of a 3D image, or of a header."""
+        letters = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(
+            image.GetDirection())
+        axes = [next(i for i, way in enumerate(letters) if way in ends) for ends in RAS_AXES]
+        size, spacing = image.GetSize(), image.GetSpacing()
+        (a, b, c), (x, y, z) = [size[i] for i in axes], [float(spacing[i]) for i in axes]
+        return cls((a, b, c), (x, y, z))
+
+    @classmethod
+    def stated(cls, path: Path) -> Grid | None:
+        """What the header of an image file states; None where reading alone can tell: a DICOM
+        folder or multi-frame file, an image that is no scan, a file that cannot be read."""
+        try:
+            with quiet():
+                header = read_header(path)
+        except RuntimeError:
+            return None
+        low, high = SPACING_RANGE_MM
+        usable = all(low <= step <= high for step in header.GetSpacing())
+        plain = header.GetDimension() == 3 and frames_in(header) == 1
+        return cls.of(header) if plain and usable else None
+
+    def in_model(self, spacing: Triple, multiple: int, smallest: int) -> Size:
+        """Voxels (X, Y, Z) on the model's grid, padded as `grid.to_canonical` pads."""
+        x, y, z = (
+            _padded(max(1, math.ceil(n * own / step - 1e-3)), multiple, smallest)
+            for n, own, step in zip(self.size, self.spacing, spacing, strict=True)
+        )
+        return x, y, z
+
+
+def _padded(n: int, multiple: int, smallest: int) -> int:
+    return n + max(-n % multiple, smallest - n)

@@ -1,0 +1,136 @@
+"""CT or MR, and which MR sequence: told, read from the DICOM tag, or guessed."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+from DiffuGTSLib.errors import ModalityMismatch
+
+Modality = Literal["CT", "MR"]
+Sequence = Literal["t1", "t1c", "t2", "flair", ""]
+SEQUENCES = ("t1", "t1c", "t2", "flair", "other")
+MODALITY_TAG = "0008|0060"
+LEAST_CT_MINIMUM_HU = -200.0
+EIGHT_BIT = (sitk.sitkUInt8, sitk.sitkInt8)
+_SAMPLE_VOXELS = 1_000_000
+_PREFIX = r"(?:3d|2d|ax|sag|cor|tra)?"
+_T1_CONTRAST = re.compile(_PREFIX + r"(?:t1w?i?(?:ce?|gd|gad|post|km|\+c?)|(?:ce|gd)t1w?i?)")
+_T1 = re.compile(
+    _PREFIX + r"(?:t1(?:w|wi|n|se|tse|fse|fs|vibe|mprage|weighted)?|mp2?rage|f?spgr|bravo)"
+)
+_T2 = re.compile(_PREFIX + r"t2(?:w|wi|se|tse|fse|fs|blade|weighted)?")
+_FLAIR = re.compile(r".*flair.*|fla|t2f|tirm")
+_CONTRAST = frozenset(("ce", "gd", "gad", "gadolinium", "post", "contrast", "enhanced", "km"))
+_CONTRAST |= {"postcontrast", "c+", "+c", "+", "+gd"}
+_WITHOUT = frozenset(("no", "non", "pre", "without", "native", "precontrast"))
+_OTHER_MEANING = frozenset(("map", "star", "rho", "mapping"))
+_STRIPPED = re.compile(r"(?:hd)?bet|stripped|skullstrip(?:ped)?|brainextracted|brats\d*")
+
+
+def guess_modality(image: sitk.Image) -> Modality:
+    """CT or MR: the DICOM tag where there is one, else the intensities.
+
+    A scan is taken for CT when air, soft tissue and little bone show at their Hounsfield units;
+    resampled CT counts too, so the values need not be integers. Everything else is MR, a CT
+    without Hounsfield units among it.
+
+    Raises:
+        ModalityMismatch: the DICOM tag names another modality, PET or ultrasound for example.
+    """
+    if image.HasMetaDataKey(MODALITY_TAG):
+        stated = image.GetMetaData(MODALITY_TAG).strip().upper()
+        if stated == "CT":
+            return "CT"
+        if stated in ("MR", "MRI"):
+            return "MR"
+        raise ModalityMismatch(
+            f"The scan is of modality {stated[:8] or 'unknown'}, neither CT nor MR.",
+            "Pass a CT or MR scan, or state the modality if the DICOM tag is wrong.",
+        )
+    return "CT" if _in_hounsfield_units(image) else "MR"
+
+
+def settle_modality(image: sitk.Image, told: str | None = None) -> Modality:
+    """The modality to work with: what the caller told, else the guess.
+
+    Args:
+        image: 3D scalar volume.
+        told: "CT", "MR", or None to guess.
+
+    Raises:
+        ModalityMismatch: `told` is another word; or the scan is to be CT and holds no value
+            below -200 HU, or 8 bits a voxel.
+    """
+    if told is not None and told not in ("CT", "MR"):
+        raise ModalityMismatch("The modality has to be CT or MR.")
+    modality: Modality = guess_modality(image) if told is None else "CT" if told == "CT" else "MR"
+    if modality == "CT" and image.GetPixelID() in EIGHT_BIT:
+        raise ModalityMismatch(
+            "The scan has 8 bits a voxel, so that the Hounsfield units of a CT are lost.",
+            "Use the original CT, not a copy made for viewing.",
+        )
+    if told == "CT" and float(sitk.GetArrayViewFromImage(image).min()) >= LEAST_CT_MINIMUM_HU:
+        raise ModalityMismatch(
+            "The scan cannot be a CT in Hounsfield units: no voxel is below -200, where air is.",
+            "State MR if it is one, or rescale the CT to Hounsfield units.",
+        )
+    return modality
+
+
+def _in_hounsfield_units(image: sitk.Image) -> bool:
+    """Whether air and soft tissue lie where a CT has them."""
+    if image.GetPixelID() in EIGHT_BIT:
+        return False
+    voxels = sitk.GetArrayViewFromImage(image)
+    step = max(1, round((voxels.size / _SAMPLE_VOXELS) ** (1 / 3)))
+    sample = voxels[:: min(step, max(1, voxels.shape[0] // 8)), ::step, ::step]
+
+    def share(low: float, high: float) -> float:
+        return float(np.mean((sample >= low) & (sample <= high)))
+
+    air_or_lung, soft_tissue = share(-1100, -600), share(-150, 150)
+    # An MR phase image has as many large positive values as negative ones; a body has less bone.
+    dark, bone = share(-np.inf, -500), share(500, np.inf)
+    return air_or_lung > 0.005 and soft_tissue > 0.05 and dark > 1.5 * bone
+
+
+def guess_sequence(*names: str) -> Sequence:
+    """The MR sequence that file, folder or series names hint at; "" when none or more than one.
+
+    Args:
+        names: the most telling name first; the first that hints at a sequence decides.
+    """
+    for name in names:
+        sequence = _sequence_in(name)
+        if sequence:
+            return sequence
+    return ""
+
+
+def guess_skull_stripped(*names: str) -> bool:
+    """Whether a file, folder or series name says that nothing but the brain is left."""
+    words = {word for name in names for word in re.split(r"[^a-z0-9]+", name.lower())}
+    return any(_STRIPPED.fullmatch(word) for word in words)
+
+
+def _sequence_in(name: str) -> Sequence:
+    words = [word for word in re.split(r"[^a-z0-9+*]+", name.lower()) if word]
+    if _OTHER_MEANING.intersection(words):
+        return ""
+    flair = any(_FLAIR.fullmatch(word) for word in words)
+    t2 = any(_T2.fullmatch(word) for word in words)
+    t1 = [place for place, word in enumerate(words) if _T1.fullmatch(word)]
+    t1_contrast = any(_T1_CONTRAST.fullmatch(word) for word in words)
+    if sum((flair or t2, bool(t1) or t1_contrast)) != 1:
+        return ""
+    if flair:
+        return "flair"
+    if t2:
+        return "t2"
+    followed_by_c = any(words[place + 1 : place + 2] == ["c"] for place in t1)
+    enhanced = bool(_CONTRAST.intersection(words)) and not _WITHOUT.intersection(words)
+    return "t1c" if t1_contrast or followed_by_c or enhanced else "t1"

@@ -1,0 +1,319 @@
+"""Scans from disk: read them, check them, settle their modality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import SimpleITK as sitk
+
+from DiffuGTSLib.errors import (
+    NoContent,
+    NotAScalarVolume,
+    NotFinite,
+    TooLarge,
+    TooSmall,
+    UnreadableImage,
+)
+from DiffuGTSLib.scan.dicom import frames_in, read_multiframe, read_series, series_files
+from DiffuGTSLib.scan.header import (
+    SPACING_RANGE_MM,
+    is_complete,
+    quiet,
+    read_header,
+    stated_spacing,
+)
+from DiffuGTSLib.scan.modality import (
+    MODALITY_TAG,
+    Modality,
+    guess_modality,
+    guess_sequence,
+    guess_skull_stripped,
+    settle_modality,
+)
+from DiffuGTSLib.scan.segmentation_file import check_output, write_image, write_segmentation
+
+__all__ = [
+    "Modality",
+    "Scan",
+    "as_volume",
+    "check",
+    "check_output",
+    "from_image",
+    "guess_modality",
+    "guess_sequence",
+    "read",
+    "settle_modality",
+    "write_image",
+    "write_segmentation",
+]
+Triple = tuple[float, float, float]
+MODEL_SPACING_MM: Triple = (2.0, 2.0, 2.0)
+LEAST_SLICES = 4
+# The scan on the model's grid and the maps of the evidence, float32 (result.py), with room for one
+# more of each; what the networks need on their device is judged by memory.py. And two float copies
+# of the scan while it is resampled.
+MODEL_BYTES_PER_VOXEL = 64
+SCAN_BYTES_PER_VOXEL = 8
+_SERIES_DESCRIPTION_TAG = "0008|103e"
+_COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
+_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan that passed all checks.
+
+    Attributes:
+        image: 3D, one number a voxel; carries no tags but the DICOM modality.
+        modality: "CT" (HU) or "MR".
+        sequence: "t1", "t1c", "t2", "flair", or "" when unknown or CT.
+        name: file or folder name without suffix.
+        skull_stripped: its name says that nothing but the brain is left.
+    """
+
+    image: sitk.Image
+    modality: Modality
+    sequence: str
+    name: str
+    skull_stripped: bool = False
+
+
+def read(
+    path: Path | str, modality: str | None = None, model_spacing: Triple = MODEL_SPACING_MM,
+    series: str = "",
+) -> Scan:
+    """A scan from an image file or a folder with a DICOM series.
+
+    Args:
+        path: any file that SimpleITK reads, or a DICOM folder.
+        modality: "CT" or "MR"; None guesses (see `guess_modality`).
+        model_spacing: the model's grid in mm, from which the memory needed follows.
+        series: the UID of the DICOM series where the folder holds several.
+
+    Raises:
+        UnreadableImage: missing, no permission, damaged, no image, no or several DICOM series.
+        NotAScalarVolume, NotFinite, NoContent, TooSmall, TooLarge: as `check`; the shape and
+            the size are judged by the header, before any voxel is read.
+        ModalityMismatch: as `settle_modality`.
+    """
+    path = Path(path)
+    with quiet():
+        try:
+            image, description = _load(path, model_spacing, series)
+        except RuntimeError as error:
+            raise _unreadable(path, error) from None
+        except MemoryError:
+            raise TooLarge(
+                f"{path.name} does not fit into memory.", "Close other programs or crop the scan."
+            ) from None
+    folder = path.absolute().parent.name
+    return from_image(
+        check(image, model_spacing), modality, _stem(path), (description, folder)
+    )
+
+
+def from_image(
+    image: sitk.Image, modality: str | None = None, name: str = "", hints: tuple[str, ...] = ()
+) -> Scan:
+    """A scan from an image that passed `check`.
+
+    Args:
+        image: 3D, one number a voxel.
+        modality: "CT" or "MR"; None guesses.
+        name: of the scan; may hint at the MR sequence.
+        hints: further names that may hint at it, the most telling first.
+
+    Raises:
+        ModalityMismatch: as `settle_modality`.
+    """
+    settled = settle_modality(image, modality)
+    if settled == "CT":
+        return Scan(image, settled, "", name)
+    stripped = guess_skull_stripped(name, *hints)
+    return Scan(image, settled, guess_sequence(name, *hints), name, stripped)
+
+
+def check(image: sitk.Image, model_spacing: Triple = MODEL_SPACING_MM) -> sitk.Image:
+    """The image itself when it is a usable scan; a single time point loses its fourth axis.
+
+    Raises:
+        NotAScalarVolume: 2D, one slice, 4D, colour, vector or complex.
+        NoContent: no voxels, or the same value in all of them.
+        TooSmall: fewer than 4 slices along an axis.
+        UnreadableImage: a spacing that no scanner has.
+        TooLarge: more memory needed than there is.
+        NotFinite: NaN or infinite voxels.
+    """
+    image = as_volume(image)
+    _check_memory(image.GetSize(), image.GetSpacing(), 0, model_spacing)
+    voxels = sitk.GetArrayViewFromImage(image)
+    low, high = voxels.min(), voxels.max()
+    # A minimum or maximum is NaN as soon as one voxel is.
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise NotFinite(
+            "The scan holds voxels that are not numbers or are infinite.",
+            "Replace them, by the value of air for example, and try again.",
+        )
+    if low == high:
+        raise NoContent("All voxels of the scan have the same value.", "Choose another scan.")
+    return image
+
+
+def as_volume(image: sitk.Image) -> sitk.Image:
+    """What `check` gives, and refuses, without a look at the voxels or the memory."""
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetNumberOfComponentsPerPixel() == 1 and "vector" in image.GetPixelIDTypeAsString():
+        image = sitk.VectorIndexSelectionCast(image, 0)
+    _check_kind(image.GetDimension(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID())
+    _check_grid(image.GetSize(), image.GetSpacing())
+    return image
+
+
+def _load(path: Path, model_spacing: Triple, series: str) -> tuple[sitk.Image, str]:
+    """Image without tags (but the modality), and the DICOM series description or ""."""
+    if not path.exists():
+        raise UnreadableImage(f"{path.name} does not exist.", "Check the name and the folder.")
+    if path.is_dir():
+        files = series_files(path, series)
+        if len(files) > 1:
+            _check_header(read_header(Path(files[0])), model_spacing, len(files))
+            read = read_series(path, files)
+            return read.image, read.description
+        path = Path(files[0])
+    return _load_file(path, model_spacing)
+
+
+def _load_file(path: Path, model_spacing: Triple) -> tuple[sitk.Image, str]:
+    try:
+        with path.open("rb") as stream:
+            stream.read(1)
+    except PermissionError:
+        raise UnreadableImage(
+            f"There is no permission to read {path.name}.", "Check its access rights."
+        ) from None
+    except OSError:
+        raise UnreadableImage(f"{path.name} cannot be opened.", "Check the disk.") from None
+    header = read_header(path)
+    _check_header(header, model_spacing)
+    if not is_complete(path, header):
+        raise UnreadableImage(
+            f"{path.name} is damaged: voxels are missing at its end.",
+            "Copy or download the file again.",
+        )
+    has_description = header.HasMetaDataKey(_SERIES_DESCRIPTION_TAG)
+    description = header.GetMetaData(_SERIES_DESCRIPTION_TAG) if has_description else ""
+    if frames_in(header) > 1:
+        return read_multiframe(path), description
+    image = header.Execute()
+    for key in image.GetMetaDataKeys():
+        if key != MODALITY_TAG:
+            image.EraseMetaData(key)
+    return image, description
+
+
+def _check_header(header: sitk.ImageFileReader, model_spacing: Triple, files: int = 1) -> None:
+    """`check`, as far as a header tells, of an image that is made of `files` slices or one file."""
+    size, spacing = list(header.GetSize()), list(header.GetSpacing())
+    if len(size) == 4 and size[3] == 1:
+        size, spacing = size[:3], spacing[:3]
+    if files > 1:
+        # The distance of DICOM slices is known once all of them are read.
+        size, spacing = [*size[:2], files], [*spacing[:2], 1.0]
+    elif frames_in(header) > 1:
+        spacing = [*spacing[:2], 1.0]
+    _check_kind(len(size), header.GetNumberOfComponents(), header.GetPixelID())
+    stated = stated_spacing(Path(header.GetFileName()))
+    # Only an unusable one: ITK has turned the others into mm from the file's own unit.
+    if stated is not None and not all(math.isfinite(step) and step > 0 for step in stated):
+        spacing = list(stated)
+    _check_grid(size, spacing)
+    _check_memory(size, spacing, _bytes_per_voxel(header.GetPixelID()), model_spacing)
+
+
+def _check_kind(dimension: int, components: int, pixel: int) -> None:
+    if dimension != 3:
+        raise NotAScalarVolume(
+            f"The image has {dimension} dimensions; a scan has 3.",
+            "Pass one volume: all slices of a scan, and one time point only.",
+        )
+    if pixel in _COMPLEX:
+        raise NotAScalarVolume(
+            "The image has complex numbers as voxels.", "Pass the magnitude image."
+        )
+    if components != 1:
+        raise NotAScalarVolume(
+            f"The image has {components} values a voxel, as a colour or vector image has.",
+            "Pass the scan itself, with one value a voxel.",
+        )
+
+
+def _check_grid(size: Sequence[int], spacing: Sequence[float]) -> None:
+    if min(size) < 1:
+        raise NoContent("The scan has no voxels.", "Choose another scan.")
+    shape = " x ".join(str(n) for n in size)
+    if min(size) == 1:
+        raise NotAScalarVolume(
+            f"The image is a single slice ({shape} voxels).",
+            "Pass the whole volume; of a DICOM series, its folder.",
+        )
+    if min(size) < LEAST_SLICES:
+        raise TooSmall(
+            f"The scan has {shape} voxels; at least {LEAST_SLICES} along each axis are needed.",
+            "Pass the whole volume.",
+        )
+    low, high = SPACING_RANGE_MM
+    if not all(math.isfinite(s) and low <= s <= high for s in spacing):
+        stated = " x ".join(f"{s:.4g}" for s in spacing)
+        raise UnreadableImage(
+            f"The scan's voxel spacing ({stated} mm) cannot be right.",
+            f"Set the true spacing in mm ({low:g} to {high:g}) in the file.",
+        )
+
+
+def _check_memory(
+    size: Sequence[int], spacing: Sequence[float], own_bytes: int, model_spacing: Triple
+) -> None:
+    """`own_bytes`: of a voxel in its own type where the scan is still to be read, else 0."""
+    voxels = math.prod(size)
+    volume = voxels * math.prod(spacing)
+    need = voxels * (own_bytes + SCAN_BYTES_PER_VOXEL)
+    need += round(volume / math.prod(model_spacing)) * MODEL_BYTES_PER_VOXEL
+    there = psutil.virtual_memory().available
+    if need > there:
+        raise TooLarge(
+            f"The scan needs about {need / 1e9:.1f} GB of memory; {there / 1e9:.1f} GB are free.",
+            "Crop the scan to the region in question, close other programs, "
+            "or use a machine with more memory.",
+        )
+
+
+def _bytes_per_voxel(pixel: int) -> int:
+    return int(sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], pixel)).itemsize)
+
+
+def _unreadable(path: Path, error: RuntimeError) -> UnreadableImage:
+    """One plain sentence for what SimpleITK says in many lines."""
+    if "orthonormal" in str(error):
+        return UnreadableImage(
+            f"The axes that {path.name} states are not at right angles.",
+            "Resample the scan to a regular grid, or correct the sform of the NIfTI file.",
+        )
+    kind = "The DICOM series in " if path.is_dir() else ""
+    return UnreadableImage(
+        f"{kind}{path.name} cannot be read as an image.",
+        "The file may be damaged or of another kind; NIfTI, NRRD, MetaImage and DICOM are read.",
+    )
+
+
+def _stem(path: Path) -> str:
+    name = path.absolute().name
+    for suffix in _SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name if path.is_dir() else path.stem

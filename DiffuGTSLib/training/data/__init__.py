@@ -1,0 +1,1 @@
+"""Training data: cases, organs, windows, synthetic lesions."""

@@ -1,0 +1,97 @@
+"""The folder that the embedded model is trained on (manifest.json): what it holds, what is wrong.
+
+It is no data set to evaluate on: nothing in it says what to ask of which scan.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from DiffuGTSLib.datasets.case import Grid, LabelledCase, open_header, read_labels
+from DiffuGTSLib.datasets.check import Finding, Group, Report, Tell
+from DiffuGTSLib.datasets.folder import MANIFEST, DataSet
+from DiffuGTSLib.errors import BadDataSet, DiffuGTSError, TrainingImpossible
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.training.data.cases import Case
+
+TUMORS = ("tumor", "tumor_silver")
+OTHERS = ("lesion", "roi_unverified")  # neither tumors nor organs
+_SERIES = re.compile(r"_(ct|t1|t1c|t2|fla|flair)$")
+
+
+def check_manifest(folder: Path, tell: Tell) -> Report:
+    """Looks at every file that the manifest of a folder lists; headers of scans, masks whole.
+
+    Args:
+        tell: called as tell(done, total) between scans.
+
+    Raises:
+        BadDataSet: the manifest cannot be used.
+    """
+    from DiffuGTSLib.training.data.cases import read_cases
+
+    try:
+        cases = read_cases(folder)
+    except TrainingImpossible as error:
+        raise BadDataSet(error.message, error.hint) from None
+    report = Report(DataSet(
+        f"training folder {folder.absolute().name}", _licences(folder),
+        tuple(_listed(case) for case in cases)))
+    for number, (case, listed) in enumerate(zip(cases, report.dataset.cases, strict=True)):
+        tell(number, len(cases))
+        group = report.groups.setdefault(listed.rows, Group(listed.rows))
+        report.findings += _check(case, listed, group)
+    tell(len(cases), len(cases))
+    return report
+
+
+def _licences(folder: Path) -> str:
+    entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return "; ".join(sorted({str(e["licence"]) for e in entries if e.get("licence")}))
+
+
+def _listed(case: Case) -> LabelledCase:
+    tumor = next((name for name in TUMORS if name in case.masks), None)
+    return LabelledCase(
+        name=case.name, patient=_SERIES.sub("", case.name), image=case.folder / "image.nii.gz",
+        prompt="", modality=case.modality, group=f"{case.group} {case.modality}, {case.split}",
+        mask=case.folder / f"{tumor}.nii.gz" if tumor else None,
+    )
+
+
+def _check(case: Case, listed: LabelledCase, group: Group) -> list[Finding]:
+    group.cases += 1
+    group.patients.add(listed.patient)
+    try:
+        grid = Grid.of(open_header(listed.image))
+    except DiffuGTSError as error:
+        return [Finding("error", case.name, error.message)]
+    group.spacing_mm.append(grid.spacing)
+    group.with_organ += any(name not in (*TUMORS, *OTHERS) for name in case.masks)
+    findings, tumor_ml = [], 0.0
+    for name in case.masks:
+        path = case.folder / f"{name}.nii.gz"
+        try:
+            values, of_mask = read_labels(path)
+        except DiffuGTSError as error:
+            findings.append(Finding("error", case.name, error.message))
+            continue
+        if (shift := grid.shift(of_mask)) is not None:
+            findings.append(Finding(
+                "error", case.name, f"{path.name} lies on another grid than its scan: {shift}."))
+        if not values.any():
+            findings.append(Finding("warning", case.name, f"{path.name} is empty."))
+        if path == listed.mask:
+            tumor_ml = int(np.count_nonzero(values)) * float(np.prod(grid.spacing)) / 1000
+    if tumor_ml:
+        group.with_tumor += 1
+        group.tumor_ml.append(tumor_ml)
+    elif not findings:
+        group.without_tumor += 1
+    return findings

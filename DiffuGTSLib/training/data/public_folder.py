@@ -1,0 +1,204 @@
+"""A public data set, or a CASES.json of one's own, as training material for any model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from DiffuGTSLib.datasets.case import LabelledCase
+from DiffuGTSLib.datasets.check import counted
+from DiffuGTSLib.datasets.folder import DataSet, read_dataset
+from DiffuGTSLib.errors import TrainingImpossible
+from DiffuGTSLib.prompt.lesion_classes import class_of_organ, lesion_class
+from DiffuGTSLib.prompt.parsing import understand
+from DiffuGTSLib.training.data.case_windows import (
+    ORGAN,
+    TUMOR,
+    CaseSampler,
+    StoredCase,
+    known_organs,
+    stored,
+)
+from DiffuGTSLib.training.data.cases import Case, Sample
+from DiffuGTSLib.training.data.examples import Example
+from DiffuGTSLib.training.data.project_folder import Wanted
+from DiffuGTSLib.training.data.windows import ORGANS, Source, Window
+
+HELD_OUT_WINDOWS = 8  # an organ, and
+WINDOWS_A_CASE = 2  # at most
+
+
+@dataclass(frozen=True)
+class PublicFolder:
+    """The cases of a data set that dataset readers know, split by patient.
+
+    Raises:
+        BadDataSet: the folder is none of them.
+        PromptNotUnderstood: a case's prompt names no organ.
+    """
+
+    root: Path
+    cache: Path
+    wanted: Wanted
+
+    @cached_property
+    def dataset(self) -> DataSet:
+        """What is in the folder."""
+        return read_dataset(self.root)
+
+    @property
+    def name(self) -> str:
+        """For the card."""
+        return self.dataset.name
+
+    @property
+    def kinds(self) -> Mapping[str, float]:
+        """How often each kind of source is drawn: there is one."""
+        return {str(self.root): 1.0}
+
+    @property
+    def groups(self) -> Mapping[str, float]:
+        """How often each group of samples is drawn: there is one."""
+        return self.kinds
+
+    def prepare(self) -> None:
+        """Resamples all cases, once for all processes."""
+        for split in ("training", "tuning"):
+            self.stored(split)
+
+    @cached_property
+    def _split(self) -> dict[str, list[LabelledCase]]:
+        """The usable cases, by "training" and "tuning"; the latter's patients are held out.
+
+        Of each class the same share of patients is held out, always the same ones; one patient at
+        least is left to train on.
+        """
+        usable = [
+            c for c in self.dataset.cases
+            if not c.wrong_organ and _class(c) not in self.wanted.left_out
+            and (c.modality is None or c.modality in self.wanted.modalities)
+        ]
+        held: set[str] = set()
+        for name in dict.fromkeys(_class(c) for c in usable):
+            patients = sorted({c.patient for c in usable if _class(c) == name}, key=_lot)
+            count = int(np.ceil(len(patients) * self.wanted.held_out))
+            held |= set(patients[: min(count, len(patients) - 1)])
+        return {
+            "training": [c for c in usable if c.patient not in held],
+            "tuning": [c for c in usable if c.patient in held],
+        }
+
+    def names(self, split: str) -> list[str]:
+        """Names of the cases of a split."""
+        return [c.name for c in self._split[split]]
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """The organs that prompts name, beyond ORGANS."""
+        cases = [c for split in self._split.values() for c in split]
+        named = {understand(c.prompt).anatomy for c in cases}
+        return tuple(sorted(named - set(ORGANS)))
+
+    def stored(self, split: str) -> list[StoredCase]:
+        """The cases of a split on the model's grid, in the wanted modalities."""
+        cases = (stored(c, self.cache, self.wanted.spacing_mm) for c in self._split[split])
+        return [c for c in cases if c.modality in self.wanted.modalities]
+
+    @cached_property
+    def training(self) -> list[StoredCase]:
+        """The cases that are trained on."""
+        return self.stored("training")
+
+    def samples(self, split: str) -> list[Sample]:
+        """The scans of a split ("training" or "tuning"), without masks, read when touched."""
+        return [
+            Sample(Case(c.name, str(self.root), c.modality, self.root, ()), c.image, {})
+            for c in self.stored(split)
+        ]
+
+    def sources(self, split: str) -> Iterator[Source]:
+        """The scans of a split with their outlines, one at a time."""
+        for case in self.stored(split):
+            labels = np.asarray(case.labels)
+            organ = (labels & ORGAN > 0) * float(_index(case.organ, self.organs) + 1)
+            blank = np.zeros(labels.shape)
+            stack = np.stack([case.image.astype(np.float32), organ, labels & TUMOR, blank])
+            yield Source(str(self.root), torch.from_numpy(stack.astype(np.float32)),
+                         known_organs(case, (*ORGANS, *self.organs)), int(case.modality == "MR"))
+
+    def sampler(self, organs: Sequence[str]) -> CaseSampler:
+        """Draws training windows.
+
+        Args:
+            organs: what windows' `organ` counts.
+
+        Raises:
+            TrainingImpossible: no case is left.
+        """
+        if not self.training:
+            raise TrainingImpossible(f"The folder {self.root.name} has no case to train on.",
+                                     "Leave out fewer classes, or take another model.")
+        ask = [o for o in organs if self.wanted.asks(o)]
+        grow = ask if self.wanted.synthetic else []
+        return CaseSampler(self.training, organs, self.wanted.largest, ask, grow,
+                           self.wanted.voxel_mm)
+
+    def held_out(self, organs: Sequence[str]) -> list[Window]:
+        """Windows to watch the training by, of patients that are not trained on."""
+        generator, windows = np.random.default_rng(6), list[Window]()
+        cases = self.stored("tuning")
+        for organ in dict.fromkeys(c.organ for c in cases):
+            of_organ = [c for c in cases if c.organ == organ]
+            sampler = CaseSampler(of_organ, organs, self.wanted.largest)
+            count = min(HELD_OUT_WINDOWS, WINDOWS_A_CASE * len(of_organ))
+            windows += [sampler.draw(generator) for _ in range(count)]
+        return windows
+
+    def classes(self) -> tuple[set[str], set[str]]:
+        """The classes of lesions in the training windows: real ones, synthetic ones."""
+        real = {class_of_organ(c.organ) for c in self.training if len(c.places[TUMOR])}
+        grown = {class_of_organ(c.organ) for c in self.training if len(c.places[ORGAN])}
+        return real, grown if self.wanted.synthetic else set()
+
+    def examples(self, most: int) -> list[Example]:
+        """Scans for calibration and fusion: the held-out patients'.
+
+        Args:
+            most: scans of a class and modality.
+        """
+        chosen: dict[tuple[str, str | None], list[LabelledCase]] = {}
+        for case in self._split["tuning"]:
+            chosen.setdefault((_class(case), case.modality), []).append(case)
+        examples = []
+        for case in (c for of_key in chosen.values() for c in of_key[:most]):
+            volumes = case.read()
+            if volumes.modality in self.wanted.modalities:
+                examples.append(Example(
+                    volumes.image, volumes.tumor, case.prompt, volumes.modality, case.sequence,
+                    case.skull_stripped,
+                ))
+        return examples
+
+    def describe(self) -> str:
+        """What is trained on, for the card."""
+        licence = self.dataset.licence or "licence not stated"
+        return f"{counted(len(self.training), 'scan')} of {self.name} ({licence})"
+
+
+def _class(case: LabelledCase) -> str:
+    return lesion_class(case.lesion_class or case.prompt)
+
+
+def _lot(patient: str) -> str:
+    """Orders patients at random, but always alike."""
+    return hashlib.sha256(patient.encode()).hexdigest()
+
+
+def _index(organ: str, extra: Sequence[str]) -> int:
+    return (*ORGANS, *extra).index(organ)

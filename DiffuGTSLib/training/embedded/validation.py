@@ -1,0 +1,289 @@
+"""The embedded model's scores: unseen patients, wrong organs, scans without tumors.
+
+The scoring is that of `diffugts evaluate`; here is what is asked of which scan.
+
+The tables of docs/validation.md, as Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from DiffuGTSLib.datasets.case import LabelledCase
+from DiffuGTSLib.datasets.folder import DataSet
+from DiffuGTSLib.errors import BadDataSet
+from DiffuGTSLib.evaluation.child_process import Failure, Scores
+from DiffuGTSLib.evaluation.evaluate import Evaluation, Outcome, choose, evaluate
+from DiffuGTSLib.evaluation.report import write_report
+from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores, Settings
+from DiffuGTSLib.evaluation.tables import Group, Mean, Summary, group, summarise, write_tables
+from DiffuGTSLib.files import write_whole
+from DiffuGTSLib.training.data.cases import Case, read_cases
+
+LUNG, BRAIN, LIVER, SARCOMA = "lung tumor", "brain tumor", "liver tumor", "soft tissue sarcoma"
+ABDOMEN = (LIVER, "kidney tumor", "pancreatic tumor", "colon tumor")
+VOLUNTEERS = ("volunteer_t1", "volunteer_t2", "volunteer2_t1", "colin27_t1")
+MEDIASTINUM = ("mediastinum_a", "mediastinum_b")
+TABLE = "table.md"
+# What is copied beside the docs: the table, and the figures of every case and group.
+WIDTH = 1200  # pixels of a picture in the docs
+_FOR_THE_DOCS = (TABLE, "cases.csv", "groups.csv")
+_SEQUENCES = {"t1": "t1", "t1c": "t1c", "t2": "t2", "fla": "flair"}
+DASH = "\N{EN DASH}"
+_PARTS = {"map": "AOVA map", "attention": "AOVA", "pixel": "+ pixel", "feature": "+ feature",
+          "both": "+ both"}
+_BASELINES = {"intensity": "best intensity threshold", "centre": "centre prior",
+              "best_score": "best t", "auroc_map": "AUROC"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One scan and what is asked of it.
+
+    Attributes:
+        scan: its name in the manifest.
+        mask: the outline; "" where the scan holds no tumor.
+        group: rows of one group are averaged.
+        wrong_organ: the prompt does not name what the mask outlines.
+    """
+
+    scan: str
+    prompt: str
+    mask: str
+    group: str
+    wrong_organ: bool = False
+
+    @property
+    def name(self) -> str:
+        """The case's name, and its picture's."""
+        return f"{self.scan}_{self.prompt.replace(' ', '_')}"
+
+
+def tasks() -> list[Task]:
+    """What is asked of the validation scans, and of scans without a tumor.
+
+    Prompts of one scan follow each other, so that it is encoded once.
+    """
+    listed: list[Task] = []
+    for scan in ("lung1", "lidc0314"):
+        listed += _asked(scan, LUNG, "tumor", "lung CT", (BRAIN, LIVER))
+    listed += _asked("brain1", BRAIN, "tumor", "brain T1 Gd", (LUNG, LIVER))
+    for sequence, title in (("t1c", "brain T1 Gd"), ("fla", "brain FLAIR"), ("t2", "brain T2"),
+                            ("t1", "brain T1")):
+        listed += _asked(f"fg-6692_{sequence}", BRAIN, "tumor_silver", title, (LUNG, LIVER))
+    for kind, title in (("ct", "sarcoma CT"), ("t1", "sarcoma MR")):
+        for number in range(33, 41):
+            listed += _asked(f"sts_{number:03d}_{kind}", SARCOMA, "tumor", title, (BRAIN,))
+    listed += [Task("abdomen_3mm", prompt, "", "no tumor: abdomen") for prompt in ABDOMEN]
+    listed += [Task(scan, BRAIN, "", "no tumor: volunteers") for scan in VOLUNTEERS]
+    return listed + [Task(scan, LUNG, "", "no tumor: mediastinum") for scan in MEDIASTINUM]
+
+
+def _asked(scan: str, prompt: str, mask: str, group: str, wrong: Sequence[str]) -> list[Task]:
+    return [Task(scan, prompt, mask, group),
+            *(Task(scan, other, mask, "wrong organ", wrong_organ=True) for other in wrong)]
+
+
+def labelled(task: Task, scan: Case) -> LabelledCase:
+    """A task as a case of an evaluation."""
+    last = scan.name.rpartition("_")[2]
+    return LabelledCase(
+        name=task.name, patient=_patient(scan.name), image=scan.folder / "image.nii.gz",
+        prompt=task.prompt, modality=scan.modality,
+        sequence=_SEQUENCES.get(last, "") if scan.modality == "MR" else "",
+        skull_stripped=scan.name.startswith("fg-"),
+        mask=scan.folder / f"{task.mask}.nii.gz" if task.mask else None,
+        dataset="validation", group=task.group, wrong_organ=task.wrong_organ,
+    )
+
+
+def _patient(scan: str) -> str:
+    """Sequences and modalities of one patient share it."""
+    return re.sub(r"_(ct|t1|t1c|t2|fla)$", "", scan)
+
+
+def run(
+    data: Path, output: Path, model: str, only: Sequence[str] | None = None, threads: int = 2,
+    docs: Path | None = None, place: Scores | None = None,
+) -> Evaluation:
+    """Scores every task and writes tables, figures, the report and table.md into `output`.
+
+    Started again, it goes on where it was; other weights are scored anew.
+
+    Args:
+        data: folder with manifest.json and the scans.
+        only: names of scans; None: all of them.
+        docs: folder that gets the tables, and anew the pictures that lie there already.
+        place: where cases are scored; a process of its own if None.
+
+    Raises:
+        BadDataSet: a name in `only` is none of the scans.
+    """
+    scans = {scan.name: scan for scan in read_cases(data)}
+    unknown = sorted(set(only or ()) - {task.scan for task in tasks()})
+    if unknown:
+        raise BadDataSet(f"No scan is called {', '.join(unknown)}.",
+                         f"Scans: {', '.join(dict.fromkeys(t.scan for t in tasks()))}.")
+    asked = {task.name: task for task in tasks() if not only or task.scan in only}
+    cases = tuple(labelled(task, scans[task.scan]) for task in asked.values())
+    dataset = choose(DataSet("validation scans of the embedded model", "", cases))
+    settings = Settings(model=model, device="cpu", ablation=True, baselines=True, threads=threads)
+    done = evaluate(dataset, output, settings, tell=_tell, place=place)
+    summary = summarise(done.cases)
+    write_tables(done, summary, output)
+    write_report(done, summary, output)
+    rows = [Row(asked[c.name].scan, scans[asked[c.name].scan].split, c) for c in done.cases]
+    write_whole(output / TABLE, markdown(rows, summary).encode("utf-8"))
+    if docs is not None:
+        _copy(output, docs)
+    return done
+
+
+def _copy(output: Path, docs: Path) -> None:
+    docs.mkdir(parents=True, exist_ok=True)
+    for name in _FOR_THE_DOCS:
+        shutil.copyfile(output / name, docs / name)
+    for picture in docs.glob("*.png"):
+        if (output / "figures" / picture.name).is_file():
+            _copy_small(output / "figures" / picture.name, picture)
+
+
+def _copy_small(source: Path, target: Path) -> None:
+    """A picture as a page shows it, in 256 colours: a quarter of the size; history keeps each."""
+    from PIL import Image
+
+    with Image.open(source) as picture:
+        shown = picture.convert("RGB")
+        shown.thumbnail((WIDTH, WIDTH))
+        shown.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def _tell(done: int, total: int, outcome: Outcome) -> None:
+    if isinstance(outcome, Failure):
+        text = f"{outcome.case}: not scored. {outcome.message}"
+    else:
+        dsc = outcome.measures.dsc
+        score = f"{outcome.measures.segmented_ml:8.1f} ml" if dsc is None else f"DSC {dsc:.3f}"
+        text = f"{outcome.name:36s} {outcome.kind:12s} {score:12s} {outcome.seconds:4.0f} s"
+    print(f"[{done}/{total}] {text}", flush=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The scores of one prompt on a scan of a split."""
+
+    scan: str
+    split: str
+    scores: CaseScores
+
+
+def markdown(rows: Sequence[Row], summary: Summary) -> str:
+    """All tables: tumors by group and by scan, wrong organs, scans without a tumor."""
+    tumors = [row for row in rows if row.scores.kind == "tumor"]
+    parts = []
+    if tumors:
+        # The same patients stand behind both sides, so the gain is counted scan by scan.
+        everything = group("all", [row.scores for row in tumors])
+        shown = [g for g in summary.groups if "dsc" in g.means] + [everything]
+        parts += ["## Tumors, by group\n", _groups(shown), _verdict(everything),
+                  "## Tumors, by scan\n", _tumors(tumors, rows)]
+    wrong = [row for row in rows if row.scores.kind == "wrong organ"]
+    if wrong:
+        parts += ["## Wrong organs: nothing must be found\n", _absent(wrong, with_split=False)]
+    healthy = [row for row in rows if row.scores.kind == "no tumor"]
+    if healthy:
+        parts += ["## Scans without a tumor: false alarms\n", _absent(healthy, with_split=True)]
+    return "\n".join(parts) + "\n"
+
+
+def _groups(groups: Sequence[Group]) -> str:
+    columns: list[tuple[str, str, int]] = [
+        ("final", "dsc", 2), ("NSD 2 mm", "nsd_2mm", 2), ("lesion F1", "lesion_f1", 2),
+        *((words, f"dsc_{kind}", 2) for kind, words in _PARTS.items()),
+        *((words, name, 2) for name, words in _BASELINES.items()),
+    ]
+    heads = ["group", "scans", "patients", *(words for words, _, _ in columns)]
+    lines = [[g.name, str(g.means["dsc"].cases), str(g.patients),
+              *(_mean(g.means.get(name), digits, interval=name == "dsc")
+                for _, name, digits in columns)] for g in groups]
+    return _table(heads, lines)
+
+
+def _verdict(everything: Group) -> str:
+    """Whether the residuals help, in one sentence."""
+    gain = everything.means.get("dsc_gain_of_residuals")
+    if gain is None:
+        return ""
+    interval = "" if gain.low is None or gain.high is None else (
+        f" (95 % interval {gain.low:+.3f} to {gain.high:+.3f})")
+    return (f"Both residuals change the mean DSC of AOVA in the same candidates by "
+            f"{gain.mean:+.3f}{interval}, over {gain.cases} scans.\n")
+
+
+def _tumors(tumors: Sequence[Row], rows: Sequence[Row]) -> str:
+    heads = ["scan", "prompt", "final", *_PARTS.values(), *_BASELINES.values(), "NSD 2 mm",
+             "lesions found", "found, ml", "true, ml", "wrong-organ prompts", "s", "GB"]
+    lines = []
+    for row in tumors:
+        case = row.scores
+        parts = [case.ablation[kind].dsc if kind in case.ablation else None for kind in ABLATIONS]
+        beside = [getattr(case.baselines, name) if case.baselines else None for name in _BASELINES]
+        lines.append([
+            row.scan, case.prompt, *map(_number, [case.measures.dsc, *parts, *beside]),
+            _number(case.measures.nsd),
+            f"{case.measures.lesions_found} of {case.measures.lesions}",
+            _number(case.measures.segmented_ml, 1), _number(case.measures.reference_ml, 1),
+            _wrong(row.scan, rows), _number(case.seconds, 0), _number(case.peak_gb, 1),
+        ])
+    return _table(heads, lines)
+
+
+def _wrong(scan: str, rows: Sequence[Row]) -> str:
+    """What other prompts found in the same scan: ml, and DSC with the tumor they do not name."""
+    asked = [row.scores for row in rows if row.scan == scan and row.scores.kind == "wrong organ"]
+    return "; ".join(
+        f"{case.prompt}: nothing" if not case.found else
+        f"{case.prompt}: {case.measures.segmented_ml:.1f} ml, DSC {_number(case.wrong_organ_dsc)}"
+        for case in asked) or DASH
+
+
+def _absent(rows: Sequence[Row], with_split: bool) -> str:
+    extra: tuple[str, ...] = ("split",) if with_split else ("DSC with the tumor",)
+    heads = ["scan", "prompt", *extra, "found, ml", *(f"{words}, ml" for words in _PARTS.values()),
+             "highest score"]
+    told: Callable[[Row], str] = (lambda row: row.split) if with_split else (
+        lambda row: _number(row.scores.wrong_organ_dsc))
+    lines = []
+    for row in rows:
+        case = row.scores
+        parts = [case.ablation[kind].segmented_ml if kind in case.ablation else None
+                 for kind in ABLATIONS]
+        volumes = (_number(volume, 1) for volume in (case.measures.segmented_ml, *parts))
+        lines.append([row.scan, case.prompt, told(row), *volumes, _number(case.highest_score)])
+    right = sum(not row.scores.found for row in rows)
+    mean = sum(row.scores.measures.segmented_ml for row in rows) / len(rows)
+    return _table(heads, lines) + (
+        f"\nNothing found, as it should be: {right} of {len(rows)}. "
+        f"Mean: {mean:.1f} ml a prompt and scan.\n")
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows) + "\n"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def _mean(mean: Mean | None, digits: int, interval: bool) -> str:
+    if mean is None:
+        return DASH
+    text = f"{mean.mean:.{digits}f}"
+    if interval and mean.low is not None and mean.high is not None:
+        text += f" ({mean.low:.{digits}f}\N{EN DASH}{mean.high:.{digits}f})"
+    return text

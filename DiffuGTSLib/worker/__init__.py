@@ -1,0 +1,14 @@
+"""The background process of the panel in 3D Slicer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the worker on this process's stdin and stdout; returns the exit code."""
+    from DiffuGTSLib.worker.server import main as run
+
+    return run(arguments)

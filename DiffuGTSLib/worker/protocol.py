@@ -1,0 +1,185 @@
+"""The worker's messages: requests as JSON lines in, events as JSON lines (ASCII) out.
+
+Requests, one JSON object a line:
+
+    {"type": "segment", "id": ID, "image": PATH, "prompt": TEXT or [TEXT, ...], "folder": PATH,
+     "seed": 0, "threshold": null, "modality": null, "samples": null, "sequence": null,
+     "skull_stripped": null}                                    (from "seed" on all are optional)
+    {"type": "threshold", "id": ID, "result": ID of a segment job, "threshold": 0.4, "folder": PATH}
+    {"type": "cancel", "id": ID of the job}          a job that has ended already is no error
+    {"type": "quit"}
+
+Events, each with the `id` of its job (null where there is none):
+
+    ready      version, python, torch, device, model, memory_free_gb, memory_total_gb (GiB, of the
+               device)
+    progress   index, prompt, stage, done, total, fraction (0..1 of the job), seconds_left or null
+    preview    index, prompt, attention, candidates (paths)
+    result     one a prompt: index, count, prompt, title, terminology, found, highest_score,
+               threshold, needed_score (of a lesion's peak), lesions, and paths: mask (labels 1..
+               as the lesions' numbers), attention, pseudo_healthy, residual, uncertainty,
+               probability; after `threshold` only mask. The job is done with the result whose
+               index is count - 1.
+    error      code, message, hint, suggestions (prompts that would be understood, or the MR
+               sequences of which one has to be stated)
+    cancelled
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.channel import Id
+from DiffuGTSLib.errors import DiffuGTSError
+
+
+class BadRequest(DiffuGTSError):
+    """A line on stdin is no request that the worker knows."""
+
+    code = "bad-request"
+
+    def __init__(self, message: str, job: Id | None = None) -> None:
+        super().__init__(message, "Send one JSON object a line, as worker_protocol.py describes.")
+        self.job = job
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Run prompts on a scan; the files go to `folder`, which is made if need be."""
+
+    id: Id
+    image: Path
+    prompts: tuple[str, ...]
+    folder: Path
+    seed: int = 0
+    threshold: float | None = None
+    modality: str | None = None
+    samples: int | None = None
+    sequence: str | None = None
+    skull_stripped: bool | None = None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Another threshold on the result of the earlier job `result`."""
+
+    id: Id
+    result: Id
+    threshold: float
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop the job `id`, running or waiting."""
+
+    id: Id
+
+
+@dataclass(frozen=True)
+class Quit:
+    """End the worker, a run included."""
+
+
+Request = Segment | Threshold | Cancel | Quit
+
+
+def parse(line: bytes) -> Request:
+    """The request that a line of stdin holds.
+
+    Raises:
+        BadRequest: not JSON, not an object, an unknown type or field, a field of a wrong kind.
+    """
+    try:
+        message = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise BadRequest("A line is not JSON.") from None
+    if not isinstance(message, dict):
+        raise BadRequest("A line is JSON, but not an object.")
+    fields = _Fields(message)
+    kind = message.get("type")
+    if kind == "segment":
+        request: Request = Segment(
+            fields.identity("id"), fields.path("image"), fields.prompts(), fields.path("folder"),
+            fields.number("seed", int, 0, 0, 2**63 - 1),
+            fields.number("threshold", float, None, 0, 1),
+            fields.choice("modality", ("CT", "MR")),
+            fields.number("samples", int, None, 1, 100),
+            fields.choice("sequence", ("t1", "t1c", "t2", "flair", "other")),
+            fields.flag("skull_stripped"),
+        )
+    elif kind == "threshold":
+        threshold = fields.number("threshold", float, None, 0, 1)
+        if threshold is None:
+            raise fields.wrong("threshold", "a number from 0 to 1")
+        request = Threshold(fields.identity("id"), fields.identity("result"), threshold,
+                            fields.path("folder"))
+    elif kind == "cancel":
+        request = Cancel(fields.identity("id"))
+    elif kind == "quit":
+        request = Quit()
+    else:
+        raise BadRequest("The request's type is unknown.", fields.job)
+    fields.check_all_used()
+    return request
+
+
+class _Fields:
+    """Takes the fields out of a message and says plainly which one is wrong."""
+
+    def __init__(self, message: Mapping[str, Any]) -> None:
+        self._left = {key: value for key, value in message.items() if key != "type"}
+        job = message.get("id")
+        self.job = job if isinstance(job, str | int) else None
+
+    def wrong(self, name: str, expected: str) -> BadRequest:
+        return BadRequest(f'The field "{name}" has to be {expected}.', self.job)
+
+    def identity(self, name: str) -> Id:
+        value = self._left.pop(name, None)
+        if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+            raise self.wrong(name, "a text or a whole number")
+        return value
+
+    def path(self, name: str) -> Path:
+        value = self._left.pop(name, None)
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise self.wrong(name, "a path")
+        return Path(value)
+
+    def prompts(self) -> tuple[str, ...]:
+        value = self._left.pop("prompt", None)
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+            raise self.wrong("prompt", "a text or a list of texts")
+        return tuple(texts)
+
+    def number(self, name: str, kind: type, default: Any, low: float, high: float) -> Any:
+        value = self._left.pop(name, None)
+        if value is None:
+            return default
+        kinds = int if kind is int else int | float
+        if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high:
+            whole = "whole " if kind is int else ""
+            raise self.wrong(name, f"a {whole}number from {low:g} to {high:g}")
+        return kind(value)
+
+    def choice(self, name: str, values: tuple[str, ...]) -> str | None:
+        value = self._left.pop(name, None)
+        if value is not None and value not in values:
+            raise self.wrong(name, " or ".join(values))
+        return value
+
+    def flag(self, name: str) -> bool | None:
+        value = self._left.pop(name, None)
+        if value is not None and not isinstance(value, bool):
+            raise self.wrong(name, "true or false")
+        return value
+
+    def check_all_used(self) -> None:
+        if self._left:
+            raise BadRequest(f'The field "{min(self._left)}" is unknown.', self.job)

@@ -1,0 +1,381 @@
+"""The background process: it holds the model, takes requests on stdin, tells events on stdout.
+
+worker_protocol.py describes the messages. Jobs run one after the other on the main thread; a
+second thread reads stdin, so that a cancel is seen while a job runs.
+
+The files of a worker's job: all of them complete under their names, or none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import SimpleITK as sitk
+
+from DiffuGTSLib.channel import Channel, ChannelClosed, Id
+from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten
+from DiffuGTSLib.output.segments import describe
+from DiffuGTSLib.progress import Meter, Progress
+from DiffuGTSLib.scan.header import quiet
+from DiffuGTSLib.worker.protocol import BadRequest, Cancel, Quit, Segment, Threshold, parse
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.pipeline.result import Result
+    from DiffuGTSLib.pipeline.segmenter import EncodedScan, Preview, Segmenter
+
+VOLUMES = ("attention", "pseudo_healthy", "residual", "uncertainty", "probability")
+# A run stops within one step once stdin has closed; a worker that cannot must not stay behind.
+GRACE_SECONDS = 60.0
+# Of all kept results together; 100 million are about 2.5 GB of maps.
+KEPT_VOXELS = 100_000_000
+# More progress events would only cost the reader time.
+_SECONDS_BETWEEN_EVENTS = 0.1
+_NICENESS = 5
+Stamp = tuple[object, ...]
+
+
+class ResultNotKept(DiffuGTSError):
+    """A new threshold was asked for on a result that the worker no longer holds."""
+
+    code = "result-not-kept"
+
+
+class _Job:
+    """A request on its way: its progress object, and its progress events."""
+
+    def __init__(self, request: Segment | Threshold, channel: Channel) -> None:
+        self.request = request
+        self.progress = Progress(self._report)
+        self.meter = Meter()
+        self.index = 0
+        self._channel = channel
+        self._cancelled = False
+        self._last: tuple[str, float] = ("", 0.0)
+
+    def start_prompt(self, index: int) -> None:
+        """Steps from now on belong to prompt `index`."""
+        self.index = index
+        self.meter.start_prompt(index)
+
+    def cancel(self) -> None:
+        """Asks the job to stop; may be called from any thread."""
+        self._cancelled = True
+        self.progress.cancel()
+
+    def check(self) -> None:
+        """Raises `Cancelled` when the job is to stop; between the steps of the method."""
+        if self._cancelled:
+            raise Cancelled
+
+    def _report(self, stage: str, done: int, total: int) -> None:
+        fraction = self.meter.step(stage, done, total)
+        now = time.monotonic()
+        recent = stage == self._last[0] and now - self._last[1] < _SECONDS_BETWEEN_EVENTS
+        if recent and done < total:
+            return
+        self._last = stage, now
+        left = self.meter.seconds_left
+        prompt = self.request.prompts[self.index] if isinstance(self.request, Segment) else None
+        self._channel.send(
+            "progress", self.request.id, index=self.index, prompt=prompt, stage=stage, done=done,
+            total=total, fraction=round(fraction, 4),
+            seconds_left=None if left is None else round(left, 1),
+        )
+
+
+class Worker:
+    """The loop of the background process.
+
+    Args:
+        channel: where requests come from and events go to.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._requests: queue.Queue[_Job | None] = queue.Queue()
+        self._lock = threading.Lock()
+        self._jobs: dict[Id, _Job] = {}  # waiting and running ones
+        self._running: Id | None = None
+        self._ending = threading.Event()
+        self._files: JobFiles | None = None
+        # With what it was read by: file, modality, sequence, skull-stripped.
+        self._scan: tuple[tuple[Stamp | None, Any, Any, Any], EncodedScan] | None = None
+        self._results: OrderedDict[Id, list[Result]] = OrderedDict()
+
+    def serve(self, load: Callable[[], Segmenter]) -> None:
+        """Loads the model and works until stdin closes, `quit` comes or nobody listens.
+
+        Raises:
+            DiffuGTSError: the model cannot be loaded; an error event has told so.
+        """
+        threading.Thread(target=self._listen, name="stdin", daemon=True).start()
+        try:
+            self._segmenter = load()
+            self._channel.send("ready", **_facts(self._segmenter))
+            while (job := self._requests.get()) is not None and not self._ending.is_set():
+                self._work(job)
+        except ChannelClosed:
+            return
+
+    def _listen(self) -> None:
+        """Reads stdin to its end; runs on a thread of its own."""
+        try:
+            for line in self._channel.lines():
+                try:
+                    if not self._take(line):
+                        break
+                except BadRequest as error:
+                    self._channel.send_error(error, error.job)
+        except ChannelClosed:
+            pass
+        self._end()
+
+    def _take(self, line: bytes) -> bool:
+        """Puts a request into the queue; cancels at once; False for `quit`."""
+        request = parse(line)
+        if isinstance(request, Quit):
+            return False
+        if isinstance(request, Cancel):
+            self._cancel(request.id)
+            return True
+        job = _Job(request, self._channel)
+        with self._lock:
+            if request.id in self._jobs:
+                raise BadRequest("A job with that id is at work already.", request.id)
+            self._jobs[request.id] = job
+        self._requests.put(job)
+        return True
+
+    def _cancel(self, job: Id) -> None:
+        with self._lock:
+            waiting = job in self._jobs and job != self._running
+            if waiting:
+                del self._jobs[job]
+            elif job in self._jobs:
+                self._jobs[job].cancel()
+        if waiting:
+            self._channel.send("cancelled", job)
+
+    def _end(self) -> None:
+        """Stops the running job and the loop; ends the process by force if that takes too long."""
+        self._ending.set()
+        with self._lock:
+            for job in self._jobs.values():
+                job.cancel()
+        self._requests.put(None)
+        time.sleep(GRACE_SECONDS)
+        if self._files is not None:
+            self._files.remove_unfinished()
+        os._exit(1)
+
+    def _work(self, job: _Job) -> None:
+        """Runs one job; whatever goes wrong becomes an event."""
+        request = job.request
+        with self._lock:
+            if request.id not in self._jobs:
+                return  # cancelled while it waited
+            self._running = request.id
+        try:
+            if isinstance(request, Segment):
+                self._segment(job, request)
+            else:
+                self._threshold(job, request)
+        except Cancelled:
+            self._release(request.id)
+            self._channel.send("cancelled", request.id)
+        except DiffuGTSError as error:
+            self._release(request.id)
+            self._channel.send_error(error, request.id)
+        except ChannelClosed:
+            raise
+        except Exception as error:
+            _print_trace(error)
+            self._release(request.id)
+            self._channel.send_error(_Internal(), request.id)
+
+    def _release(self, job: Id) -> None:
+        """Ends a job before its last event is sent: the answer to that may use the id again."""
+        with self._lock:
+            self._jobs.pop(job, None)
+            self._running = None
+
+    def _segment(self, job: _Job, request: Segment) -> None:
+        from DiffuGTSLib.prompt.parsing import understand
+        pass  # MIG
+
+        for text in request.prompts:
+            # Before minutes are spent on the first of them.
+            understand(text, self._segmenter.text_encoder)
+        scan = self._encode(job, request)
+        self._files = JobFiles(request.folder)
+        results = []
+        for index, text in enumerate(request.prompts):
+            job.start_prompt(index)
+            result = self._segmenter.segment(
+                scan, text, progress=job.progress, seed=request.seed,
+                threshold=request.threshold, samples=request.samples,
+                preview=lambda preview: self._preview(job, preview),
+            )
+            images = {name: getattr(result, name) for name in VOLUMES}
+            self._send_result(job, result, images, len(request.prompts))
+            results.append(result)
+        self._keep(request.id, results)
+
+    def _encode(self, job: _Job, request: Segment) -> EncodedScan:
+        """The scan, encoded now or by the job before."""
+        pass  # MIG
+
+        key = stamp(request.image), request.modality, request.sequence, request.skull_stripped
+        kept = self._scan
+        if kept is not None and kept[0] == key and key[0] is not None:
+            job.meter = Meter(len(request.prompts), encoded=True)
+            return kept[1]
+        job.meter = Meter(len(request.prompts))
+        self._scan = kept = None  # its memory is needed for the next one
+        scan = self._segmenter.encode(
+            request.image, request.modality, job.progress, request.sequence,
+            request.skull_stripped,
+        )
+        self._scan = key, scan
+        return scan
+
+    def _threshold(self, job: _Job, request: Threshold) -> None:
+        pass  # MIG
+
+        if request.result not in self._results:
+            raise ResultNotKept("That result is no longer held by the worker.",
+                                "Run the prompt again.")
+        results = [r.with_threshold(request.threshold) for r in self._results[request.result]]
+        self._files = JobFiles(request.folder)
+        for index, result in enumerate(results):
+            job.start_prompt(index)
+            self._send_result(job, result, {}, len(results))
+
+    def _preview(self, job: _Job, preview: Preview) -> None:
+        images = {"attention": preview.attention, "candidates": preview.candidates}
+        paths = self._write(job, images, f"-preview-{job.index + 1}")
+        prompt = job.request.prompts[job.index] if isinstance(job.request, Segment) else None
+        self._channel.send("preview", job.request.id, index=job.index, prompt=prompt, **paths)
+
+    def _send_result(
+        self, job: _Job, result: Result, images: dict[str, Any], count: int
+    ) -> None:
+        from DiffuGTSLib.pipeline.lesions import labelled
+
+        paths = self._write(job, {"mask": labelled(result.mask), **images}, f"-{job.index + 1}")
+        if job.index == count - 1:
+            self._release(job.request.id)
+        self._channel.send(
+            "result", job.request.id, index=job.index, count=count, **describe(result), **paths
+        )
+
+    def _write(self, job: _Job, images: dict[str, Any], ending: str) -> dict[str, str]:
+        """Paths by plain name; `ending` keeps the files of several prompts apart."""
+        assert self._files is not None
+        named = {f"{name}{ending}": image for name, image in images.items()}
+        paths = self._files.write(named, job.check)
+        return {name: paths[f"{name}{ending}"] for name in images}
+
+    def _keep(self, job: Id, results: list[Result]) -> None:
+        """Keeps the results for `threshold`; the oldest go when they are too many voxels."""
+        self._results.pop(job, None)
+        self._results[job] = results
+
+        def voxels() -> int:
+            every = [result for kept in self._results.values() for result in kept]
+            return sum(result.mask.GetNumberOfPixels() for result in every)
+
+        while len(self._results) > 1 and voxels() > KEPT_VOXELS:
+            self._results.popitem(last=False)
+
+
+class _Internal(DiffuGTSError):
+    """A mistake in the program."""
+
+    code = "internal"
+
+    def __init__(self) -> None:
+        super().__init__("Something went wrong inside the program; the scan was not segmented.",
+                         "Try again; if it happens again, report it with the log.")
+
+
+def _facts(segmenter: Segmenter) -> dict[str, Any]:
+    """What the `ready` event tells."""
+    import torch
+
+    from DiffuGTSLib import __version__
+
+    return {"version": __version__, "python": sys.version.split()[0],
+            "torch": str(torch.__version__), "device": str(segmenter.device),
+            "model": segmenter.package.card.name, **_memory(str(segmenter.device))}
+
+
+def _memory(device: str) -> dict[str, float]:
+    """GiB of the device's memory, or of the machine's."""
+    import psutil
+    import torch
+
+    if device.startswith("cuda"):
+        free, total = torch.cuda.mem_get_info(device)
+    else:
+        memory = psutil.virtual_memory()
+        free, total = memory.available, memory.total
+    return {"memory_free_gb": round(free / 2**30, 1), "memory_total_gb": round(total / 2**30, 1)}
+
+
+def _print_trace(error: Exception) -> None:
+    """The traceback on stderr, with file names instead of full paths, which may name a patient."""
+    for frame in traceback.extract_tb(error.__traceback__):
+        print(f"  {Path(frame.filename).name}:{frame.lineno} {frame.name}", file=sys.stderr)
+    message = " ".join(Path(word).name for word in str(error).split())
+    print(f"{type(error).__name__}: {message}", file=sys.stderr, flush=True)
+
+
+def run(model: str = "embedded", device: str = "auto") -> int:
+    """Runs the worker on this process's stdin and stdout; returns the exit code."""
+    channel = Channel()
+
+    def load() -> Segmenter:
+        from DiffuGTSLib.pipeline.segmenter import Segmenter
+
+        return Segmenter.from_pretrained(model, device)
+
+    # The application in front stays fluid; Windows has no nice values.
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(_NICENESS)
+    try:
+        Worker(channel).serve(load)
+    except KeyboardInterrupt:
+        return 130
+    except DiffuGTSError as error:
+        channel.send_error(error)
+        return 1
+    except ImportError as error:
+        _print_trace(error)
+        channel.send_error(DiffuGTSError(
+            f"The Python package {error.name} is not installed or damaged.",
+            "Run `diffugts doctor` in the worker's Python; it says what to install."))
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m DiffuGTSLib.worker [--model NAME] [--device auto]`."""
+    parser = argparse.ArgumentParser(prog="python -m DiffuGTSLib.worker", description=__doc__)
+    parser.add_argument("--model", default="embedded", help="catalogue name or folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    options = parser.parse_args(arguments)
+    return run(options.model, options.device)
