@@ -15,7 +15,7 @@ PIP = $(PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input in
 help:
 	@echo "make demo      segment a public scan, or a phantom without network, into out/demo"
 	@echo "make test      run all tests; make test ARGS='-k lesions' runs some"
-	@echo "make lint      check style and types"
+	@echo "make lint      check style, types and the layers of the packages"
 	@echo "make bench     measure speed and memory"
 	@echo "make validate  score the embedded model on the scans in $(DATA), tables into docs/validation"
 	@echo "make reproduce-embedded  train the embedded model anew from $(DATA), and score it"
@@ -32,6 +32,7 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m mypy
+	@PYTHONPATH=DiffuGTS .venv/bin/lint-imports
 
 bench: $(INSTALLED)
 	@$(PYTHON) Testing/Benchmarks/speed.py

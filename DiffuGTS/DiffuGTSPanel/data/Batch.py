@@ -11,7 +11,6 @@ from slicer.i18n import tr as _
 
 from DiffuGTSPanel.data.Failure import Failure
 from DiffuGTSPanel.data.Run import MethodOptions, nothingFound
-from DiffuGTSPanel.process import LibraryLauncher
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,7 @@ class BatchCase:
     @property
     def lesions(self) -> list[dict[str, Any]]:
         """Those of all prompts, as the tables hold them."""
-        LibraryLauncher.useLibrary()
-        from DiffuGTSLib.batch.case import lesions_in
-
-        return lesions_in(self.results)
+        return [lesion for result in self.results for lesion in result["lesions"]]
 
     @property
     def volumeMl(self) -> float:
@@ -212,10 +208,7 @@ def leftOut(told: dict[str, Any]) -> str:
 
 
 def _volumeMlOf(lesions: list[dict[str, Any]]) -> float:
-    LibraryLauncher.useLibrary()
-    from DiffuGTSLib.batch.case import volume_ml_of
-
-    return volume_ml_of(lesions)
+    return float(sum(lesion["volume_ml"] for lesion in lesions))
 
 
 def _found(result: dict[str, Any]) -> str:

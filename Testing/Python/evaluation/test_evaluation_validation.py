@@ -1,0 +1,102 @@
+"""What is asked of the validation scans, and the tables of the docs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.scored_cases import Here, scored
+from support.tiny_model import write_tiny_model
+
+from DiffuGTSLib.datasets.check import check
+from DiffuGTSLib.datasets.folder import DataSet
+from DiffuGTSLib.errors import BadDataSet
+from DiffuGTSLib.evaluation.measures import Measures
+from DiffuGTSLib.evaluation.scoring import Settings
+from DiffuGTSLib.evaluation.tables import summarise
+from DiffuGTSLib.prompt.parsing import understand
+from DiffuGTSLib.training.data.cases import read_cases
+from DiffuGTSLib.training.embedded.validation import Row, labelled, markdown, run, tasks
+
+
+def test_every_case_has_a_name_of_its_own_and_a_prompt_that_is_understood():
+    names = [task.name for task in tasks()]
+    assert len(set(names)) == len(names)
+    assert all(understand(prompt).known for prompt in {task.prompt for task in tasks()})
+
+
+def test_the_scans_that_the_issue_names_are_asked_for_what_is_not_there():
+    absent = {task.scan for task in tasks() if not task.mask}
+    assert {"abdomen_3mm", "volunteer_t1", "volunteer_t2", "volunteer2_t1", "mediastinum_a",
+            "mediastinum_b"} <= absent
+    assert ("lung1", "brain tumor") in {(t.scan, t.prompt) for t in tasks() if t.wrong_organ}
+
+
+def test_every_scored_tumor_is_in_the_validation_split_and_every_scan_of_it_is_scored(shared_data):
+    splits = {scan.name: scan.split for scan in read_cases(shared_data)}
+    scored = {task.scan for task in tasks() if task.mask}
+    assert scored == {name for name, split in splits.items() if split == "validation"}
+
+
+def test_sequences_of_a_patient_share_the_patient(shared_data):
+    scans = {scan.name: scan for scan in read_cases(shared_data)}
+    cases = [labelled(task, scans[task.scan]) for task in tasks() if not task.wrong_organ]
+    patients = {case.image.parent.name: case.patient for case in cases}
+    assert patients["sts_033_ct"] == patients["sts_033_t1"] == "sts_033"
+    assert patients["fg-6692_fla"] == patients["fg-6692_t1c"] == "fg-6692"
+    assert {c.sequence for c in cases if c.patient == "fg-6692"} == {"t1", "t1c", "t2", "flair"}
+
+
+def test_the_scans_and_masks_can_be_used(shared_data):
+    scans = {scan.name: scan for scan in read_cases(shared_data)}
+    few = [t for t in tasks() if t.scan in ("brain1", "sts_033_ct", "fg-6692_fla", "mediastinum_a")]
+    report = check(DataSet("few", "", tuple(labelled(t, scans[t.scan]) for t in few)))
+    assert report.findings == []
+
+
+@pytest.fixture
+def table():
+    parts = {kind: Measures(0.4, None, 10.0, 8.0, 1, 1, 1) for kind in ("map", "attention")}
+    parts["both"] = Measures(0.5, None, 10.0, 9.0, 1, 1, 1)
+    tumor = scored(0, 0.5, ablation=parts, group="lung CT")
+    wrong = scored(1, None, kind="wrong organ", wrong_organ_dsc=0.25, prompt="brain tumor",
+                 group="wrong organ")
+    healthy = scored(2, None, found=False, group="no tumor: abdomen")
+    rows = [Row("lung1", "validation", tumor), Row("lung1", "validation", wrong),
+            Row("abdomen_3mm", "training", healthy)]
+    return markdown(rows, summarise([row.scores for row in rows]))
+
+
+def test_a_scan_has_one_row_with_its_ablation_and_its_wrong_organs(table):
+    (row,) = [line for line in table.splitlines() if line.startswith("| lung1 | liver tumor")]
+    assert "| 0.50 | 0.40 | 0.40 |" in row
+    assert "brain tumor: 2.0 ml, DSC 0.25" in row
+
+
+def test_the_gain_of_the_residuals_is_said(table):
+    assert "by +0.100" in table
+
+
+def test_false_alarms_name_the_split(table):
+    assert "| abdomen_3mm | liver tumor | training | 2.0 |" in table
+    assert "Nothing found, as it should be: 1 of 1. Mean: 2.0 ml" in table
+
+
+def test_one_scan_is_validated_from_end_to_end(shared_data, tmp_path):
+    model, docs = str(write_tiny_model(tmp_path / "tiny")), tmp_path / "docs"
+    docs.mkdir()
+    (docs / "mediastinum_b_lung_tumor.png").touch()
+    (docs / "other.png").touch()
+    settings = Settings(model=model, device="cpu", ablation=True, baselines=True)
+    run(shared_data, tmp_path / "out", model, ["mediastinum_b"], docs=docs,
+        place=Here(settings, tmp_path / "out"))
+    assert "| mediastinum_b | lung tumor | training |" in (docs / "table.md").read_text()
+    assert (docs / "mediastinum_b_lung_tumor.png").stat().st_size > 10_000
+    assert (docs / "other.png").stat().st_size == 0
+    groups = json.loads((tmp_path / "out" / "scores.json").read_text())["groups"]
+    assert [group["name"] for group in groups] == ["no tumor: mediastinum"]
+
+
+def test_a_scan_that_is_not_asked_anything_is_named(shared_data, tmp_path):
+    with pytest.raises(BadDataSet, match="No scan is called lung1_lung_tumor"):
+        run(shared_data, tmp_path, "embedded", ["lung1_lung_tumor"])

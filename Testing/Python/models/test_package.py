@@ -1,0 +1,102 @@
+"""Model packages: what is damaged is named, what is whole loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from safetensors.torch import load_file, save_file
+from support.tiny_model import write_tiny_model
+
+from DiffuGTSLib.errors import ModelDamaged, ModelMissing
+from DiffuGTSLib.models import package_files, store
+from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models.package import load, save
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    return write_tiny_model(tmp_path / "tiny")
+
+
+def test_a_package_is_in_diffusers_layout(package: Path) -> None:
+    index = json.loads((package / "model_index.json").read_text())
+    for part in ("vae", "unet", "aova"):
+        assert part in index
+        assert (package / part / "config.json").is_file()
+        assert (package / part / package_files.WEIGHTS).is_file()
+    assert (package / "scheduler" / "scheduler_config.json").is_file()
+
+
+def test_a_loaded_package_is_frozen(package: Path) -> None:
+    loaded = load(package)
+    parts = (loaded.autoencoder, loaded.denoiser, loaded.attention)
+    assert not any(p.requires_grad for part in parts for p in part.parameters())
+    assert not any(part.training for part in parts)
+
+
+def test_weights_are_stored_as_float16_and_computed_in_float32(package: Path) -> None:
+    stored = load_file(package / "vae" / package_files.WEIGHTS)
+    assert {t.dtype for t in stored.values()} == {torch.float16}
+    assert {p.dtype for p in load(package).autoencoder.parameters()} == {torch.float32}
+
+
+def test_a_saved_package_does_not_tell_where_it_came_from(package: Path, tmp_path: Path) -> None:
+    loaded = load(package)
+    save(tmp_path / "again", loaded.card, loaded.autoencoder, loaded.denoiser,
+                loaded.attention, FlowMatchEulerDiscreteScheduler())
+    for part in ("vae", "unet", "aova"):
+        assert str(tmp_path) not in (tmp_path / "again" / part / "config.json").read_text()
+
+
+def test_the_card_survives_writing_and_reading(package: Path, tmp_path: Path) -> None:
+    card = Card.read(package)
+    card.write(tmp_path)
+    assert Card.read(tmp_path) == card
+
+
+@pytest.mark.parametrize("name", ["vae/" + package_files.WEIGHTS, "aova/config.json"])
+def test_a_changed_file_is_named(package: Path, name: str) -> None:
+    damaged = package / name
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with pytest.raises(ModelDamaged, match=name):
+        load(package)
+
+
+def test_a_missing_file_is_named(package: Path) -> None:
+    (package / "unet" / package_files.WEIGHTS).unlink()
+    with pytest.raises(ModelDamaged, match="unet"):
+        load(package)
+
+
+def test_weights_of_another_version_are_refused(package: Path) -> None:
+    path = package / "unet" / package_files.WEIGHTS
+    weights = load_file(path)
+    weights["out.7.weight"] = weights.pop("out.0.weight")
+    save_file(weights, path)
+    card = Card.read(package)
+    card.files[f"unet/{package_files.WEIGHTS}"] = package_files.sha256(path)
+    card.write(package)
+    with pytest.raises(ModelDamaged, match=r"unet does not fit this version \(out"):
+        load(package)
+
+
+def test_a_broken_card_is_named(package: Path) -> None:
+    (package / package_files.CARD).write_text("{")
+    with pytest.raises(ModelDamaged, match=r"card\.json"):
+        load(package)
+
+
+def test_an_unknown_model_is_missing() -> None:
+    with pytest.raises(ModelMissing, match="no-such-model"):
+        load("no-such-model")
+
+
+def test_the_embedded_model_is_there_whole_and_small() -> None:
+    folder = store.find("embedded")
+    package_files.verify(folder)
+    assert sum(p.stat().st_size for p in folder.rglob("*.safetensors")) <= 20_000_000
+    assert Card.read(folder).modalities == ("CT", "MR")

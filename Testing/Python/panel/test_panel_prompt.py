@@ -1,0 +1,228 @@
+"""The panel before a run: prompt, completion, set-up, layout; no worker is started."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from support.panel_case import Panel, plain
+from support.slicer_scans import add_roi, add_volume
+
+
+@pytest.fixture
+def panel(host):
+    return Panel(host)
+
+
+@pytest.fixture
+def volume(panel):
+    import numpy as np
+
+    node = add_volume(np.zeros((10, 20, 30), np.int16), np.eye(4), "scän 患者")
+    panel.parameters.volume = node
+    return node
+
+
+def test_opening_says_what_a_run_needs(panel):
+    assert not panel.button.enabled
+    assert panel.button.toolTip == "Load a CT or MR scan first."
+    assert plain(panel.runSection.ui.progressLabel) == panel.button.toolTip
+    assert "not for clinical decisions" in panel.ui.researchLabel.text
+
+
+def test_a_volume_that_is_there_is_chosen_when_the_panel_opens(host):
+    import numpy as np
+
+    node = add_volume(np.zeros((4, 4, 4), np.int16), np.eye(4))
+    assert Panel(host).parameters.volume is node
+
+
+def test_a_prompt_says_how_it_was_understood_before_it_runs(panel, volume):
+    panel.type("hepatic neoplasm")
+    assert panel.reading == "✓ \nliver · tumor · CT · model embedded"
+    assert panel.button.enabled
+
+
+def test_a_text_that_is_not_understood_shows_the_nearest_and_does_not_run(panel, volume):
+    panel.type("liver")
+    assert "✗" in panel.reading
+    assert "Nearest: liver tumor" in panel.reading
+    panel.press_enter()
+    assert panel.run is None
+    assert panel.logic.lastRun is None
+
+
+def test_a_suggestion_replaces_only_the_prompt_that_is_wrong(panel, volume):
+    panel.type("lung nodule; liver; kidney cyst")
+    panel.prompt.ui.readingLabel.linkActivated.emit("liver tumor")
+    assert panel.prompt.text == "lung nodule; liver tumor; kidney cyst"
+    assert panel.button.enabled
+
+
+def test_pasted_lines_become_prompts_of_their_own(panel):
+    panel.type("lung nodule\n  kidney cyst;\n\nNierentumor")
+    assert panel.prompt.text == "lung nodule; kidney cyst; Nierentumor"
+    assert [each.title for each in panel.prompt.understandings] == [
+        "lung nodule", "kidney cyst", "kidney tumor"]
+
+
+def test_completion_offers_earlier_prompts_first_and_keeps_what_is_typed(panel):
+    from DiffuGTSPanel.widgets import KeptSettings
+
+    KeptSettings.rememberPrompt("lung metastases")
+    offered = panel.prompt.completions("liver tumor; lun")
+    assert offered[0] == "liver tumor; lung metastases"
+    assert "liver tumor; lung tumor" in offered
+
+
+def test_completion_pops_up_while_typing(host, panel):
+    from PySide6.QtTest import QTest
+
+    panel.root.window().show()
+    QTest.keyClicks(panel.prompt.ui.promptEdit, "kidn")
+    host.process()
+    assert panel.prompt._completer.popup().visible
+    assert "kidney tumor" in panel.prompt._completions.stringList()
+    panel.prompt._completer.popup().hide()
+
+
+def test_typing_in_the_middle_leaves_the_cursor_there(panel):
+    from PySide6.QtTest import QTest
+
+    panel.type("liver tumr")
+    panel.prompt.ui.promptEdit.cursorPosition = 9
+    QTest.keyClicks(panel.prompt.ui.promptEdit, "o")
+    assert panel.prompt.text == panel.parameters.prompt == "liver tumor"
+    assert panel.prompt.ui.promptEdit.cursorPosition == 10
+
+
+def test_an_example_button_fills_in_the_prompt(panel):
+    buttons = panel.prompt.ui.examplesPlace.layout()
+    buttons.itemAt(1).widget().click()
+    assert panel.prompt.text == "lung tumor"
+    assert buttons.itemAt(1).widget().text == "Lung"
+
+
+def test_the_scene_keeps_what_was_chosen(panel, volume):
+    import slicer
+
+    panel.type("kidney tumor")
+    panel.advanced.ui.modalitySelector.setCurrentIndex(2)
+    slicer.util.selectModule("")
+    slicer.util.selectModule("DiffuGTS")
+    assert panel.parameters.volume is volume
+    assert panel.prompt.text == "kidney tumor"
+    assert panel.advanced.ui.modalitySelector.currentText == "MR"
+
+
+def test_frames_are_asked_for_only_where_there_are_some(panel, volume):
+    import slicer
+
+    assert panel.advanced.ui.framesSelector.isHidden()
+    sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode")
+    for frame in "01":
+        sequence.SetDataNodeAtValue(volume, frame)
+    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode")
+    browser.AddSynchronizedSequenceNode(sequence)
+    panel.parameters.volume = browser.GetProxyNode(sequence)
+    assert not panel.advanced.ui.framesSelector.isHidden()
+
+
+def test_a_new_region_begins_around_the_whole_scan(panel, volume):
+    roi = add_roi((0, 0, 0), (1, 1, 1))
+    panel.advanced.ui.roiSelector.nodeAddedByUser.emit(roi)
+    assert list(roi.GetSize()) == [30, 20, 10]
+
+
+def test_missing_packages_are_one_line_with_one_button_that_can_be_pressed_again(
+        host, panel, volume, tmp_path):
+    from DiffuGTSPanel.library.PythonPackages import Packages
+
+    file = tmp_path / "requirements.txt"
+    file.write_text("no-such-package-anywhere>=1\n")
+    panel.type("liver tumor")
+    assert panel.button.enabled
+    panel.logic.packages = Packages(file)
+    panel.enter()
+    assert panel.setup.ui.setupLabel.text == "Not installed yet: no-such-package-anywhere."
+    assert panel.button.toolTip == "Install what is missing first."
+    host.dialogs.answer("Ok")
+    panel.setup.ui.setupButton.click()
+    assert panel.setup.ui.setupButton.text == "Try again"
+    file.write_text("")
+    panel.setup.ui.setupButton.click()
+    assert panel.setup.root.isHidden()
+    assert panel.button.enabled
+
+
+def test_another_python_is_examined_and_kept(host, panel):
+    from DiffuGTSPanel.widgets import KeptSettings
+
+    panel.advanced.ui.pythonEdit.currentPath = sys.executable
+    assert panel.logic.python == KeptSettings.python() == sys.executable
+    host.until(lambda: panel.advanced.ui.refreshDevicesButton.enabled, 120, "the examination")
+    assert "All that is needed is there." in panel.advanced.ui.pythonInfoLabel.text
+
+
+def test_a_python_that_cannot_be_used_is_said_so(host, panel, tmp_path):
+    panel.advanced.ui.pythonEdit.currentPath = str(tmp_path / "nothing")
+    host.until(lambda: panel.advanced.ui.refreshDevicesButton.enabled, 60, "the examination")
+    assert "cannot be started" in panel.advanced.ui.pythonInfoLabel.text
+
+
+def test_models_show_licence_and_size_and_only_what_can_be_done(panel):
+    panel.ui.advancedButton.collapsed = False
+    ui = panel.advanced.ui
+    assert "Apache-2.0" in ui.modelInfoLabel.text
+    assert ui.modelDownloadButton.isHidden()
+    panel.parameters.model = "maisi-ct"
+    assert not ui.modelDownloadButton.isHidden()
+    assert "Not installed; Download is under Advanced." in plain(ui.modelInfoLabel)
+    assert ui.modelRemoveButton.isHidden()
+    panel.advanced.close()
+
+
+def test_a_model_that_cannot_run_yet_is_not_run(panel, volume):
+    panel.type("liver tumor")
+    panel.parameters.model = "maisi-ct"
+    assert not panel.button.enabled
+    assert panel.button.toolTip == panel.advanced.models.current.message
+    assert "model maisi-ct" in panel.reading
+
+
+def test_a_licence_that_is_declined_downloads_nothing(host, panel):
+    panel.parameters.model = "maisi-ct"
+    host.dialogs.answer("No")
+    panel.advanced.ui.modelDownloadButton.click()
+    assert "licence" in host.dialogs[-1].text
+    assert panel.advanced.models._task is None
+
+
+@pytest.mark.parametrize("width", [420, 500])
+def test_nothing_is_clipped(host, panel, volume, width):
+    import qt
+    import slicer
+
+    panel.type("lung nodule; liver; something unheard of; soft tissue sarcoma of the thigh")
+    for button in (panel.ui.lesionsButton, panel.ui.evidenceButton, panel.ui.advancedButton):
+        button.collapsed = False
+    window = slicer.util.mainWindow()
+    window.show()
+    window.resize(width, 1400)
+    host.process()
+    assert panel.root.width <= width
+    for kind in (qt.QLabel, qt.QPushButton, qt.QToolButton, qt.QCheckBox, qt.QComboBox):
+        for widget in panel.root.findChildren(kind):
+            inside = isinstance(widget.parent(), qt.QLineEdit)  # its button to clear it
+            if widget.visible and not inside and not getattr(widget, "wordWrap", False):
+                assert widget.width >= widget.minimumSizeHint.width(), widget.name
+                assert widget.height >= widget.minimumSizeHint.height(), widget.name
+    panel.advanced.close()
+
+
+def test_the_panel_is_pictured_in_its_whole_height(host, panel, volume, tmp_path):
+    from Host.screenshots import Studio
+
+    picture = Studio(host, panel.root, tmp_path).panel("panel")
+    assert (tmp_path / "panel.png").stat().st_size < 200_000
+    assert picture.height() >= panel.root.sizeHint.height()

@@ -1,0 +1,251 @@
+"""What the panel offers after a run: lesions, threshold, evidence; one run, many looks at it."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from support.panel_case import NAME, Panel, backgrounds, overlays, plain
+from support.slicer_scans import SECONDS, Scan, segment_array
+
+
+@pytest.fixture(scope="module")
+def opened(running_host, shared_data):
+    """The panel after a run."""
+    running_host.clear()
+    panel = Panel(running_host)
+    panel.volume = panel.choose(Scan(shared_data))
+    panel.press_enter()
+    panel.until_idle()
+    assert panel.lesions.current, panel.message
+    yield panel
+    running_host.clear()
+
+
+@pytest.fixture
+def panel(opened):
+    """As after the run: all kept, own threshold, no overlay."""
+    opened.host.errors.clear()
+    opened.lesions.ui.thresholdResetButton.click()
+    settle(opened)
+    for row in range(opened.lesions.ui.lesionTable.rowCount):
+        tick(opened, row, True)
+    for kind in ("attention", "residual", "uncertainty"):
+        getattr(opened.evidence.ui, f"{kind}CheckBox").checked = False
+    opened.evidence.ui.blendSlider.value = 0.0
+    yield opened
+    assert not opened.host.errors
+
+
+def settle(panel):
+    """Waits until the segments follow the slider."""
+    slider = panel.lesions.ui.thresholdSlider
+    run = panel.lesions.current[0]
+    panel.host.until(lambda: abs(run.threshold - slider.value) < 1e-6, SECONDS, "the threshold")
+    panel.host.process()
+
+
+def tick(panel, row, ticked):
+    import qt
+
+    state = qt.Qt.Checked if ticked else qt.Qt.Unchecked
+    panel.lesions.ui.lesionTable.item(row, 0).setCheckState(state)
+
+
+def segments(panel):
+    """The names of the segments."""
+    segmentation = panel.lesions.current[0].segmentationNode.GetSegmentation()
+    return [segmentation.GetNthSegment(number).GetName()
+            for number in range(segmentation.GetNumberOfSegments())]
+
+
+def marked(panel):
+    """Marked voxels, in all."""
+    run, result = panel.lesions.current
+    return sum(int(segment_array(run.segmentationNode, lesion.segmentId, panel.volume).sum())
+               for lesion in result.lesions)
+
+
+def show(panel, kind):
+    """Ticks an overlay and waits for it."""
+    getattr(panel.evidence.ui, f"{kind}CheckBox").checked = True
+    panel.host.until(lambda: overlays() == {kind}, SECONDS, kind)
+
+
+def test_each_lesion_is_a_row_with_its_measures(panel):
+    table, lesions = panel.lesions.ui.lesionTable, panel.lesions.current[1].lesions
+    assert table.rowCount == len(lesions)
+    cells = [table.item(0, column).text() for column in range(5)]
+    first = lesions[0]
+    assert cells == ["1", f"{first.volumeMl:.2f}", f"{first.longestMm:.1f}",
+                     f"{first.perpendicularMm:.1f}", f"{first.score:.2f}"]
+    assert table.item(0, 0).toolTip() == first.name == "soft tissue sarcoma 1"
+    assert plain(panel.lesions.ui.summaryLabel) == panel.lesions.current[1].sentence
+
+
+def test_a_click_on_a_row_moves_the_slices_there(panel):
+    import slicer
+
+    red = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeRed")
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, 0, 0, 0)
+    panel.lesions.ui.lesionTable.cellClicked.emit(0, 1)
+    superior = panel.lesions.current[1].lesions[0].position[2]
+    assert red.GetSliceToRAS().GetElement(2, 3) == pytest.approx(superior, abs=3.0)
+
+
+def test_without_its_tick_a_lesion_leaves_the_segmentation_and_comes_back(panel):
+    name = panel.lesions.current[1].lesions[0].name
+    before = marked(panel)
+    tick(panel, 0, False)
+    assert name not in segments(panel)
+    assert "1 dropped." in plain(panel.lesions.ui.summaryLabel)
+    tick(panel, 0, True)
+    assert name in segments(panel)
+    assert marked(panel) == before
+
+
+def test_the_table_is_copied(panel):
+    import qt
+
+    panel.lesions.ui.copyButton.click()
+    lines = qt.QApplication.clipboard().text().splitlines()
+    assert lines[0].startswith("prompt\tlesion\tvolume_ml")
+    assert len(lines) == 1 + len(panel.lesions.current[1].lesions)
+    assert panel.lesions.ui.copyButton.text == "Copied"
+
+
+def test_the_table_is_saved_as_csv(panel, tmp_path):
+    panel.host.dialogs.answer(str(tmp_path / "läsionen"))
+    panel.lesions.ui.csvButton.click()
+    with (tmp_path / "läsionen.csv").open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    largest = panel.lesions.current[1].lesions[0]
+    assert float(rows[0]["volume_ml"]) == pytest.approx(largest.volumeMl, abs=0.001)
+
+
+def test_a_table_that_cannot_be_saved_is_said_so(panel, tmp_path):
+    panel.host.dialogs.answer(str(tmp_path / "no" / "such" / "folder.csv"))
+    panel.lesions.ui.csvButton.click()
+    assert panel.message.startswith("The table could not be written.")
+    panel.runSection.clearMessage()
+
+
+def test_the_threshold_changes_the_segments_without_a_new_run(panel):
+    before, runs = marked(panel), panel.logic.lastRun
+    result = panel.lesions.current[1]
+    panel.lesions.ui.thresholdSlider.value = (result.threshold + result.highestScore) / 2
+    assert panel.run is None
+    settle(panel)
+    assert 0 < marked(panel) < before
+    assert panel.lesions.ui.lesionTable.item(0, 1).text() == (
+        f"{panel.lesions.current[1].lesions[0].volumeMl:.2f}")
+    panel.lesions.ui.thresholdResetButton.click()
+    settle(panel)
+    assert marked(panel) == before
+    assert panel.logic.lastRun is runs
+
+
+def test_no_tumor_is_said_plainly_with_the_highest_score(panel):
+    panel.lesions.ui.thresholdSlider.value = 1.0
+    settle(panel)
+    text = plain(panel.lesions.ui.summaryLabel)
+    assert text.startswith("No tumor found")
+    assert f"highest score {panel.lesions.current[1].highestScore:.2f}" in text
+    assert "says nothing about the patient" in text
+    assert panel.lesions.ui.lesionTable.isHidden()
+
+
+def test_of_a_lesion_that_was_let_go_it_is_said_what_it_needs(panel):
+    from DiffuGTSPanel.data.Run import nothingFound
+
+    told = {"title": "lung tumor", "highest_score": 0.6, "threshold": 0.5, "needed_score": 0.73}
+    assert nothingFound(told) == (
+        'No tumor found for "lung tumor" (highest score 0.60; at threshold 0.50 a lesion needs a '
+        "peak of 0.73).")
+    assert nothingFound(told | {"highest_score": 0.4}) == (
+        'No tumor found for "lung tumor" (highest score 0.40, threshold 0.50).')
+
+
+@pytest.mark.parametrize("kind", ["attention", "residual", "uncertainty"])
+def test_evidence_lies_over_the_slices_with_its_colours(panel, kind):
+    show(panel, kind)
+    bar = panel.evidence._bar
+    assert not bar._strip.isHidden()
+    assert bar._low.text == "0"
+    assert float(bar._high.text) > 0
+    assert not panel.lesions.current[0].segmentationNode.GetDisplayNode().GetVisibility2DFill()
+
+
+def test_one_overlay_replaces_the_other_and_none_gives_back_the_scan(panel):
+    show(panel, "attention")
+    show(panel, "residual")
+    assert not panel.evidence.ui.attentionCheckBox.checked
+    panel.evidence.ui.residualCheckBox.checked = False
+    assert overlays() == {""}
+    assert panel.evidence._bar._strip.isHidden()
+    assert panel.lesions.current[0].segmentationNode.GetDisplayNode().GetVisibility2DFill()
+
+
+def test_a_map_whose_file_is_gone_is_said_so_and_not_shown(panel, monkeypatch):
+    result = panel.lesions.current[1]
+    monkeypatch.setattr(result, "evidence", {})
+    monkeypatch.setattr(result, "files", {})
+    panel.evidence.ui.residualCheckBox.checked = True
+    panel.host.until(lambda: panel.message, SECONDS, "the message")
+    assert not panel.evidence.ui.residualCheckBox.checked
+    assert overlays() == {""}
+    panel.runSection.clearMessage()
+
+
+def test_the_opacity_is_that_of_the_overlay(panel):
+    import slicer
+
+    show(panel, "attention")
+    panel.evidence.ui.opacitySlider.value = 0.25
+    composite = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
+    assert composite.GetForegroundOpacity() == pytest.approx(0.25)
+    assert panel.parameters.opacity == pytest.approx(0.25)
+
+
+def test_the_scan_is_blended_into_its_healthy_twin_and_swapped(panel):
+    import slicer
+
+    panel.evidence.ui.blendSlider.value = 0.3
+    panel.host.until(lambda: overlays() == {"pseudo_healthy"}, SECONDS, "the twin")
+    composite = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
+    assert composite.GetForegroundOpacity() == pytest.approx(0.3)
+    panel.evidence.ui.swapButton.click()
+    assert composite.GetForegroundOpacity() == pytest.approx(1.0)
+    assert "not a real scan" in plain(panel.evidence.ui.blendMeaningLabel)
+    panel.evidence.ui.swapButton.click()
+    assert overlays() == {""}
+    assert backgrounds() == {NAME}
+
+
+def test_the_twin_differs_from_the_scan_only_near_the_lesions(panel):
+    import slicer
+
+    twin = panel.lesions.current[1].evidence["pseudo_healthy"]
+    scan = slicer.util.arrayFromVolume(panel.volume)
+    changed = np.abs(slicer.util.arrayFromVolume(twin) - scan) > 1
+    assert 0 < changed.mean() < 0.9
+
+
+def test_the_surface_is_made_only_on_demand(panel):
+    segmentation = panel.lesions.current[0].segmentationNode.GetSegmentation()
+    assert not segmentation.ContainsRepresentation("Closed surface")
+    panel.lesions.ui.show3DCheckBox.checked = True
+    assert segmentation.ContainsRepresentation("Closed surface")
+    panel.lesions.ui.show3DCheckBox.checked = False
+    assert not panel.lesions.current[0].segmentationNode.GetDisplayNode().GetVisibility3D()
+
+
+def test_a_result_whose_volume_is_gone_shows_no_evidence_and_no_error(panel):
+    import slicer
+
+    show(panel, "attention")
+    slicer.mrmlScene.RemoveNode(panel.volume)
+    panel.evidence.ui.residualCheckBox.checked = True
+    panel.host.process()
+    assert panel.lesions.ui.lesionTable.rowCount >= 1

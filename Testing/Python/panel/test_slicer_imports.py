@@ -1,0 +1,68 @@
+"""Slicer's own process stays light: the module's files import no torch and none of its kin."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+MODULE = REPOSITORY / "DiffuGTS"
+FILES = sorted(MODULE.rglob("*.py"))
+HEAVY = ("torch", "monai", "diffusers", "transformers")
+ALLOWED = {"slicer", "qt", "ctk", "vtk", "numpy", "SimpleITK", "DiffuGTSPanel"}
+IMPORT_ALL = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+for name in {heavy!r}:
+    sys.modules[name] = None  # as if it were not there
+from Host.boot import boot
+host = boot()
+for name in sys.argv[3:]:
+    __import__(name)
+from DiffuGTS import DiffuGTSLogic
+logic = DiffuGTSLogic()
+assert logic.understand("liver tumor")[0].ok
+assert logic.models() and logic.suggestions("liv")
+assert "torch (half installed)" in logic.packages.sentence()
+logic.shutdown()
+print("all imported")
+"""
+
+
+def test_every_file_imports_where_torch_is_not_there(running_host):
+    names = [".".join(path.relative_to(MODULE).with_suffix("").parts) for path in FILES]
+    names = [name.removesuffix(".__init__") for name in names]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL.format(heavy=HEAVY), str(REPOSITORY / "Testing"),
+         str(MODULE), *names],
+        capture_output=True, text=True, check=False, timeout=200,
+        env=os.environ | {"QT_QPA_PLATFORM": "offscreen"})
+    assert done.stdout.strip().endswith("all imported"), done.stderr
+
+
+def imported(tree, at_file_scope):
+    places = tree.body if at_file_scope else list(ast.walk(tree))
+    for node in places:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_imports_only_what_slicer_always_has(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert set(imported(tree, at_file_scope=False)).isdisjoint(HEAVY)
+    assert set(imported(tree, at_file_scope=True)) <= ALLOWED | set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_names_no_package_index(path):
+    text = path.read_text(encoding="utf-8")
+    assert "pypi" not in text.lower()
+    assert "pythonhosted" not in text.lower()

@@ -1,0 +1,201 @@
+"""The module in the stand-in: loading, samples, self-tests, and input refused before any worker."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from support.slicer_scans import add_roi, add_volume, run_to_end
+from support.slicer_side import REPOSITORY, slicer_side
+
+__all__ = ["slicer_side"]
+
+pytestmark = pytest.mark.usefixtures("slicer_side")
+
+
+@pytest.fixture
+def logic(slicer_side):
+    from DiffuGTSPanel.Logic import DiffuGTSLogic
+
+    made = DiffuGTSLogic()
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def array():
+    return np.random.default_rng(0).integers(0, 100, (8, 9, 10)).astype(np.int16)
+
+
+def failure(host, logic, volume, prompt="liver tumor", **options):
+    """The failure of a run for which no worker was started."""
+    _run, told = run_to_end(host, logic, volume, prompt, **options)
+    assert logic.worker.state == "off"
+    return told.failure
+
+
+def test_no_volume_is_refused(host, logic):
+    assert failure(host, logic, None).code == "no-volume"
+
+
+def test_a_volume_that_left_the_scene_is_refused(host, logic, array):
+    import slicer
+
+    volume = add_volume(array, np.eye(4))
+    slicer.mrmlScene.RemoveNode(volume)
+    assert failure(host, logic, volume).code == "no-volume"
+
+
+def test_a_volume_without_voxels_is_refused(host, logic):
+    import slicer
+
+    volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    assert failure(host, logic, volume).code == "empty-volume"
+
+
+def test_colour_and_four_dimensions_are_refused(host, logic):
+    import slicer
+
+    array = np.zeros((8, 9, 10, 3), np.uint8)
+    volume = slicer.util.addVolumeFromArray(array, nodeClassName="vtkMRMLVectorVolumeNode")
+    refused = failure(host, logic, volume)
+    assert refused.code == "not-a-scalar-volume"
+    assert "3 values a voxel" in refused.message
+    assert "sequence" in refused.hint
+
+
+def test_a_labelmap_is_refused(host, logic, array):
+    import slicer
+
+    volume = slicer.util.addVolumeFromArray(array, nodeClassName="vtkMRMLLabelMapVolumeNode")
+    assert failure(host, logic, volume).code == "not-a-scalar-volume"
+
+
+def test_a_region_beside_the_volume_is_refused(host, logic, array):
+    roi = add_roi([500, 0, 0], [10, 10, 10])
+    assert failure(host, logic, add_volume(array, np.eye(4)), roi=roi).code == "roi-outside"
+
+
+def test_a_segmentation_of_surfaces_is_refused_as_target(host, logic, array):
+    import slicer
+    import vtk
+
+    target = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    target.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    sphere = vtk.vtkSphereSource()
+    sphere.Update()
+    target.AddSegmentFromClosedSurfaceRepresentation(sphere.GetOutput(), "sphere", [1, 0, 0])
+    refused = failure(host, logic, add_volume(array, np.eye(4)), segmentation=target)
+    assert refused.code == "segmentation-of-surfaces"
+    assert target.GetSegmentation().GetNumberOfSegments() == 1
+
+
+def test_missing_packages_are_said_before_the_worker_starts(host, logic, array, tmp_path):
+    from DiffuGTSPanel.library.PythonPackages import Packages
+
+    file = tmp_path / "requirements.txt"
+    file.write_text("no-such-package>=1\n")
+    logic._engine._packages = Packages(file)
+    refused = failure(host, logic, add_volume(array, np.eye(4)))
+    assert refused.code == "packages-missing"
+    assert "no-such-package" in refused.message
+
+
+def test_a_python_that_cannot_be_started_is_said(host, logic, array):
+    logic.python = "/no/such/python"
+    assert failure(host, logic, add_volume(array, np.eye(4))).code == "python-unusable"
+
+
+def test_a_python_that_is_none_is_said_with_its_own_words(host, logic, array, tmp_path):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'I am no Python' >&2\nexit 3\n")
+    program.chmod(0o755)
+    logic.python = str(program)
+    refused = failure(host, logic, add_volume(array, np.eye(4)))
+    assert refused.code == "worker-not-started"
+    assert "I am no Python" in refused.message
+    assert next(iter(logic.log.lines)) == "I am no Python"
+
+
+def test_an_unknown_option_is_a_type_error(logic):
+    with pytest.raises(TypeError, match="colour"):
+        logic.segmentAsync(None, "liver tumor", colour="red")
+
+
+def test_nothing_is_told_before_the_call_returns(host, logic):
+    told = []
+    run = logic.segmentAsync(None, "liver tumor", onError=lambda run, failure: told.append(run))
+    assert told == []
+    host.until(lambda: told, 10)
+    assert told == [run]
+
+
+def test_prompts_are_understood_with_several_in_a_text(logic):
+    first, second, third = logic.understand("hepatic neoplasm; xyzzy plugh\nlung nodule")
+    assert (first.ok, first.title) == (True, "liver tumor")
+    assert first.sentence == "liver · tumor · CT · model embedded"
+    assert not second.ok
+    assert second.beyond
+    assert "Known places: lung, liver" in second.hint
+    assert third.finding == "nodule"
+    assert logic.understand("  \n ") == []
+    assert "liver tumor" in logic.suggestions("liv")
+    assert all(logic.understand(example)[0].ok for example in logic.examples())
+
+
+def test_the_catalogue_is_listed(logic):
+    embedded = next(entry for entry in logic.models() if entry.name == "embedded")
+    assert embedded.installed
+    assert embedded.ready
+    assert embedded.modalities == ("CT", "MR")
+    assert 5 < embedded.sizeMb < 30
+
+
+def test_a_model_is_verified_without_blocking(host, logic):
+    done, failed = [], []
+    logic.modelAction("verify", "embedded", done.append, failed.append, lambda line: None)
+    assert done == []
+    host.until(lambda: done or failed, 200)
+    assert failed == []
+    logic.modelAction("verify", "no-such-model", done.append, failed.append, lambda line: None)
+    host.until(lambda: failed, 200)
+    assert "no-such-model" in failed[0].message
+
+
+def test_the_module_loads_and_registers_its_samples(host):
+    import slicer
+
+    module = host.load_module()
+    assert module.title == "DiffuGTS"
+    assert "not for clinical decisions" in module.helpText
+    assert "Apache" in module.acknowledgementText
+    sources = slicer.modules.sampleDataSources["DiffuGTS"]
+    assert {source.sampleName.split()[0] for source in sources} >= {"MRBrainTumor1", "CTChest"}
+    assert all(source.checksums[0].startswith("SHA256:") for source in sources)
+
+
+def test_the_self_tests_that_need_no_run_pass(host, monkeypatch):
+    host.load_module()
+    test = sys.modules["DiffuGTS"].DiffuGTSTest()
+    test.messageDelay = 0
+    monkeypatch.setattr(test, "logicIsReady", lambda: False)
+    test.runTest()
+
+
+def test_a_reload_takes_all_files_anew_and_ends_the_old_worker(host):
+    host.load_module()
+    widget = host.widget()
+    before = sys.modules["DiffuGTSPanel.Engine"], widget.logic
+    widget.onReload()
+    after = sys.modules["DiffuGTSPanel.Engine"], host.widget().logic
+    assert before[0] is not after[0]
+    assert before[1] is not after[1]
+    assert type(after[1]._engine) is after[0].Engine
+    assert before[1]._closing is None  # it was shut down
+
+
+def test_the_library_is_found_beside_the_module():
+    from DiffuGTSPanel.process.LibraryLauncher import libraryFolder
+
+    assert libraryFolder() == REPOSITORY

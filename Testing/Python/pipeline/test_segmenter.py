@@ -1,0 +1,273 @@
+"""The pipeline on a tiny model: grids, seeds, cancel, thresholds, no second encoding."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from support.tiny_model import PROMPT, ball_scan, write_tiny_model
+
+from DiffuGTSLib.errors import (
+    Cancelled,
+    DiffuGTSError,
+    ModalityMismatch,
+    NotAScalarVolume,
+    NotFinite,
+    PromptNotUnderstood,
+)
+from DiffuGTSLib.evaluation.measures import dice
+from DiffuGTSLib.models.card import logits
+from DiffuGTSLib.pipeline.inpainting import CandidateOptions
+from DiffuGTSLib.pipeline.result import Result
+from DiffuGTSLib.pipeline.segmenter import Preview, Segmenter
+from DiffuGTSLib.prompt.parsing import understand
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    folder = write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    return Segmenter.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def result(segmenter: Segmenter) -> Result:
+    return segmenter.segment(segmenter.encode(ball_scan()[0], "MR"), PROMPT)
+
+
+def turned(image: sitk.Image) -> sitk.Image:
+    """The scan with a left-handed, oblique direction and another origin."""
+    copy = sitk.Image(image)
+    c, s = np.cos(0.3), np.sin(0.3)
+    copy.SetDirection((c, s, 0, -s, c, 0, 0, 0, -1))
+    copy.SetOrigin((12.0, -30.0, 77.0))
+    return copy
+
+
+def test_finds_the_ball(result: Result) -> None:
+    _, ball = ball_scan()
+    assert result.found
+    assert dice(sitk.GetArrayFromImage(result.mask) > 0, ball) > 0.6
+
+
+@pytest.mark.parametrize("make", [lambda i: i, turned])
+def test_every_image_lies_on_the_inputs_grid(segmenter: Segmenter, make) -> None:
+    image = make(ball_scan()[0])
+    found = segmenter.segment(segmenter.encode(image, "MR"), PROMPT)
+    for made in (found.mask, found.attention, found.pseudo_healthy, found.residual,
+                 found.uncertainty, found.probability):
+        assert made.GetSize() == image.GetSize()
+        assert made.GetSpacing() == image.GetSpacing()
+        assert made.GetOrigin() == image.GetOrigin()
+        assert made.GetDirection() == image.GetDirection()
+
+
+def with_nan() -> sitk.Image:
+    image = sitk.Cast(ball_scan()[0], sitk.sitkFloat32)
+    image[3, 4, 5] = float("nan")
+    return image
+
+
+@pytest.mark.parametrize(("image", "error"), [
+    (sitk.Image([20, 20], sitk.sitkInt16), NotAScalarVolume),
+    (sitk.Image([9, 9, 9, 3], sitk.sitkInt16), NotAScalarVolume),
+    (sitk.Image([9, 9, 9], sitk.sitkVectorUInt8, 3), NotAScalarVolume),
+    (sitk.Image([9, 9, 9], sitk.sitkComplexFloat32), NotAScalarVolume),
+    (with_nan(), NotFinite),
+], ids=["2D", "4D", "colour", "complex", "NaN"])
+def test_an_image_in_memory_that_is_no_scan_is_refused_by_name(
+    segmenter: Segmenter, image: sitk.Image, error: type[DiffuGTSError]
+) -> None:
+    with pytest.raises(error):
+        segmenter.encode(image, "MR")
+
+
+def test_a_single_time_point_in_memory_is_a_scan(segmenter: Segmenter, result: Result) -> None:
+    again = segmenter.segment(segmenter.encode(sitk.JoinSeries([ball_scan()[0]]), "MR"), PROMPT)
+    assert np.array_equal(again.evidence.score, result.evidence.score)
+
+
+def test_the_same_seed_gives_the_same_mask(segmenter: Segmenter, result: Result) -> None:
+    again = segmenter.segment(segmenter.encode(ball_scan()[0], "MR"), PROMPT)
+    assert np.array_equal(again.evidence.score, result.evidence.score)
+    assert np.array_equal(again.evidence.healthy, result.evidence.healthy)
+    other = segmenter.segment(segmenter.encode(ball_scan()[0], "MR"), PROMPT, seed=5)
+    assert not np.array_equal(other.evidence.healthy, result.evidence.healthy)
+
+
+def test_outside_the_painted_region_the_pseudo_healthy_scan_is_the_scan(result: Result) -> None:
+    scan = sitk.GetArrayFromImage(result.image).astype(np.float32)
+    healthy = sitk.GetArrayFromImage(result.pseudo_healthy)
+    changed = scan != healthy
+    painted_mm3 = float(result.evidence.mask.sum()) * 8
+    assert 0 < changed.sum() * 12 < 1.3 * painted_mm3
+
+
+def test_a_new_threshold_runs_no_network(
+    result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a network ran")
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", forbidden)
+    looser, tighter = result.with_threshold(0.05), result.with_threshold(0.95)
+    volumes = [int(sitk.GetArrayFromImage(r.mask).sum()) for r in (looser, result, tighter)]
+    assert volumes[0] >= volumes[1] >= volumes[2]
+    assert volumes[0] > volumes[2]
+
+
+def test_thresholds_outside_zero_to_one_are_refused(result: Result) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        result.with_threshold(1.5)
+
+
+def test_lesions_whose_peak_is_too_low_are_let_go(result: Result) -> None:
+    scores = np.zeros_like(result.evidence.score)
+    scores[8:14, 8:14, 8:14], scores[30:36, 30:36, 30:36] = 0.6, 0.6
+    scores[9:13, 9:13, 9:13] = 0.9
+    painted = replace(result.evidence, score=scores, mask=scores > 0)
+    both = replace(result, evidence=painted, threshold=0.5)
+    one = replace(both, prominence=1.0)  # as a score: 0.73
+    assert (len(both.lesions), len(one.lesions)) == (2, 1)
+    assert one.lesions[0].max_score > 0.8
+    assert len(one.with_threshold(0.3).lesions) == 2  # 0.54: the bar moves along
+
+
+def test_peaks_are_judged_before_thick_slices_lower_them(result: Result) -> None:
+    scores = np.zeros_like(result.evidence.score)
+    scores[8:14, 8:14, 8:14] = 0.6
+    scores[10, 10, 10] = 0.9  # a single voxel of the model's grid
+    painted = replace(result.evidence, score=scores, mask=scores > 0)
+    depth = result.image.GetSize()[2] * result.image.GetSpacing()[2]
+    thick = sitk.Image([*result.image.GetSize()[:2], int(depth / 7)], sitk.sitkFloat32)
+    thick.SetSpacing([*result.image.GetSpacing()[:2], 7.0])
+    thick.SetOrigin(result.image.GetOrigin())
+    thick.SetDirection(result.image.GetDirection())
+    canonical = replace(result.canonical, source=thick)
+    coarse = replace(result, evidence=painted, threshold=0.5, prominence=1.0, image=thick,
+                     canonical=canonical)
+    assert float(sitk.GetArrayViewFromImage(coarse.probability).max()) < coarse.needed_score
+    assert coarse.highest_score > coarse.needed_score
+    assert len(coarse.lesions) == 1
+
+
+def test_a_second_prompt_does_not_encode_again(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = segmenter.encode(ball_scan()[0], "MR")
+    encoded: list[tuple[int, ...]] = []
+    vae = segmenter.package.autoencoder
+    real = vae.encode_with_features
+
+    def watched(x: torch.Tensor):
+        encoded.append(tuple(x.shape))
+        return real(x)
+
+    monkeypatch.setattr(vae, "encode_with_features", watched)
+    segmenter.segment(scan, "brain metastasis")
+    assert len(encoded) == 2  # the crop's two decodings, never the scan itself
+
+
+def test_progress_goes_through_the_stages_and_the_preview_comes_before_inpainting(
+    segmenter: Segmenter,
+) -> None:
+    seen: list[str] = []
+    scan = segmenter.encode(ball_scan()[0], "MR", progress=lambda s, *_: seen.append(s))
+
+    def preview(made: Preview) -> None:
+        assert made.attention.GetSize() == made.candidates.GetSize() == (48, 48, 32)
+        assert sitk.GetArrayFromImage(made.candidates).any()
+        seen.append("preview")
+
+    segmenter.segment(scan, PROMPT, progress=lambda s, *_: seen.append(s), preview=preview)
+    assert list(dict.fromkeys(seen)) == [
+        "read", "encode", "attention", "preview", "inpaint", "residual", "lesions"]
+
+
+def test_a_cancel_in_the_middle_of_inpainting_raises_and_the_next_run_works(
+    segmenter: Segmenter,
+) -> None:
+    scan = segmenter.encode(ball_scan()[0], "MR")
+
+    def stop(stage: str, done: int, _total: int) -> None:
+        if stage == "inpaint" and done == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        segmenter.segment(scan, PROMPT, progress=stop)
+    assert segmenter.segment(scan, PROMPT).found
+
+
+def test_a_scan_without_candidates_is_a_result(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmenter, "options", CandidateOptions(minimum_ml=1000.0))
+    image, _ = ball_scan()
+    found = segmenter.segment(segmenter.encode(image, "MR"), PROMPT)
+    assert not found.found
+    assert found.lesions == []
+    assert 0 <= found.highest_score <= 1
+    assert not sitk.GetArrayFromImage(found.mask).any()
+    healthy = sitk.GetArrayFromImage(found.pseudo_healthy)
+    assert np.array_equal(healthy, sitk.GetArrayFromImage(image))
+
+
+def test_nonsense_is_refused(segmenter: Segmenter) -> None:
+    scan = segmenter.encode(ball_scan()[0], "MR")
+    with pytest.raises(PromptNotUnderstood) as caught:
+        segmenter.segment(scan, "banana")
+    assert "Known places" in caught.value.hint
+
+
+def test_a_modality_that_cannot_be_is_refused(segmenter: Segmenter) -> None:
+    with pytest.raises(ModalityMismatch):
+        segmenter.encode(ball_scan()[0], "CT")
+
+
+def test_reads_files_with_other_letters_in_their_names(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
+    path = tmp_path / "Löwe 脳.nii.gz"
+    sitk.WriteImage(ball_scan()[0], str(path))
+    assert segmenter.segment(segmenter.encode(path, "MR"), PROMPT).found
+
+
+def test_where_the_model_is_not_calibrated_the_result_says_so(segmenter: Segmenter) -> None:
+    card = replace(segmenter.package.card, calibration={"brain/MR": 0.0})
+    calibrated = Segmenter(replace(segmenter.package, card=card), segmenter.device)
+    scan = calibrated.encode(ball_scan()[0], "MR")
+    assert calibrated.segment(scan, "brain tumor").notes == []
+    assert "not calibrated" in calibrated.segment(scan, "liver tumor").notes[0]
+
+
+def test_an_mr_sequence_has_its_own_calibration_where_the_card_has_one(
+    segmenter: Segmenter,
+) -> None:
+    shifts = {"brain/MR": -1.0, "brain/MR/flair": 1.5}
+    card = replace(segmenter.package.card, calibration=shifts)
+    calibrated = Segmenter(replace(segmenter.package, card=card), segmenter.device)
+    brain = understand("brain tumor")
+    flair, t2, unknown = (
+        logits(calibrated.attend(calibrated.encode(ball_scan()[0], "MR", sequence=s), brain))
+        for s in ("flair", "t2", None)
+    )
+    assert np.array_equal(t2, unknown)
+    middle = np.abs(t2) < 4
+    assert (flair - t2)[middle] == pytest.approx(2.5, abs=0.01)
+
+
+def test_an_open_gate_hides_nothing(segmenter: Segmenter) -> None:
+    image, ball = ball_scan()
+    attention = copy.deepcopy(segmenter.package.attention)
+    attention.gate_bias.data.fill_(-40.0)  # shut everywhere
+    found = []
+    for gates in ((), ("brain/MR",)):
+        card = replace(segmenter.package.card, open_gates=gates)
+        shut = Segmenter(replace(segmenter.package, card=card, attention=attention), "cpu")
+        found.append(shut.segment(shut.encode(image, "MR"), PROMPT))
+    assert not found[0].found
+    assert dice(sitk.GetArrayFromImage(found[1].mask) > 0, ball) > 0.6

@@ -1,0 +1,1 @@
+"""What several test modules share: tiny models, made-up files, child processes, the host."""

@@ -1,0 +1,88 @@
+"""Batches on the stand-in host, with the real command in a child process and a tiny model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROMPT = "brain tumor"
+SECONDS = 240.0
+FOLDER = "Ärzte 患者"
+REPOSITORY = Path(__file__).resolve().parents[3]
+# In another process: the one with the host in it stays without torch.
+_MAKE = """
+import sys
+from pathlib import Path
+from support.batch_runs import write_scan
+from support.tiny_model import write_tiny_model
+model, scans = map(Path, sys.argv[1:])
+write_tiny_model(model)
+write_scan(scans / "eins.nrrd", 0)
+write_scan(scans / "zwei.nrrd", 1)
+(scans / "kaputt.nii.gz").write_bytes(b"nothing that is an image")
+(scans / "Notizen.txt").write_text("nothing that is a scan")
+"""
+
+
+@dataclass(frozen=True)
+class Material:
+    """A tiny model, and a folder with two small scans, a damaged one and a text."""
+
+    model: Path
+    scans: Path
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """Made once."""
+    place = tmp_path_factory.mktemp("batch")
+    made = Material(place / "tiny", place / FOLDER)
+    subprocess.run(
+        [sys.executable, "-c", _MAKE, str(made.model), str(made.scans)], check=True,
+        cwd=Path(__file__).parent, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    return made
+
+
+class Heard:
+    """What a batch told its caller."""
+
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+        self.statuses: list[tuple[str, str]] = []
+        self.steps: list[Any] = []
+        self.failure: Any = None
+
+    def callbacks(self) -> dict[str, Any]:
+        """For `segmentBatch`."""
+        return {
+            "onProgress": lambda run, step: self.steps.append(step),
+            "onCase": lambda run, case: self.statuses.append((case.name, case.status)),
+            "onFinished": lambda run: self.ends.append("finished"),
+            "onCancelled": lambda run: self.ends.append("cancelled"),
+            "onError": self._error,
+        }
+
+    def _error(self, run: Any, failure: Any) -> None:
+        self.ends.append("error")
+        self.failure = failure
+
+
+def statuses(run: Any) -> dict[str, str]:
+    """Of the run's cases, by name."""
+    return {case.name: case.status for case in run.cases}
+
+
+def run_batch(host: Any, logic: Any, inputs: Any, folder: Path, material: Material,
+              prompt: str = PROMPT, **options: Any) -> tuple[Any, Heard]:
+    """A batch and what it told, when it has ended."""
+    heard = Heard()
+    run = logic.segmentBatch(inputs, prompt, folder, **heard.callbacks(),
+                             **{"model": str(material.model), "device": "cpu"} | options)
+    host.until(lambda: not run.active, SECONDS, "the end of the batch")
+    return run, heard

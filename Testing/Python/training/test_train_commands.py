@@ -1,0 +1,297 @@
+"""`diffugts train`: from a configuration to a package that segments."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.tiny_model import PROMPT, ball_scan, write_tiny_model
+from support.training_material import attention_config, start, write_cases, write_config
+from typer.testing import CliRunner
+
+from DiffuGTSLib.cli.app import app
+from DiffuGTSLib.errors import (
+    AttentionMissing,
+    BadConfiguration,
+    OutputNotWritten,
+    TrainingImpossible,
+)
+from DiffuGTSLib.models import package_files
+from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models.package import ATTENTION_ALONE, load
+from DiffuGTSLib.networks.text_encoder import TextEncoder
+from DiffuGTSLib.pipeline.segmenter import Segmenter
+from DiffuGTSLib.training import attention_trainer
+from DiffuGTSLib.training.attention_trainer import PromptTexts, gate_loss
+from DiffuGTSLib.training.commands import train_attention, train_autoencoder, train_denoiser
+from DiffuGTSLib.training.config import (
+    AttentionConfig,
+    AutoencoderConfig,
+    Data,
+    DenoiserConfig,
+    read_config,
+)
+from DiffuGTSLib.training.data.corpus import gather
+from DiffuGTSLib.training.data.project_folder import Wanted
+from DiffuGTSLib.training.data.windows import ORGANS, Feed, Window
+from DiffuGTSLib.training.loop import LoopConfig, read_curve
+
+# What is trained here is compared with what the commands train.
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_encoder() -> Iterator[None]:
+    """The text encoder keeps what it has encoded; each training would begin with another one."""
+    encoder = TextEncoder.from_package()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TextEncoder, "from_package", lambda: encoder)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny package and scans of three organs."""
+    folder = tmp_path_factory.mktemp("bench")
+    write_tiny_model(folder / "tiny")
+    write_cases(folder / "cases", {"liver": "CT", "brain": "MR"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(bench: Path) -> Path:
+    """A package trained in one go."""
+    path = attention_config(bench / "whole.json", output="whole", runs="runs-whole")
+    config = replace(read_config(path, AttentionConfig), left_out=("HCC",))
+    document = train_attention(config).document
+    assert document["output"] == str(bench / "whole")
+    return bench / "whole"
+
+
+def weights(package: Path) -> dict[str, torch.Tensor]:
+    return load_file(package / "aova" / package_files.WEIGHTS)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_trained_package_loads_and_segments(whole: Path) -> None:
+    image, _ = ball_scan()
+    result = Segmenter.from_pretrained(whole, "cpu").segment(
+        Segmenter.from_pretrained(whole, "cpu").encode(image, "MR"), PROMPT)
+    assert result.mask.GetSize() == image.GetSize()
+
+
+def test_only_the_attention_is_new_in_the_package(whole: Path, bench: Path) -> None:
+    before, after = Card.read(bench / "tiny"), Card.read(whole)
+    changed = {name for name, sha in after.files.items() if before.files.get(name) != sha}
+    assert changed == {"aova/config.json", "aova/" + package_files.WEIGHTS}
+    assert not same(weights(whole), weights(bench / "tiny"))
+    assert not [p.name for p in bench.iterdir() if p.name.startswith(".")]
+
+
+def test_the_card_says_what_was_trained_on_and_left_out(whole: Path) -> None:
+    card = Card.read(whole)
+    assert card.trained_classes == {"real": ["brain tumor"], "frozen": [],
+                                    "synthetic": ["brain tumor"]}
+    assert card.left_out == ("liver tumor",)
+    assert "1 scan of CASES.json" in card.trained_on
+    assert card.fusion["CT"] == ATTENTION_ALONE
+    assert "liver tumor" in (whole / "README.md").read_text()
+
+
+def test_the_scans_that_were_held_out_are_named(whole: Path, bench: Path) -> None:
+    names = json.loads((bench / "runs-whole" / "split.json").read_text())
+    assert {split: len(of) for split, of in names.items()} == {"training": 1, "tuning": 1}
+    assert set(names["training"] + names["tuning"]) == {"brain_0", "brain_1"}
+
+
+def test_masks_behind_frozen_networks_are_handed_on() -> None:
+    card = Card("m", "l", ("CT",), (2.0, 2.0, 2.0), 1.0, {"CT": 1}, 0.5, 1, 1, 1, {})
+    whole = replace(card, trained_classes={"real": ["liver tumor"], "synthetic": []})
+    assert whole.frozen_classes == ["liver tumor"]
+    of_it = {"real": ["lung tumor"], "frozen": whole.frozen_classes, "synthetic": []}
+    assert replace(card, trained_classes=of_it).frozen_classes == ["liver tumor"]
+    assert card.frozen_classes == []
+
+
+def test_the_card_claims_only_what_was_done(whole: Path, bench: Path) -> None:
+    told: list[str] = []
+    config = attention_config(bench / "bare.json", output="bare", runs="runs-bare", held_out=0,
+                              synthetic=False, training={"steps": 1, "save_every": 1})
+    train_attention(read_config(config, AttentionConfig), told.append)
+    assert told[0] == "4 scans to train on, 0 held out; runs-bare/split.json names them"
+    assert "never reach learning_rate" in told[1]
+    assert told[2] == "preparing scan 1 of 4"
+    card, about = Card.read(bench / "bare"), (bench / "bare" / "README.md").read_text()
+    assert card.scores == {}
+    assert card.trained_on.startswith("Attention: 1 steps on 4 scans")
+    assert "ynthetic lesions, too" not in card.trained_on
+    for line in ("Synthetic lesions in training**: none", "Scores**: not measured",
+                 "Calibrated for**: nothing"):
+        assert line in about
+    whole_card = Card.read(whole)
+    assert "Synthetic lesions, too." in whole_card.trained_on
+    assert set(whole_card.scores) == {"measure", "brain_MR"}
+    assert f"kept out of training: brain_MR {whole_card.scores['brain_MR']}\n" in (
+        whole / "README.md").read_text()
+
+
+def test_other_data_in_the_same_runs_are_refused_before_they_are_resampled(
+    whole: Path, bench: Path
+) -> None:
+    write_cases(bench / "other", {"lung": "CT"})
+    config = attention_config(bench / "o.json", output="other-out", runs="runs-whole",
+                              data=[{"folder": "other"}], left_out=["HCC"])
+    before, told = sorted((bench / "runs-whole" / "cache").iterdir()), list[str]()
+    with pytest.raises(TrainingImpossible, match=r"another data\[0\].folder"):
+        train_attention(read_config(config, AttentionConfig), told.append)
+    assert sorted((bench / "runs-whole" / "cache").iterdir()) == before
+    assert told == []
+
+
+def test_a_training_killed_by_force_continues_to_the_same_weights(
+    whole: Path, bench: Path
+) -> None:
+    config = attention_config(bench / "killed.json", output="killed", runs="runs-killed",
+                              left_out=["liver tumor"])
+    process = start("train", "attention", "--config", str(config))
+    assert process.stdout is not None
+    while not process.stdout.readline().lstrip().startswith("3 "):
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (bench / "killed").exists()
+    train_attention(read_config(config, AttentionConfig))
+    assert same(weights(bench / "killed"), weights(whole))
+    assert read_curve(bench / "runs-killed") == read_curve(bench / "runs-whole")
+
+
+def test_two_processes_train_one_package_by_the_command(bench: Path) -> None:
+    config = attention_config(bench / "two.json", output="two", runs="runs-two", synthetic=False,
+                              training={"steps": 2, "save_every": 2})
+    process = start("--standalone", "--nproc-per-node", "2", "-m", "DiffuGTSLib.cli", "train",
+                    "attention", "--config", str(config), "--leave-out", "HCC", "--json",
+                    module="torch.distributed.run")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    document = json.loads(out)  # one, though two processes ran
+    assert document["left_out"] == ["liver tumor"]
+    assert set(document["figures"]["train"]) >= {"loss", "map", "gate", "image", "similarity"}
+    assert load(bench / "two").card.trained_classes == {
+        "real": ["brain tumor"], "frozen": [], "synthetic": []}
+
+
+def test_calibration_takes_held_out_scans(bench: Path) -> None:
+    config = attention_config(bench / "fitted.json", output="fitted", runs="runs-fitted",
+                              calibrate=1, training={"steps": 1})
+    lines: list[str] = []
+    train_attention(read_config(config, AttentionConfig), lines.append)
+    assert sum("1 examples" in line for line in lines) == 2
+    load(bench / "fitted")
+
+
+def test_a_model_of_ones_own_is_made_part_by_part(bench: Path) -> None:
+    short = {"steps": 1, "save_every": 1}
+    small = {"num_channels": [8, 8, 8], "num_res_blocks": [1, 1, 1], "latent_channels": 4}
+    first = write_config(bench / "1.json", output="own-vae", runs="runs-1", training=short,
+                         network=small)
+    train_autoencoder(read_config(first, AutoencoderConfig))
+    tiny = {"num_channels": [16, 16], "attention_levels": [False, False], "norm_num_groups": 8}
+    second = write_config(bench / "2.json", autoencoder="own-vae", output="own", runs="runs-2",
+                          training=short, network=tiny, copies=1)
+    train_denoiser(read_config(second, DenoiserConfig))
+    with pytest.raises(AttentionMissing):
+        load(bench / "own")
+    third = attention_config(bench / "3.json", model="own", output="own-trained", runs="runs-3",
+                             training=short, network={})
+    train_attention(read_config(third, AttentionConfig))
+    assert load(bench / "own-trained").card.scale_factor > 0
+
+
+def test_parts_that_do_not_fit_are_refused_before_training(bench: Path, tmp_path: Path) -> None:
+    config = read_config(write_config(tmp_path / "a.json", autoencoder="nothing"), DenoiserConfig)
+    with pytest.raises(BadConfiguration, match="holds no autoencoder"):
+        train_denoiser(config)
+
+
+def test_a_network_that_does_not_fit_the_model_is_named(bench: Path) -> None:
+    path = attention_config(bench / "d.json", network={"context_channels": [8, 8, 8]})
+    with pytest.raises(BadConfiguration, match="the first has to be 16"):
+        train_attention(read_config(path, AttentionConfig))
+
+
+def test_what_is_there_is_never_overwritten(bench: Path) -> None:
+    config = read_config(attention_config(bench / "b.json", output="tiny"), AttentionConfig)
+    with pytest.raises(OutputNotWritten, match="tiny exists already"):
+        train_attention(config)
+
+
+def test_an_unknown_model_is_named_in_a_sentence(bench: Path) -> None:
+    config = attention_config(bench / "c.json")
+    told = CliRunner().invoke(app, ["train", "attention", "--config", str(config),
+                                    "--model", "none-such"])
+    assert told.exit_code == 1
+    assert "none-such" in told.stderr
+
+
+class Counting:
+    """Windows that tell which generator drew them."""
+
+    def draw(self, generator: np.random.Generator) -> Window:
+        value = torch.from_numpy(generator.standard_normal((1, 1, 2, 2, 2)))
+        blank = torch.zeros(2, 2, 2)
+        return Window(value, blank, blank, blank.byte(), torch.zeros(3, dtype=torch.bool), 0, 0)
+
+
+def test_workers_draw_the_windows_that_one_process_draws(tmp_path: Path) -> None:
+    config = LoopConfig(5, 1e-3, tmp_path, seed=3)
+    alone, ahead = Feed(Counting(), 2), Feed(Counting(), 2, workers=1)
+    for step in (1, 2, 3):
+        pairs = zip(alone.windows(step, config), ahead.windows(step, config), strict=True)
+        assert all(torch.equal(a.image, b.image) for a, b in pairs)
+
+
+def test_each_process_draws_windows_of_its_own(tmp_path: Path) -> None:
+    config = LoopConfig(5, 1e-3, tmp_path)
+    other = replace(config, ranks=replace(config.ranks, rank=1, size=2))
+    first, second = (Feed(Counting()).windows(0, c)[0].image for c in (config, other))
+    assert not torch.equal(first, second)
+
+
+def test_where_nobody_outlined_the_organ_its_lesion_opens_the_gate() -> None:
+    lesion, known = torch.zeros(8, 8, 8), torch.zeros(len(ORGANS), dtype=torch.bool)
+    blank = torch.zeros(8, 8, 8)
+    window = Window(blank[None, None], lesion, blank, blank.byte(), known, 2, 0)
+    closed = torch.full((len(ORGANS), 4, 4, 4), -4.0)
+    assert gate_loss(closed, window) == 0
+    lesion[2:6, 2:6, 2:6] = 1
+    assert gate_loss(closed, window) > gate_loss(-closed, window)
+
+
+def test_prompts_of_organs_beyond_the_usual_ones_are_encoded() -> None:
+    encoder = TextEncoder.from_package()
+    prompts = PromptTexts(encoder, (*ORGANS, "prostate"))
+    assert prompts.gate.shape == (len(ORGANS) + 1, 384)
+    assert torch.equal(prompts.gate[:-1], PromptTexts(encoder).gate)
+
+
+def test_training_goes_on_from_another(whole: Path, bench: Path, tmp_path: Path) -> None:
+    package = load(whole)
+    corpus = gather([Data(bench / "cases")], tmp_path, Wanted(largest=48, held_out=0.5))
+    prompts = PromptTexts(TextEncoder.from_package(), corpus.organs)
+    network = {"context_channels": (16, 8, 8), "gate_channels": 8}
+    still = LoopConfig(1, 0.0, tmp_path / "still", bfloat16=False)
+    made = attention_trainer.train(package.autoencoder, Feed(corpus.sampler()), [], still, prompts,
+                           network,
+                           start=package.attention)
+    assert same(made.state_dict(), package.attention.state_dict())

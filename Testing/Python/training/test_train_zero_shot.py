@@ -1,0 +1,166 @@
+"""Classes of lesions: what one is, and that a class left out is never drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.training_material import write_cases
+
+from DiffuGTSLib.errors import PromptNotUnderstood, TrainingImpossible
+from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure, lesion_class
+from DiffuGTSLib.training.config import Data
+from DiffuGTSLib.training.data.cases import Case, Sample
+from DiffuGTSLib.training.data.corpus import Corpus, classes_named, gather
+from DiffuGTSLib.training.data.project_folder import ProjectFolder, Wanted
+from DiffuGTSLib.training.data.windows import (
+    ASKED,
+    ORGANS,
+    PHANTOMS,
+    Source,
+    WindowSampler,
+    make_source,
+)
+
+
+@pytest.mark.parametrize(("text", "name"), [
+    ("HCC", "liver tumor"), ("liver metastasis", "liver tumor"),
+    ("hepatic vessel tumor", "liver tumor"), ("pancreas cancer", "pancreatic tumor"),
+])
+def test_a_class_is_all_that_grows_in_an_organ(text: str, name: str) -> None:
+    assert lesion_class(text) == name
+
+
+def test_a_text_without_an_organ_is_no_class() -> None:
+    with pytest.raises(PromptNotUnderstood, match="names no organ"):
+        lesion_class("sarcoma")
+
+
+def test_only_what_no_mask_was_seen_of_is_unseen() -> None:
+    seen = {"real": ["liver tumor"], "synthetic": ["lung tumor"]}
+    assert exposure(seen, "hepatic vessel tumor") is Exposure.REAL
+    assert exposure(seen, "lung nodule") is Exposure.SYNTHETIC
+    assert exposure(seen, "brain tumor") is Exposure.UNSEEN
+    assert exposure(None, "brain tumor") is Exposure.UNKNOWN
+    frozen = {"real": [], "frozen": ["liver tumor"], "synthetic": ["liver tumor"]}
+    assert exposure(frozen, "HCC") is Exposure.FROZEN
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cases(tmp_path_factory.mktemp("material") / "cases")
+
+
+def corpus(cases: Path, tmp_path: Path, *left_out: str, synthetic: bool = True) -> Corpus:
+    wanted = Wanted(left_out=classes_named(left_out), synthetic=synthetic, largest=32,
+                    held_out=0.4)
+    return gather([Data(cases)], tmp_path, wanted)
+
+
+def drawn(sampler, count: int = 40) -> list:
+    return [sampler.draw(np.random.default_rng(i)) for i in range(count)]
+
+
+def test_a_class_left_out_of_public_data_is_never_drawn(cases: Path, tmp_path: Path) -> None:
+    without = corpus(cases, tmp_path, "HCC")
+    asked = {ORGANS[w.organ] for w in [*drawn(without.sampler()), *without.held_out()]}
+    assert {"lung", "brain"} <= asked
+    assert "liver" not in asked
+    classes = without.trained_classes()
+    assert classes == {"real": ["brain tumor", "lung tumor"],
+                       "synthetic": ["brain tumor", "lung tumor"]}
+    assert all("liver" not in example.prompt for example in without.examples(9))
+
+
+def test_without_synthetic_lesions_none_is_grown(cases: Path, tmp_path: Path) -> None:
+    plain = corpus(cases, tmp_path, synthetic=False)
+    assert plain.trained_classes()["synthetic"] == []
+    volumes = [int(w.lesion.sum()) for w in drawn(plain.sampler(), 25)]
+    assert max(volumes) < 2.5 * 523  # the one ball of 5 voxels' radius, stretched
+    assert np.median(volumes) > 100
+
+
+def test_the_names_of_both_splits_are_those_of_their_scans(cases: Path, tmp_path: Path) -> None:
+    without = corpus(cases, tmp_path, "HCC")
+    (folder, _), = without.folders
+    for split in ("training", "tuning"):
+        assert without.names(split) == [c.name for c in folder.stored(split)]
+        assert not any("liver" in name for name in without.names(split))
+
+
+def test_held_out_patients_are_not_trained_on(cases: Path, tmp_path: Path) -> None:
+    (folder, _), = corpus(cases, tmp_path).folders
+    trained = {c.patient for c in folder.stored("training")}
+    held = {c.patient for c in folder.stored("tuning")}
+    assert len(trained) == len(held) == 3
+    assert not trained & held
+
+
+def test_organs_of_the_trunk_are_known_to_be_absent_from_a_head(
+    cases: Path, tmp_path: Path
+) -> None:
+    sampler = corpus(cases, tmp_path, "liver tumor", "lung tumor").sampler()
+    window = sampler.draw(np.random.default_rng(0))
+    known = {ORGANS[i] for i in np.flatnonzero(window.known.numpy())}
+    assert {"brain", "liver", "lung", "kidney"} <= known
+    assert "bone" not in known
+
+
+def abdomen() -> Source:
+    image, masks = np.full((64, 64, 64), 0.52, np.float16), {}
+    for number, organ in enumerate(("liver", "kidney_left", "pancreas")):
+        masks[organ] = np.zeros(image.shape, bool)
+        masks[organ][8:56, 8:56, 4 + 20 * number : 20 + 20 * number] = True
+    return make_source(Sample(Case("abdomen_3mm", "abdomen", "CT", Path(), ()), image, masks))
+
+
+def test_no_lesion_is_grown_in_an_organ_left_out_nor_asked_for() -> None:
+    organs = [o for o in ORGANS if o != "liver"]
+    sampler = WindowSampler([abdomen()], 48, organs, organs)
+    for window in drawn(sampler, 30):
+        assert ORGANS[window.organ] != "liver"
+        assert not (window.lesion[window.organs == ORGANS.index("liver") + 1] > 0).any()
+
+
+def test_lesions_are_grown_in_the_liver_where_it_is_not_left_out() -> None:
+    windows = drawn(WindowSampler([abdomen()], 48), 12)
+    assert any((w.lesion[w.organs == ORGANS.index("liver") + 1] > 0).any() for w in windows)
+
+
+def test_phantoms_of_a_class_left_out_are_not_used(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("[]")
+    phantoms = [Source(kind, torch.ones(4, 8, 8, 8), np.array([o == ASKED[kind] for o in ORGANS]),
+                       int(kind == "phantom_brain")) for kind in PHANTOMS]
+    # The real ones take seconds each to draw.
+    monkeypatch.setattr("DiffuGTSLib.training.project_folder.phantom_sources", lambda: phantoms)
+    folder = ProjectFolder(tmp_path, tmp_path / "cache", Wanted(left_out=classes_named(["HCC"])))
+    assert sorted(s.kind for s in folder.training) == ["phantom_brain", "phantom_lung"]
+    assert folder.classes() == (set(), {"lung tumor", "brain tumor"})
+
+
+def test_leaving_everything_out_is_refused(cases: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingImpossible, match="no case to train on"):
+        corpus(cases, tmp_path, "liver tumor", "lung tumor", "brain tumor").sampler()
+
+
+def test_a_group_of_scans_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    entry = '[{"case": "a", "group": "knee", "modality": "MR", "masks": {}}]'
+    (tmp_path / "manifest.json").write_text(entry)
+    with pytest.raises(TrainingImpossible, match="knee"):
+        ProjectFolder(tmp_path, tmp_path, Wanted())
+
+
+def test_soft_tissue_left_out_takes_the_sarcomas_away(shared_data: Path, tmp_path: Path) -> None:
+    folder = ProjectFolder(shared_data, tmp_path, Wanted())
+    assert any(name.startswith("sts_") for name in folder.names("training"))
+    without = Wanted(left_out=classes_named(["soft tissue sarcoma"]))
+    left_out = ProjectFolder(shared_data, tmp_path, without)
+    for split in ("training", "tuning"):
+        assert left_out.names(split) == [
+            name for name in folder.names(split) if not name.startswith("sts_")]
+    assert len(list(left_out.sources("training"))) == len(left_out.names("training"))
+    # Not even to ask them for other tumors, in the calibration.
+    assert folder._tuning_cases()
+    assert not left_out._tuning_cases()

@@ -1,0 +1,271 @@
+"""Training: the split, windows, synthetic lesions, losses, a loop that survives a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from DiffuGTSLib.evaluation.measures import body
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.training import autoencoder_trainer
+from DiffuGTSLib.training.attention_trainer import SPILL_VOXELS, gate_loss, image_loss, map_loss
+from DiffuGTSLib.training.data import augment
+from DiffuGTSLib.training.data.cases import Case, Sample, load_sample, read_cases
+from DiffuGTSLib.training.data.organs import lungs
+from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
+from DiffuGTSLib.training.data.windows import ORGANS, Source, WindowSampler, make_source
+from DiffuGTSLib.training.denoiser_trainer import centre_latents, hole
+from DiffuGTSLib.training.loop import Loop, LoopConfig
+
+TRAIN = """
+import sys
+from pathlib import Path
+import torch
+from DiffuGTSLib.training.loop import Loop, LoopConfig
+torch.manual_seed(0)
+model = torch.nn.Linear(4, 1)
+def loss(step, generator):
+    x = torch.from_numpy(generator.standard_normal((8, 4))).float()
+    if step == 15 and len(sys.argv) > 2:
+        print("now", flush=True)
+        import time; time.sleep(60)
+    return ((model(x) - x.sum(1, keepdim=True)) ** 2).mean(), {}
+Loop(LoopConfig(30, 1e-2, Path(sys.argv[1]), save_every=10), model, loss).run()
+print(model.weight.tolist())
+"""
+
+
+def train(folder: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", TRAIN, str(folder), *more],
+                            stdout=subprocess.PIPE, text=True,
+                            cwd=Path(__file__).resolve().parents[3])
+
+
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole").communicate()[0]
+    killed = train(tmp_path / "killed", "wait")
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "now\n"
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert train(tmp_path / "killed").communicate()[0] == whole != ""
+
+
+def test_one_overflow_does_not_spoil_the_weights(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+
+    def loss(step: int, _generator: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        value = model(torch.ones(1, 2)).sum()
+        return value * (float("inf") if step == 1 else 1.0), {}
+
+    Loop(LoopConfig(3, 1e-2, tmp_path), model, loss).run()
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_validation_patients_are_never_trained_on(shared_data: Path) -> None:
+    splits = {c.name: c.split for c in read_cases(shared_data)}
+    held_out = ["lung1", "lidc0314", "brain1"]
+    held_out += [f"fg-6692_{sequence}" for sequence in ("t1", "t1c", "t2", "fla")]
+    held_out += [f"sts_{n:03d}_{k}" for n in range(33, 41) for k in ("ct", "t1")]
+    assert all(splits[name] == "validation" for name in held_out)
+    assert {splits[f"sts_{n:03d}_ct"] for n in range(29, 33)} == {"tuning"}
+    assert sum(s == "training" for s in splits.values()) == 101 - len(held_out) - 8
+
+
+def test_samples_come_back_from_the_cache_as_they_were(shared_data: Path, tmp_path: Path) -> None:
+    (case,) = [c for c in read_cases(shared_data) if c.name == "breast1"]
+    first, second = load_sample(case, tmp_path), load_sample(case, tmp_path)
+    assert np.array_equal(first.image, second.image)
+    assert np.array_equal(first.masks["tumor"], second.masks["tumor"])
+    assert first.masks["tumor"].sum() * 0.008 == pytest.approx(0.13, abs=0.05)
+
+
+def chest(size: int = 96) -> np.ndarray:
+    """A cylinder of tissue with two air-filled lungs, normalised CT."""
+    x, y, _ = np.indices((size, size, size // 2)) - size / 2
+    image = np.where((x / 44) ** 2 + (y / 36) ** 2 < 1, 0.52, 0.0)
+    for side in (-24, 24):
+        image[((x - side) / 11) ** 2 + (y / 20) ** 2 < 1] = 0.1
+    return image.astype(np.float32)
+
+
+def test_lungs_are_found_with_the_nodule_inside_them() -> None:
+    image = chest()
+    image[22:28, 44:50, 20:26] = 0.52  # a nodule of 12 mm in the left of the array
+    found = lungs(image)
+    assert found[22:28, 44:50, 20:26].all()
+    assert not found[48, 48, 24]  # the mediastinum
+    assert not found[2, 2, 24]  # the air around
+
+
+def test_the_body_is_one_piece_without_holes() -> None:
+    found = body(chest(), "CT")
+    assert found[23, 48, 24]  # lung
+    assert not found[1, 1, 1]
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_a_grown_lesion_lies_in_its_organ_and_changes_only_there(modality) -> None:
+    image, organ = np.full((64, 64, 64), 0.5, np.float32), np.zeros((64, 64, 64), bool)
+    organ[8:56, 8:56, 8:56] = True
+    grown = add_lesion(image, organ, "liver", modality, np.random.default_rng(3))
+    assert grown is not None
+    assert grown.mask.any()
+    assert not (grown.mask & ~organ).any()
+    assert abs(grown.image - image)[grown.mask].mean() > 0.002
+    assert np.array_equal(grown.image[:6], image[:6])
+
+
+def test_an_organ_without_room_grows_nothing() -> None:
+    image = np.zeros((16, 16, 16), np.float32)
+    assert add_lesion(image, image > 1, "lung", "CT", np.random.default_rng(0)) is None
+
+
+def test_a_deformed_window_keeps_image_and_labels_together() -> None:
+    stack = torch.zeros(2, 64, 64, 64)
+    stack[:, 24:40, 24:40, 24:40] = 1
+    window = augment.deformed_window(stack, (48, 48, 48), np.array([32, 32, 32]),
+                                     np.random.default_rng(2), mirror_x=True)
+    overlap = ((window[0] > 0.5) & (window[1] > 0.5)).sum()
+    assert overlap > 0.9 * (window[1] > 0.5).sum() > 1000
+
+
+def source(shape: tuple[int, int, int] = (80, 72, 64)) -> Source:
+    case = Case("sts_001_ct", "sarcoma", "CT", Path(), ("tumor",))
+    image, tumor = np.full(shape, 0.52, np.float16), np.zeros(shape, bool)
+    tumor[30:50, 30:50, 20:40] = True
+    return make_source(Sample(case, image, {"tumor": tumor}))
+
+
+def test_windows_divide_and_know_their_padding() -> None:
+    sampler = WindowSampler([source()], largest=56)
+    window = sampler.draw(np.random.default_rng(1))
+    assert all(n % 16 == 0 and n >= 48 for n in window.image.shape[2:])
+    assert window.weight.sum() < window.weight.numel()  # padding does not count
+    assert ORGANS[window.organ] in ORGANS
+    assert (window.organs[window.lesion > 0] == ORGANS.index("soft_tissue") + 1).all()
+
+
+def test_windows_lie_strictly_inside_a_crop_around_a_tumor() -> None:
+    sampler = WindowSampler([source()], largest=96)
+    sizes = [sampler._size(source(), np.random.default_rng(i)) for i in range(40)]
+    assert all(a <= 0.95 * b for size in sizes for a, b in zip(size, (80, 72, 64), strict=True))
+
+
+def test_the_map_loss_prefers_the_truth_to_nothing_and_nothing_to_everything_else() -> None:
+    target, weight = torch.zeros(16, 16, 16), torch.ones(16, 16, 16)
+    target[4:8, 4:8, 4:8] = 1
+    right, nothing, wrong = (map_loss(x, target, weight) for x in
+                             (8 * target - 4, torch.full_like(target, -4.0), 4 - 8 * target))
+    assert right < 0.25 < nothing < wrong
+
+
+def test_what_is_marked_without_a_lesion_weighs_more_when_false_alarms_are_let_go() -> None:
+    nothing, weight = torch.zeros(16, 16, 16), torch.ones(16, 16, 16)
+    alarm = torch.full((16, 16, 16), -9.0)
+    alarm[4:8, 4:12, 4:12] = 9.0  # 256 voxels
+    added = map_loss(alarm, nothing, weight, spill=0.5) - map_loss(alarm, nothing, weight)
+    assert float(added) == pytest.approx(0.5 * 256 / (256 + SPILL_VOXELS), rel=0.01)
+    lesion = torch.zeros(16, 16, 16)
+    lesion[4:8, 4:8, 4:8] = 1
+    assert map_loss(alarm, lesion, weight, spill=0.5) == map_loss(alarm, lesion, weight)
+
+
+def test_wide_windows_are_wide() -> None:
+    sampler = WindowSampler([source()], largest=96)
+    inner = Source("brain", torch.zeros(4, 120, 100, 80), np.ones(len(ORGANS), bool), 1)
+    sizes = np.array([sampler._size(inner, np.random.default_rng(i)) for i in range(40)])
+    assert sizes.min() == 64
+    assert sizes.max() == 96
+
+
+def test_the_one_organ_in_a_window_counts_as_much_as_all_that_are_not() -> None:
+    window = WindowSampler([source()], largest=56).draw(np.random.default_rng(1))
+    window = replace(window, known=torch.ones(len(ORGANS), dtype=torch.bool))
+    here = (window.organs[::2, ::2, ::2] == ORGANS.index("soft_tissue") + 1).float()
+    right = torch.full((len(ORGANS), *here.shape), -12.0)
+    right[ORGANS.index("soft_tissue")] = 24 * here - 12
+    missed, alarm = right.clone(), right.clone()
+    missed[ORGANS.index("soft_tissue")] = -12.0
+    alarm[ORGANS.index("lung")] = 24 * here - 12
+    assert gate_loss(right, window) < 0.01
+    assert gate_loss(missed, window) > 4 * gate_loss(alarm, window) > 0.04
+
+
+def test_ignored_voxels_do_not_count() -> None:
+    target = torch.zeros(8, 8, 8)
+    target[:4] = 1
+    weight = torch.ones(8, 8, 8)
+    weight[6:] = 0
+    logits = 8 * target - 4
+    spoiled = logits.clone()
+    spoiled[6:] = 9.0
+    assert torch.allclose(map_loss(logits, target, weight), map_loss(spoiled, target, weight))
+
+
+def test_the_image_loss_asks_whether_there_is_anything() -> None:
+    quiet, loud = torch.full((16, 16, 16), -5.0), torch.full((16, 16, 16), -5.0)
+    loud[:4] = 5.0
+    empty, full = torch.zeros(16, 16, 16), torch.zeros(16, 16, 16)
+    full[:4] = 1
+    assert image_loss(quiet, empty) < 0.1 < image_loss(loud, empty)
+    assert image_loss(loud, full) < 0.1 < image_loss(quiet, full)
+
+
+def patches() -> torch.Tensor:
+    generator = np.random.default_rng(0)
+    smooth = [augment.random_patch(chest(), 48, generator) for _ in range(6)]
+    return torch.from_numpy(np.stack(smooth))[:, None]
+
+
+def test_the_autoencoder_starts_as_the_principal_component_code() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(**autoencoder_trainer.EMBEDDED_CONFIG).requires_grad_(False)
+    seen = patches()
+    autoencoder_trainer.initialise(model, seen)
+    _, components = autoencoder_trainer.principal_components(seen)
+    blocks = seen[:, 0].unfold(1, 4, 4).unfold(2, 4, 4).unfold(3, 4, 4).reshape(-1, 64)
+    kept = components[:12]
+    expected = ((blocks @ kept.T @ kept - blocks) ** 2).mean()
+    rebuilt = model.decode(model.encode(seen)[0])
+    assert float(((rebuilt - seen) ** 2).mean()) == pytest.approx(float(expected), rel=0.02)
+
+
+def test_centring_the_latents_does_not_change_what_is_decoded() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(**autoencoder_trainer.EMBEDDED_CONFIG).requires_grad_(False)
+    autoencoder_trainer.initialise(model, patches())
+    before = model.decode(model.encode(patches())[0])
+    scale = centre_latents(model, [source()])
+    assert scale > 0
+    after = model.decode(model.encode(patches())[0])
+    assert torch.allclose(before, after, atol=1e-4)
+
+
+def test_holes_are_sometimes_everything_and_mostly_not() -> None:
+    shares = [float(hole(np.random.default_rng(i)).mean()) for i in range(60)]
+    assert 0 < sum(s == 1 for s in shares) < 20
+    assert 0.01 < float(np.median(shares)) < 0.6
+
+
+
+
+def test_windows_lie_at_the_edges_of_a_scan_as_often_as_inside() -> None:
+    places = torch.arange(100.0)[:, None, None].expand(100, 60, 60)
+    stack = torch.stack([places, torch.zeros_like(places)])
+    middles = [
+        float(augment.deformed_window(stack, (40, 24, 24), None, np.random.default_rng(i), False)
+              [0].mean()) for i in range(60)
+    ]
+    at_an_edge = np.mean([min(m, 99 - m) < 23 for m in middles])
+    assert 0.3 < at_an_edge < 0.7
+    assert min(middles) > 19
+    assert max(middles) < 80
