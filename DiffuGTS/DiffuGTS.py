@@ -69,7 +69,7 @@ def registerSampleData() -> None:
 
 
 class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Slicer's place for the panel; the panel itself is DiffuGTSPanel/Panel.py."""
+    """Slicer's place for the panel; the panel itself is DiffuGTSPanel/widgets/Panel.py."""
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)

@@ -156,7 +156,7 @@ class Lesion:
         number: 1 is the largest of its prompt.
         name: of the segment.
         segmentId: in the run's segmentation.
-        volumeMl, longestMm, perpendicularMm: as DiffuGTSLib/lesions.py measures them.
+        volumeMl, longestMm, perpendicularMm: as DiffuGTSLib/pipeline/lesions.py measures them.
         score, maxScore: mean and maximum, 0 to 1.
         sliceRange: first and last slice, counted from 0, along the axis nearest to superior.
         position: of its centre, world RAS, mm.

@@ -1,6 +1,6 @@
 """The background process that holds the model, seen from Slicer.
 
-DiffuGTSLib/worker_protocol.py describes what is said on its pipes.
+DiffuGTSLib/worker/protocol.py describes what is said on its pipes.
 """
 
 from __future__ import annotations

@@ -135,8 +135,8 @@ import sys
 sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parents[3] / "DiffuGTS")]!r}
 from Host.boot import boot
 host = boot()
-from DiffuGTSPanel.ChildProcess import ChildProcess
-from DiffuGTSPanel.Library import Launch
+from DiffuGTSPanel.process.ChildProcess import ChildProcess
+from DiffuGTSPanel.process.LibraryLauncher import Launch
 import os
 lines = []
 child = ChildProcess(Launch(sys.executable, ("-c", "import sys; print(1, flush=True); "

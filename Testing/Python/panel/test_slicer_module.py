@@ -186,9 +186,9 @@ def test_the_self_tests_that_need_no_run_pass(host, monkeypatch):
 def test_a_reload_takes_all_files_anew_and_ends_the_old_worker(host):
     host.load_module()
     widget = host.widget()
-    before = sys.modules["DiffuGTSPanel.Engine"], widget.logic
+    before = sys.modules["DiffuGTSPanel.run.RunQueue"], widget.logic
     widget.onReload()
-    after = sys.modules["DiffuGTSPanel.Engine"], host.widget().logic
+    after = sys.modules["DiffuGTSPanel.run.RunQueue"], host.widget().logic
     assert before[0] is not after[0]
     assert before[1] is not after[1]
     assert type(after[1]._engine) is after[0].Engine

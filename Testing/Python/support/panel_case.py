@@ -14,7 +14,7 @@ class Panel:
 
     Attributes:
         host: the stand-in.
-        panel: DiffuGTSPanel.Panel.Panel.
+        panel: DiffuGTSPanel.widgets.Panel.Panel.
     """
 
     def __init__(self, host: Any) -> None:

@@ -45,7 +45,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     made = Material(place / "tiny", place / FOLDER)
     subprocess.run(
         [sys.executable, "-c", _MAKE, str(made.model), str(made.scans)], check=True,
-        cwd=Path(__file__).parent, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(
+            map(str, (REPOSITORY, REPOSITORY / "Testing" / "Python")))})
     return made
 
 
