@@ -22,9 +22,9 @@ import torch
 import typer
 
 from DiffuGTSLib.cli.common import plain_errors
-from DiffuGTSLib.cli.embedded.build import Workshop
 from DiffuGTSLib.training.config import ATTENTION, ATTENTION_WIDE, AUTOENCODER, DENOISER
 from DiffuGTSLib.training.embedded import reproduce as again
+from DiffuGTSLib.training.embedded.build import Workshop
 
 app = typer.Typer(add_completion=False, help="Builds the embedded model, part by part.",
                   pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -11,7 +11,9 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
+from typer.testing import CliRunner
 
+from DiffuGTSLib.cli.embedded import app
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.package import load
 from DiffuGTSLib.networks.attention import AnomalyAttention
@@ -20,7 +22,7 @@ from DiffuGTSLib.networks.denoiser import Denoiser
 from DiffuGTSLib.training.calibration import calibrate
 from DiffuGTSLib.training.data.examples import Example
 from DiffuGTSLib.training.denoiser_trainer import EMBEDDED_CONFIG
-from DiffuGTSLib.training.embedded.build import MIRRORS, Workshop, trained_attention, write_package
+from DiffuGTSLib.training.embedded.build import MIRRORS, trained_attention, write_package
 
 
 def example(seed: int, sequence: str, larger: int) -> Example:
@@ -83,7 +85,9 @@ def test_the_weights_of_two_runs_are_averaged(tmp_path: Path) -> None:
     for name in ("first", "second"):
         made.append(AnomalyAttention(mirrors=MIRRORS))
         made[-1].save_pretrained(tmp_path / name / "aova" / "model")
-    Workshop(tmp_path, tmp_path / "second").average(tmp_path / "first", 0.75)
+    command = ["average", "--runs", str(tmp_path / "second"), "--before", str(tmp_path / "first"),
+               "--share", "0.75"]
+    assert CliRunner().invoke(app, command).exit_code == 0
     found = trained_attention(tmp_path / "second")
     assert tuple(found.config.mirrors) == MIRRORS
     first, second = (network.state_dict() for network in made)

@@ -30,8 +30,7 @@ TOGETHER = """
 import sys
 from pathlib import Path
 import numpy as np, torch
-from DiffuGTSLib.training.loop import Loop, LoopConfig, step_generator
-from DiffuGTSLib.training.ranks import joined
+from DiffuGTSLib.training.loop import Loop, LoopConfig, joined, step_generator
 with joined("cpu") as (ranks, device):
     torch.manual_seed(ranks.rank)  # the first one's weights have to win
     model = torch.nn.Linear(4, 1)

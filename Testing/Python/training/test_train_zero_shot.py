@@ -12,6 +12,7 @@ from support.training_material import write_cases
 from DiffuGTSLib.errors import PromptNotUnderstood, TrainingImpossible
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure, lesion_class
 from DiffuGTSLib.training.config import Data
+from DiffuGTSLib.training.data import project_folder
 from DiffuGTSLib.training.data.cases import Case, Sample
 from DiffuGTSLib.training.data.corpus import Corpus, classes_named, gather
 from DiffuGTSLib.training.data.project_folder import ProjectFolder, Wanted
@@ -134,7 +135,7 @@ def test_phantoms_of_a_class_left_out_are_not_used(monkeypatch, tmp_path: Path) 
     phantoms = [Source(kind, torch.ones(4, 8, 8, 8), np.array([o == ASKED[kind] for o in ORGANS]),
                        int(kind == "phantom_brain")) for kind in PHANTOMS]
     # The real ones take seconds each to draw.
-    monkeypatch.setattr("DiffuGTSLib.training.project_folder.phantom_sources", lambda: phantoms)
+    monkeypatch.setattr(project_folder, "phantom_sources", lambda: phantoms)
     folder = ProjectFolder(tmp_path, tmp_path / "cache", Wanted(left_out=classes_named(["HCC"])))
     assert sorted(s.kind for s in folder.training) == ["phantom_brain", "phantom_lung"]
     assert folder.classes() == (set(), {"lung tumor", "brain tumor"})
