@@ -1,9 +1,24 @@
-"""What can go wrong, one class a kind: a code, a sentence for a clinician, a hint what to do."""
+"""What can go wrong, one class a kind: a code, a sentence for a clinician, a hint what to do.
+
+`explain` turns any other exception into one of them. Only the standard library is imported here:
+the panel's process and `diffugts --help` do without torch.
+"""
 
 from __future__ import annotations
 
+import errno
 import shlex
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+
+# What torch's allocator, C++ and the libraries of GPU and CPU say, as plain RuntimeErrors.
+_MEMORY_PHRASES = ("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED",
+                   "unable to find an engine", "Unable to find a valid cuDNN",
+                   "could not create a primitive", "could not create a memory")
+# oneDNN's word for what it has no code for, whatever the memory.
+_UNSUPPORTED = "could not create a primitive descriptor"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiffuGTSError(Exception):
@@ -69,7 +84,7 @@ class PromptNotUnderstood(DiffuGTSError):
     """The text names no finding.
 
     Attributes:
-        suggestions: the nearest prompts that are understood, best first.
+        suggestions: the closest prompts that are understood, best first.
     """
 
     code = "prompt-not-understood"
@@ -80,7 +95,7 @@ class PromptNotUnderstood(DiffuGTSError):
 
 
 class ModelMissing(DiffuGTSError):
-    """No model package of that name or at that place."""
+    """No model package of that name or in that folder."""
 
     code = "model-missing"
 
@@ -96,13 +111,13 @@ class AttentionMissing(DiffuGTSError):
 
     Args:
         model: its name.
-        told: how it was asked for, where that was not by its name but by its folder.
+        requested: how the caller named it, where that was not by its name but by its folder.
     """
 
     code = "attention-missing"
 
-    def __init__(self, model: str, told: str = "") -> None:
-        name = shlex.quote(told or model)
+    def __init__(self, model: str, requested: str = "") -> None:
+        name = shlex.quote(requested or model)
         super().__init__(
             f"The model “{model}” cannot segment yet: its attention has not been trained.",
             f"Train it: diffugts train attention --config FILE --model {name}",
@@ -110,7 +125,7 @@ class AttentionMissing(DiffuGTSError):
 
 
 class SequenceUnknown(DiffuGTSError):
-    """The model has to be told the MR sequence, and nothing in the scan tells it.
+    """The model needs to know the MR sequence, and nothing in the scan states it.
 
     Attributes:
         suggestions: the sequences that the model knows.
@@ -145,7 +160,7 @@ class BadConfiguration(DiffuGTSError):
 
 
 class TrainingImpossible(DiffuGTSError):
-    """The data or the checkpoint do not fit the training that was asked for."""
+    """The data or the checkpoint do not fit the requested training."""
 
     code = "training-impossible"
 
@@ -175,7 +190,7 @@ class OutputNotWritten(DiffuGTSError):
 
 
 class WorkerDied(DiffuGTSError):
-    """The background process ended without a word."""
+    """The background process ended without an error message."""
 
     code = "worker-died"
 
@@ -193,3 +208,47 @@ class DownloadFailed(DiffuGTSError):
     """A sample could not be fetched, or is not the file it should be."""
 
     code = "download-failed"
+
+
+class InternalError(DiffuGTSError):
+    """A mistake in the program."""
+
+    code = "internal"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or on the CPU, whose allocator has no error of its own."""
+    # torch's class by its name, since torch is not imported here.
+    if isinstance(error, MemoryError) or any(
+        kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__
+    ):
+        return True
+    text = str(error)
+    return (isinstance(error, RuntimeError) and _UNSUPPORTED not in text
+            and any(phrase in text for phrase in _MEMORY_PHRASES))
+
+
+def explain(
+    error: BaseException, memory_hint: str = "Crop the scan to the region."
+) -> DiffuGTSError:
+    """What an exception means to the user: itself where it is a DiffuGTSError; else a full disk,
+    a lack of memory, a missing package, or a mistake in the program.
+
+    Args:
+        memory_hint: what to do where memory ran out.
+    """
+    if isinstance(error, DiffuGTSError):
+        return error
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return OutputNotWritten("The disk is full.", "Free some space on it.")
+    if is_out_of_memory(error):
+        return OutOfMemory("There is not enough memory for this scan.", memory_hint)
+    if isinstance(error, ImportError):
+        name = (error.name or "needed").partition(".")[0]
+        return PackageMissing(f"The Python package {name} is missing or damaged.",
+                              "Run: diffugts doctor")
+    # The file's name alone: a full path may name a patient.
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return InternalError("Something went wrong inside the program.",
+                         f"Report this: {type(error).__name__}{where}.")

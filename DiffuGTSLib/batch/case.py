@@ -5,14 +5,12 @@ All of it is plain and small: it travels as JSON between processes and machines.
 
 from __future__ import annotations
 
-import errno
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from DiffuGTSLib.errors import DiffuGTSError, OutOfMemory, OutputNotWritten
+from DiffuGTSLib.errors import explain
 from DiffuGTSLib.pipeline.options import Options
 
 # One case is read and one is written while the networks run on a third.
@@ -24,7 +22,6 @@ SEGMENTATIONS, THUMBNAILS, MAP_FOLDERS = "segmentations", "thumbnails", "maps"
 Status = Literal["done", "failed", "cancelled"]
 # tell(stage, done, total, fraction of the case in 0..1)
 Tell = Callable[[str, int, int, float], None]
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -93,19 +90,10 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """The failure that an exception means to the user."""
-        if isinstance(error, DiffuGTSError):
-            near = getattr(error, "suggestions", ())
-            hint = f"{error.hint} Nearest: {', '.join(near)}." if near else error.hint
-            return cls(error.code, error.message, hint)
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return cls(OutputNotWritten.code, "The disk is full.", "Free some space on it.")
-        if _is_out_of_memory(error):
-            return cls(OutOfMemory.code, "There is not enough memory for this scan.",
-                       "Crop the scan, or process fewer at once (--jobs).")
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-        return cls("internal", "Something went wrong inside the program.",
-                   f"Report this: {type(error).__name__}{place}.")
+        known = explain(error, "Crop the scan, or process fewer at once (--jobs).")
+        closest = getattr(known, "suggestions", ())
+        hint = f"{known.hint} Nearest: {', '.join(closest)}." if closest else known.hint
+        return cls(known.code, known.message, hint)
 
 
 @dataclass(frozen=True)
@@ -163,9 +151,3 @@ def lesions_in(prompts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def volume_ml_of(lesions: Iterable[Mapping[str, Any]]) -> float:
     """Of all of them, in ml."""
     return float(sum(lesion["volume_ml"] for lesion in lesions))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """torch has a class for the GPU's memory, and only a text for the CPU's."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or (isinstance(error, RuntimeError) and "allocate memory" in str(error))

@@ -15,10 +15,8 @@ import functools
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TextIO
 
 import typer
@@ -28,9 +26,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from DiffuGTSLib.errors import (
     Cancelled,
     DiffuGTSError,
-    OutOfMemory,
-    PackageMissing,
     PromptNotUnderstood,
+    explain,
 )
 from DiffuGTSLib.progress import Callback, Meter
 
@@ -93,32 +90,14 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
             raise
         except (KeyboardInterrupt, Cancelled, typer.Abort):
             fail(Cancelled(), exit_code=130)
-        except DiffuGTSError as error:
-            fail(error)
-        except MemoryError:
-            fail(OutOfMemory("There is not enough memory for this scan.",
-                             "Crop the scan to the region."))
-        except ImportError as error:
-            name = (error.name or "needed").partition(".")[0]
-            fail(PackageMissing(f"The Python package {name} is missing or damaged.",
-                                "Run: diffugts doctor"))
         except BrokenPipeError:
-            # Whoever read the output has gone; nobody is there to be told.
+            # Whoever read the output has gone.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise typer.Exit(1) from None
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            fail(_Internal("Something went wrong inside the program.",
-                           f"Report this: {type(error).__name__} in {Path(place.filename).name}, "
-                           f"line {place.lineno}."))
+            fail(explain(error))
 
     return careful
-
-
-class _Internal(DiffuGTSError):
-    """A mistake in the program; the worker has the same code for it."""
-
-    code = "internal"
 
 
 def _fail(error: DiffuGTSError, as_json: bool, exit_code: int = 1) -> None:

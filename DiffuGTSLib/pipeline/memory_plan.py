@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
-from DiffuGTSLib.errors import OutOfMemory, TooLarge
+from DiffuGTSLib.errors import OutOfMemory, TooLarge, is_out_of_memory
 from DiffuGTSLib.networks.attention import AnomalyAttention, Texts
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Conditioning, Denoiser
@@ -45,12 +45,6 @@ WIDEST = 2
 # Of what is free, for the libraries' own buffers, which nobody tells beforehand.
 USABLE = 0.9
 RESERVED_GB = {"cuda": 0.5, "cpu": 0.25}
-# What torch's allocator, C++ and the libraries of GPU and CPU say, as plain RuntimeErrors.
-OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED",
-                 "unable to find an engine", "Unable to find a valid cuDNN",
-                 "could not create a primitive", "could not create a memory")
-# oneDNN's word for what it has no code for, whatever the memory.
-UNSUPPORTED = "could not create a primitive descriptor"
 _log = logging.getLogger(__name__)
 
 
@@ -356,15 +350,6 @@ def carry_out(
         f"Memory ran out {failed.how}, and there is no smaller way.",
         "Close other programs, crop the scan to the region in question, "
         "or use a machine with more memory.",
-    )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a GPU or on the CPU, whose allocator has no error of its own."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError)
-        and any(words in str(error) for words in OUT_OF_MEMORY)
-        and UNSUPPORTED not in str(error)
     )
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import SimpleITK as sitk
 
 from DiffuGTSLib.channel import Channel, ChannelClosed, Id
-from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten
+from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten, explain
 from DiffuGTSLib.output.segments import describe
 from DiffuGTSLib.progress import Meter, Progress
 from DiffuGTSLib.scan.header import quiet
@@ -268,15 +268,14 @@ class Worker:
         except Cancelled:
             self._release(request.id)
             self._channel.send("cancelled", request.id)
-        except DiffuGTSError as error:
-            self._release(request.id)
-            self._channel.send_error(error, request.id)
         except ChannelClosed:
             raise
         except Exception as error:
-            _print_trace(error)
+            known = explain(error)
+            if known is not error:
+                _print_trace(error)
             self._release(request.id)
-            self._channel.send_error(_Internal(), request.id)
+            self._channel.send_error(known, request.id)
 
     def _release(self, job: Id) -> None:
         """Ends a job before its last event is sent: the answer to that may use the id again."""
@@ -372,16 +371,6 @@ class Worker:
 
         while len(self._results) > 1 and voxels() > KEPT_VOXELS:
             self._results.popitem(last=False)
-
-
-class _Internal(DiffuGTSError):
-    """A mistake in the program."""
-
-    code = "internal"
-
-    def __init__(self) -> None:
-        super().__init__("Something went wrong inside the program; the scan was not segmented.",
-                         "Try again; if it happens again, report it with the log.")
 
 
 def _facts(segmenter: Segmenter) -> dict[str, Any]:

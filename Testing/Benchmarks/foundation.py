@@ -24,7 +24,7 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from rich.console import Console
 from rich.table import Table
 
-from DiffuGTSLib.errors import TooLarge
+from DiffuGTSLib.errors import TooLarge, is_out_of_memory
 from DiffuGTSLib.models.convert import MAISI_AUTOENCODER, MAISI_RFLOW
 from DiffuGTSLib.models.store import DECODE_MFLOP, DOWNSCALE, ENCODE_MFLOP, step_flop
 from DiffuGTSLib.networks import tiled_autoencoder as tiles
@@ -32,7 +32,7 @@ from DiffuGTSLib.networks.attention import AnomalyAttention
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
 from DiffuGTSLib.networks.tiled_autoencoder import Tiling
-from DiffuGTSLib.pipeline.memory_plan import Networks, Planner, is_out_of_memory, release
+from DiffuGTSLib.pipeline.memory_plan import Networks, Planner, release
 
 Size = tuple[int, int, int]
 STEPS = 30  # of a whole run: encode, so many steps over all of the latent, two decodings

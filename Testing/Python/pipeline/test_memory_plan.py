@@ -22,7 +22,7 @@ from support.memory_runs import (
 )
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.errors import DiffuGTSError, OutOfMemory, TooLarge
+from DiffuGTSLib.errors import DiffuGTSError, OutOfMemory, TooLarge, is_out_of_memory
 from DiffuGTSLib.networks.attention import Maps, Texts
 from DiffuGTSLib.networks.tiled_autoencoder import Tiling
 from DiffuGTSLib.pipeline import memory_plan
@@ -35,7 +35,6 @@ from DiffuGTSLib.pipeline.memory_plan import (
     Plan,
     Planner,
     carry_out,
-    is_out_of_memory,
 )
 from DiffuGTSLib.pipeline.residual import compare
 from DiffuGTSLib.pipeline.segmenter import Segmenter
