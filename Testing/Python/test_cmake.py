@@ -40,9 +40,9 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import DiffuGTSLib
 from DiffuGTSLib.doctor import requirements
-from DiffuGTSLib.prompt import understand
-from DiffuGTSLib.samples import samples
-from DiffuGTSLib.store import describe_models
+from DiffuGTSLib.prompt.parsing import understand
+from DiffuGTSLib.scan.samples import samples
+from DiffuGTSLib.models.store import describe_models
 assert DiffuGTSLib.__file__.startswith(sys.argv[1])
 assert understand("hepatic neoplasm").title == "liver tumor"
 embedded = describe_models()["models"][0]

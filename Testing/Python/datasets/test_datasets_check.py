@@ -111,7 +111,7 @@ def test_many_findings_are_cut_on_the_terminal(tmp_path):
 
 
 def test_a_log_is_told_how_far_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("DiffuGTSLib.cli_data._SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr("DiffuGTSLib.cli.evaluate._SECONDS_BETWEEN_LINES", -1.0)
     done = CliRunner().invoke(app, ["data", "check", str(write_kits(tmp_path))])
     assert done.stderr.splitlines() == [f"{n} of 2 cases" for n in range(3)]
     assert "of 2 cases" not in done.stdout

@@ -48,7 +48,7 @@ def test_the_scale_factor_of_monais_trainer_is_read_without_monai(tmp_path: Path
     assert isinstance(factor, MetaTensor)
     torch.save({"loss": np.float64(0.1), "scale_factor": factor}, tmp_path / "x.pt")
     code = ("import sys; from pathlib import Path;"
-            "from DiffuGTSLib.foundation.checkpoint import read_checkpoint;"
+            "from DiffuGTSLib.models.convert import read_checkpoint;"
             "print(read_checkpoint(Path(sys.argv[1]))['scale_factor'].item());"
             "sys.exit('monai' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.pt")], cwd=REPOSITORY,

@@ -210,9 +210,9 @@ CHILD = """
 import json, resource, sys
 import torch
 torch.set_num_threads(1)
-from DiffuGTSLib.foundation.autoencoder import Autoencoder
-from DiffuGTSLib.foundation.tiling import Tiling, encode
-from DiffuGTSLib.memory import Plan, carry_out
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.networks.tiled_autoencoder import Tiling, encode
+from DiffuGTSLib.pipeline.memory_plan import Plan, carry_out
 
 network = Autoencoder(num_channels=(32, 32, 32), num_res_blocks=(1, 1, 1)).eval()
 def run(plan):

@@ -115,7 +115,7 @@ def test_a_loaded_model_refuses_by_the_header_too(
 ) -> None:
     segmenter = Segmenter.from_pretrained(tiny, "cpu")
     leave(monkeypatch, 0.26)
-    monkeypatch.setattr("DiffuGTSLib.segmenter.to_canonical", None)
+    monkeypatch.setattr("DiffuGTSLib.pipeline.segmenter.to_canonical", None)
     with pytest.raises(TooLarge, match=FIGURES):
         segmenter.encode(header, "MR")
     with pytest.raises(TooLarge, match=FIGURES):

@@ -355,7 +355,7 @@ def test_nothing_completes_nonsense() -> None:
 
 def test_the_vocabulary_needs_no_torch() -> None:
     code = (
-        "import sys; from DiffuGTSLib.prompt import understand; understand('liver tumor');"
+        "import sys; from DiffuGTSLib.prompt.parsing import understand; understand('liver tumor');"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[3]

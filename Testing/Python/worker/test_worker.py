@@ -269,8 +269,8 @@ def test_a_missing_model_is_told_and_ends_the_worker(tmp_path):
 
 BROKEN = """
 import sys, types
-from DiffuGTSLib.worker import Worker
-from DiffuGTSLib.worker_protocol import Channel
+from DiffuGTSLib.worker.server import Worker
+from DiffuGTSLib.channel import Channel
 
 class Broken:
     device, text_encoder = "cpu", None

@@ -65,7 +65,7 @@ def test_a_refusal_carries_the_jobs_id():
 
 NOISY = """
 import os, subprocess, sys
-from DiffuGTSLib.worker_protocol import Channel
+from DiffuGTSLib.channel import Channel
 channel = Channel()
 print("python prints")
 os.write(1, b"C prints\\n")
