@@ -74,7 +74,7 @@ def test_the_packaged_library_works_from_the_modules_folder(tmp_path):
         assert done.returncode == 0, done.stderr
     modules = tmp_path / "out" / "modules"
     for name in ("DiffuGTS.py", "DiffuGTSPanel/Logic.py", "Resources/requirements.txt",
-                 "DiffuGTSLib/worker.py", "DiffuGTSLib/NOTICE.txt"):
+                 "DiffuGTSLib/worker/server.py", "DiffuGTSLib/NOTICE.txt"):
         assert (modules / name).is_file()
         assert (tmp_path / "build" / "modules" / name).is_file() or "DiffuGTSLib" not in name
     subprocess.run([sys.executable, "-I", "-c", QUESTION, str(modules)], check=True, cwd=tmp_path)
