@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,14 +41,16 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import DiffuGTSLib
 from DiffuGTSLib.doctor import requirements
+from DiffuGTSLib.files import resource
+from DiffuGTSLib.models.store import describe_models
 from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.scan.samples import samples
-from DiffuGTSLib.models.store import describe_models
 assert DiffuGTSLib.__file__.startswith(sys.argv[1])
 assert understand("hepatic neoplasm").title == "liver tumor"
 embedded = describe_models()["models"][0]
 assert embedded["ready"] and embedded["folder"].startswith(sys.argv[1]), embedded
 assert samples()
+assert str(resource("Templates/report.html")).startswith(sys.argv[1])
 """
 
 
@@ -59,6 +62,15 @@ def test_a_list_names_every_file(file, variable):
         pytest.skip("not a git checkout")
     assert wanted
     assert cmake_lists.listed(file, variable) == wanted, "run: python Testing/cmake_lists.py"
+
+
+def test_the_wheel_carries_every_resource():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["DiffuGTSLib.Resources"]
+    resources = REPOSITORY / "Resources"
+    carried = {path.relative_to(resources).as_posix() for pattern in patterns
+               for path in resources.glob(pattern)}
+    assert set(cmake_lists.listed("DiffuGTSLib/CMakeLists.txt", "LIBRARY_RESOURCES")) <= carried
 
 
 def test_the_packaged_library_works_from_the_modules_folder(tmp_path):

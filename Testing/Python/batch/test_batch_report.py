@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,8 @@ class Tags(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: set[str] = set()
         self.ids: set[str] = set()
         self.links: set[str] = set()
         self.text = ""
@@ -69,7 +72,9 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag, attrs):
         if tag not in self.EMPTY:
             self.open.append(tag)
+        self.tags.append(tag)
         entries = dict(attrs)
+        self.attributes |= set(entries)
         self.ids |= {entries["id"]} if "id" in entries else set()
         self.links |= {entries["href"]} if "href" in entries else set()
 
@@ -134,11 +139,32 @@ def test_a_table_holds_nothing_that_a_spreadsheet_computes(tmp_path):
     assert table(tmp_path / "cases.csv")[0]["error"] == " =cmd() cannot be read."
 
 
-def test_names_cannot_bring_anything_into_the_report(tmp_path):
-    page = report(tmp_path, done('<script>alert("x")</script>'), failed("b", "<b>"))
-    assert '<script>alert("x")</script>' in page.text
-    assert "alert" not in re.findall(r"<script>(.*?)</script>",
-                                     (tmp_path / "report.html").read_text(), re.DOTALL)[-1]
+ODD = """<script>alert(1)</script>"><b onclick="alert(2)">' &amp;"""
+
+
+def test_text_of_others_cannot_bring_markup_into_the_report(tmp_path):
+    """Names, prompts, messages, and the record of another run, whatever it holds."""
+    Image.new("RGB", (50, 10)).save(tmp_path / "a.jpg")
+    plain = done("a", files={"segmentation": ODD, "thumbnails": ["a.jpg"]})
+    prompts = [plain.outcome.prompts[0] | {
+        "title": ODD, "notes": [ODD], "lesions": [LESION | {"number": ODD}]}]
+    outcome = replace(plain.outcome, modality=ODD, prompts=prompts, notes=[ODD])
+    rows = [replace(plain, case=replace(plain.case, name=ODD, prompts=(ODD,)), outcome=outcome),
+            Row(Case(ODD, Path("/s"), (ODD,)), "failed", Outcome(ODD, "failed"),
+                Failure("code", ODD, ODD))]
+    part = RUN["parts"][0] | {"prompts": [ODD], "device": ODD, "state": ODD,
+                              "left_out": {"count": 1, "examples": [ODD]}}
+    page = report(tmp_path, *rows, run=RUN | {"model": ODD, "options": {ODD: ODD}, "parts": [part]})
+    assert page.tags.count("script") == 1
+    assert "b" not in page.tags[page.tags.index("table"):]  # the tiles above have some
+    assert "onclick" not in page.attributes
+    # Seven lines on the run; in the table of cases, two names and a message; in the cards, two
+    # names, message and hint, modality, file, two notes, title and lesion.
+    assert page.text.count(ODD) == 7 + 3 + 10
+
+
+def test_a_file_name_that_is_no_text_is_shown_in_escapes(tmp_path):
+    assert "c\\udcff" in report(tmp_path, waiting("c\udcff")).text
 
 
 def test_many_cases_are_divided_over_pages_and_old_pages_go(tmp_path):
@@ -159,6 +185,7 @@ def test_the_pictures_are_inside_the_page(tmp_path):
     page = (tmp_path / "report.html").read_text()
     (inside,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     assert base64.b64decode(inside) == content.getvalue()
+    assert re.findall(r"<span>([^<]+)</span>", page) == list(PANELS)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 from support.scored_cases import Here
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 from typer.testing import CliRunner
@@ -303,7 +304,7 @@ def test_scores_with_other_settings_are_not_overwritten(written, data, model):
 def test_the_report_needs_no_other_file(written):
     page = (written[1] / "report.html").read_text()
     assert "not for clinical decisions" in page
-    assert page.count("src='data:image/") >= 4
+    assert page.count('src="data:image/') >= 4
     assert not re.search(r"(?:src|href)=['\"]?(?!data:)[\w/.]", page)
     assert "<script" not in page
     assert "damaged.nii.gz" in page
@@ -313,16 +314,23 @@ def test_the_paper_stands_beside_its_data_set_in_the_report(done, tmp_path):
     liver = replace(done[0].cases[0], dataset="msd-liver", figure="")
     evaluation = replace(done[0], cases=(liver,))
     page = write_report(evaluation, summarise(evaluation.cases), tmp_path).read_text()
-    assert "Beside the paper" in page
+    assert "Compared with the paper" in page
     assert "<td>63.23</td>" in page
 
 
-def test_names_cannot_break_the_report(done, tmp_path):
+def test_text_of_others_cannot_bring_markup_into_the_report(done, tmp_path):
+    odd = """<script>alert(1)</script>"' onerror='alert(2)"""
     evaluation = done[0]
-    odd = replace(evaluation.cases[0], name="<script>alert(1)</script>")
-    evaluation = replace(evaluation, cases=(odd,))
+    case = replace(evaluation.cases[0], name=odd, prompt=odd, group=odd, figure="figure.png")
+    Image.new("RGB", (20, 10)).save(tmp_path / "figure.png")
+    evaluation = replace(
+        evaluation, cases=(case,), failures=(Failure(odd, "code", odd, odd),),
+        card=replace(evaluation.card, name=odd, trained_on=odd))
     page = write_report(evaluation, summarise(evaluation.cases), tmp_path).read_text()
     assert "<script" not in page
+    assert not re.search(r"""["'] onerror""", page)
+    # Title twice; model, what it was trained on; failure; in the tables; a picture and its caption.
+    assert page.count("&lt;script&gt;alert(1)") >= 12
 
 
 def test_json_is_one_document_on_stdout(written, data, model, tmp_path, capfd):
