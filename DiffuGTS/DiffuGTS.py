@@ -52,19 +52,19 @@ class DiffuGTS(ScriptedLoadableModule):
 
 
 def registerSampleData() -> None:
-    """Puts the scans of the library's samples.json into the module Sample Data."""
+    """Puts the scans of the library's example_scans.json into the module Sample Data."""
     if LibraryLauncher.libraryFolder() is None:
         return
     LibraryLauncher.useLibrary()
     import SampleData
 
-    from DiffuGTSLib.scan.samples import samples
+    from DiffuGTSLib.scan.example_scans import example_scans
 
-    for sample in samples().values():
+    for scan in example_scans().values():
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
-            category="DiffuGTS", sampleName=f"{sample.name} ({sample.prompt})",
-            uris=sample.url, fileNames=sample.file, nodeNames=sample.name,
-            checksums=f"SHA256:{sample.sha256}",
+            category="DiffuGTS", sampleName=f"{scan.name} ({scan.prompt})",
+            uris=scan.url, fileNames=scan.file, nodeNames=scan.name,
+            checksums=f"SHA256:{scan.sha256}",
         )
 
 

@@ -287,8 +287,7 @@ def _model(model: str) -> Finding:
     try:
         from DiffuGTSLib.errors import AttentionMissing
         from DiffuGTSLib.models.card import Card
-        from DiffuGTSLib.models.package_files import has_attention, verify
-        from DiffuGTSLib.models.store import find
+        from DiffuGTSLib.models.store import find, has_attention, verify
 
         folder = find(model)
         verify(folder)

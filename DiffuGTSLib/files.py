@@ -1,13 +1,12 @@
-"""Files that are whole or not there at all, whatever happens while they are written.
+"""Atomic writes of files and folders, SHA-256, and the folders that the program uses.
 
-Where the vocabulary, the embedded model and other resources lie.
-
-Folders that are whole or not there at all, whatever happens while they are built.
+Standard library only: `diffugts doctor` needs it where other packages are missing.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -21,24 +20,25 @@ from typing import Any
 
 from DiffuGTSLib.errors import OutputNotWritten
 
-_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.[\w.]+")
-VARIABLE = "DIFFUGTS_MODELS"
+MODELS_VARIABLE = "DIFFUGTS_MODELS"
+CACHE_VARIABLE = "DIFFUGTS_CACHE"
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.[\w.]+")
 
 
-def unfinished(path: Path, suffix: str) -> Path:
-    """A name that nobody has, in the same folder; `remove_unfinished` knows it."""
+def temporary_path(path: Path, suffix: str) -> Path:
+    """An unused name in the same folder, which `remove_unfinished` recognises."""
     return path.with_name(f".{uuid.uuid4().hex}{suffix}")
 
 
 @contextmanager
-def replacing(path: Path, suffix: str) -> Iterator[Path]:
-    """The name to write to; at the end the file is renamed to `path`, in one step of the disk.
+def atomic_file(path: Path, suffix: str) -> Iterator[Path]:
+    """The temporary name to write to; at the end the file is renamed to `path` in one step.
 
     Raises:
         OutputNotWritten: no space, no permission, or SimpleITK failed; the file that was there
             stays as it was.
     """
-    temporary = unfinished(path, suffix)
+    temporary = temporary_path(path, suffix)
     try:
         yield temporary
         temporary.replace(path)
@@ -51,50 +51,41 @@ def replacing(path: Path, suffix: str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file, to the disk itself.
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file in one step, and waits until it is on the disk.
 
     Raises:
-        OutputNotWritten: see `replacing`.
+        OutputNotWritten: see `atomic_file`.
     """
-    with replacing(path, ".tmp") as temporary, temporary.open("wb") as stream:
+    with atomic_file(path, ".tmp") as temporary, temporary.open("wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """`write_whole` of a JSON document."""
+    """`write_atomically` of a JSON document."""
     text = json.dumps(document, indent=1, allow_nan=False)
-    write_whole(path, text.encode("ascii") + b"\n")
+    write_atomically(path, text.encode("ascii") + b"\n")
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what a killed process left half-written in `folder` and below."""
+    """Removes the temporary files that a killed process left in `folder` and below."""
     for path in folder.rglob(".*"):
-        if _UNFINISHED.fullmatch(path.name) and path.is_file():
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 
-def resource(name: str) -> Path:
-    """A folder or file of Resources: in the wheel beside the library's code, else in the checkout.
-
-    The result need not exist; who reads it says what is missing.
-    """
-    packaged = Path(__file__).parent / "Resources" / name
-    return packaged if packaged.exists() else Path(__file__).parents[1] / "Resources" / name
-
-
 @contextmanager
-def whole_folder(folder: Path, hint: str = "Choose another folder.") -> Iterator[Path]:
-    """A new folder beside `folder` that takes its name when the block ends well, else goes.
+def atomic_folder(folder: Path, hint: str = "Choose another folder.") -> Iterator[Path]:
+    """A temporary folder; renamed to `folder` when the block succeeds, removed when it fails.
 
     Args:
-        folder: not there, or empty.
+        folder: absent or empty.
         hint: what to do where it cannot be written.
 
     Raises:
-        OutputNotWritten: there is no room, or it cannot be written.
+        OutputNotWritten: the disk is full, or the folder cannot be written.
     """
     building = folder.with_name(f".building-{uuid.uuid4().hex}")
     try:
@@ -103,33 +94,50 @@ def whole_folder(folder: Path, hint: str = "Choose another folder.") -> Iterator
         building.replace(folder)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OutputNotWritten("The disk is full.", "Make room and try again.") from error
+            raise OutputNotWritten(
+                "The disk is full.", "Free some space and try again."
+            ) from error
         raise OutputNotWritten(f"The folder {folder.name} cannot be written.", hint) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def resource(name: str) -> Path:
+    """A folder or file of Resources: in the wheel beside the library's code, else in the checkout.
+
+    The result need not exist; the reader reports what is missing.
+    """
+    packaged = Path(__file__).parent / "Resources" / name
+    return packaged if packaged.exists() else Path(__file__).parents[1] / "Resources" / name
+
+
 def cache_folder() -> Path:
-    """Where downloads are kept: DIFFUGTS_CACHE, else this system's folder for such things."""
-    told = os.environ.get("DIFFUGTS_CACHE")
-    if told:
-        return Path(told)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "diffugts"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "diffugts"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffugts"
+    """Where downloads are kept: DIFFUGTS_CACHE, else the system's folder for caches."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named) if named else _user_folder("XDG_CACHE_HOME", ".cache", "Caches")
 
 
 def store_folder() -> Path:
-    """The folder of installed models: DIFFUGTS_MODELS, else this system's place for such data."""
-    told = os.environ.get(VARIABLE)
-    if told:
-        return Path(told)
+    """The folder of installed models: DIFFUGTS_MODELS, else the system's folder for user data."""
+    named = os.environ.get(MODELS_VARIABLE)
+    if named:
+        return Path(named)
+    return _user_folder("XDG_DATA_HOME", ".local/share", "Application Support") / "models"
+
+
+def _user_folder(variable: str, linux: str, macos: str) -> Path:
+    """This program's folder of one kind: Windows has one place for all kinds."""
+    home = Path.home()
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
+        base = home / "Library" / macos
     else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return base / "diffugts" / "models"
+        base = Path(os.environ.get(variable) or home / linux)
+    return base / "diffugts"

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from DiffuGTSLib.batch.case import RECORDS, RUN, Case, Failure, Outcome, Settings
 from DiffuGTSLib.batch.inputs import FORMULA, Entry, Identity, identity
 from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
-from DiffuGTSLib.files import remove_unfinished, write_json, write_whole
+from DiffuGTSLib.files import remove_unfinished, write_atomically, write_json
 
 # In the folder of the records, and left there: a run that removed it could take it from under
 # another one that has just opened it, and a third one would then lock a new file of that name.
@@ -316,9 +316,9 @@ def write_tables(folder: Path, rows: Sequence[Row]) -> None:
     Raises:
         OutputNotWritten: the tables that were there stay.
     """
-    write_whole(folder / CASES, _table(CASE_COLUMNS, map(_case_row, rows)))
+    write_atomically(folder / CASES, _table(CASE_COLUMNS, map(_case_row, rows)))
     lesions = (lesion for row in rows for lesion in _lesion_rows(row))
-    write_whole(folder / LESIONS, _table(LESION_COLUMNS, lesions))
+    write_atomically(folder / LESIONS, _table(LESION_COLUMNS, lesions))
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:

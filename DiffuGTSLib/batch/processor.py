@@ -25,7 +25,8 @@ from DiffuGTSLib.batch.case import (
     Tell,
 )
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten
-from DiffuGTSLib.models.package_files import CARD, sha256
+from DiffuGTSLib.files import sha256
+from DiffuGTSLib.models.store import CARD
 from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
 from DiffuGTSLib.pipeline.segmenter import Segmenter, as_told
 from DiffuGTSLib.progress import Meter

@@ -13,28 +13,28 @@ from DiffuGTSLib.errors import DownloadFailed, OutputNotWritten
 from DiffuGTSLib.evaluation.measures import dice
 from DiffuGTSLib.pipeline.lesions import find_lesions, labelled
 from DiffuGTSLib.pipeline.options import Options
+from DiffuGTSLib.scan.example_scans import example_scans, fetch
 from DiffuGTSLib.scan.phantom import Kind, Phantom, make_phantom
-from DiffuGTSLib.scan.samples import fetch, samples
 
-SAMPLE = "MRBrainTumor1"
+EXAMPLE = "MRBrainTumor1"
 
 
 def run_demo(
     folder: Path, phantom_only: bool, kind: Kind, options: Options, bar: Bar,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> Run:
     """Runs the method on the demonstration's scan and writes picture and segmentation.
 
     Args:
-        folder: for segmentation.seg.nrrd and overview.png; made if need be.
-        phantom_only: do not ask the network.
+        folder: for segmentation.seg.nrrd and overview.png; created if absent.
+        phantom_only: use the digital phantom, no network.
         kind: of the phantom.
         options: of the run.
         bar: as for `run`.
-        tell: gets one line that says which scan it is.
+        notify: gets one line that names the scan it is.
 
     Returns:
-        The run; its document names the scan and, for the phantom, the truth and the DSC.
+        The run; its document names the scan and, for the phantom, holds the truth and the DSC.
 
     Raises:
         DiffuGTSError: whatever kind fits.
@@ -42,22 +42,22 @@ def run_demo(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        raise OutputNotWritten(f"The folder {folder.name} cannot be made.",
-                               "Choose another place.") from None
+        raise OutputNotWritten(f"The folder {folder.name} cannot be created.",
+                               "Choose another folder.") from None
     outputs = Outputs(folder / "segmentation.seg.nrrd", None, folder / "overview.png")
     if not phantom_only:
-        sample = samples()[SAMPLE]
+        scan = example_scans()[EXAMPLE]
         try:
-            path = fetch(sample)
+            path = fetch(scan)
         except DownloadFailed as error:
-            tell(f"{error.message} The digital phantom takes its place.")
+            notify(f"{error.message} The digital phantom is used instead.")
         else:
-            tell(f'Scan: {sample.name} ({sample.source}), prompt "{sample.prompt}".')
-            finished = run(path, [sample.prompt], outputs, options, bar)
-            finished.document["scan"] = sample.name
+            notify(f'Scan: {scan.name} ({scan.source}), prompt "{scan.prompt}".')
+            finished = run(path, [scan.prompt], outputs, options, bar)
+            finished.document["scan"] = scan.name
             return finished
     phantom = make_phantom(kind)
-    tell(f'Scan: digital phantom, {kind}, prompt "{phantom.prompt}".')
+    notify(f'Scan: digital phantom, {kind}, prompt "{phantom.prompt}".')
     finished = run(phantom.image, [phantom.prompt], outputs, options, bar, phantom.mask)
     finished.document |= {"scan": f"phantom {kind}"} | _compared(finished, phantom)
     return finished

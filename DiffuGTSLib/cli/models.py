@@ -159,7 +159,7 @@ def remove(
     with own_stdout(as_json) as out:
         from DiffuGTSLib.errors import OutputNotWritten
         from DiffuGTSLib.files import store_folder
-        from DiffuGTSLib.models.package_files import has_attention
+        from DiffuGTSLib.models.store import has_attention
         from DiffuGTSLib.models.store import remove as remove_model
 
         if has_attention(store_folder() / name) and not yes and not _confirmed(
@@ -176,8 +176,7 @@ def remove(
 
 def _verified(name: str) -> dict[str, Any]:
     from DiffuGTSLib.errors import ModelDamaged
-    from DiffuGTSLib.models.package_files import read_card, verify
-    from DiffuGTSLib.models.store import find
+    from DiffuGTSLib.models.store import find, read_card, verify
 
     folder = find(name)
     row = {"name": name, "folder": str(folder.absolute())}
@@ -235,8 +234,7 @@ def _confirmed(question: str) -> bool:
 
 
 def _outcome(name: str, folder: Path | None, message: str) -> dict[str, Any]:
-    from DiffuGTSLib.models.package_files import has_attention, size
-    from DiffuGTSLib.models.store import find
+    from DiffuGTSLib.models.store import find, has_attention, size
 
     place = folder or find(name)
     return {"name": name, "folder": str(place.absolute()), "bytes": size(place),

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
-from DiffuGTSLib.models.package_files import read_card
-from DiffuGTSLib.models.store import ready_to_segment
+from DiffuGTSLib.models.store import read_card, ready_to_segment
 from DiffuGTSLib.output.figure import overview
 from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
 from DiffuGTSLib.pipeline.early_check import check_package

@@ -20,8 +20,7 @@ from DiffuGTSLib.evaluation.measures import require_metrics
 from DiffuGTSLib.evaluation.scoring import CaseScores, Settings, file_name
 from DiffuGTSLib.files import write_json
 from DiffuGTSLib.models.card import Card
-from DiffuGTSLib.models.package_files import read_card
-from DiffuGTSLib.models.store import find
+from DiffuGTSLib.models.store import find, read_card
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
 from DiffuGTSLib.prompt.parsing import understand
 

@@ -20,7 +20,7 @@ from DiffuGTSLib import __version__
 from DiffuGTSLib.datasets.layouts import published
 from DiffuGTSLib.evaluation.evaluate import SCORES, Evaluation
 from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores
-from DiffuGTSLib.files import write_json, write_whole
+from DiffuGTSLib.files import write_atomically, write_json
 from DiffuGTSLib.prompt.lesion_classes import Exposure
 
 NOTE = "Research use only, not for clinical decisions."
@@ -119,9 +119,9 @@ def write_tables(evaluation: Evaluation, summary: Summary, output: Path) -> None
     Raises:
         OutputNotWritten: one of them.
     """
-    write_whole(output / "cases.csv", _csv([case_row(case) for case in evaluation.cases]))
+    write_atomically(output / "cases.csv", _csv([case_row(case) for case in evaluation.cases]))
     groups = [*summary.groups, *summary.datasets, summary.everything]
-    write_whole(output / "groups.csv", _csv([_group_row(group) for group in groups]))
+    write_atomically(output / "groups.csv", _csv([_group_row(group) for group in groups]))
     write_json(output / SCORES, document(evaluation, summary))
 
 

@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 
 from DiffuGTSLib.errors import ModelDamaged, SequenceUnknown
 from DiffuGTSLib.files import write_json
-from DiffuGTSLib.models.package_files import CARD
+from DiffuGTSLib.models.store import CARD
 
 FUSIONS = ("attention", "pixel", "feature", "both")
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from DiffuGTSLib.errors import BadConfiguration, ModelMissing
 from DiffuGTSLib.files import resource
 
-VARIABLE = "DIFFUGTS_CATALOGUE"
+CATALOGUE_VARIABLE = "DIFFUGTS_CATALOGUE"
 HUB = "https://huggingface.co"
 EMBEDDED = "embedded"
 Triple = tuple[float, float, float]
@@ -163,7 +163,7 @@ def catalogue() -> dict[str, Entry]:
     Raises:
         BadConfiguration: that file cannot be read or does not fit catalogue.schema.json.
     """
-    told = os.environ.get(VARIABLE)
+    told = os.environ.get(CATALOGUE_VARIABLE)
     path = Path(told) if told else resource("Models") / "catalogue.json"
     return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
@@ -178,13 +178,13 @@ def entry(name: str) -> Entry:
     if name not in models:
         raise ModelMissing(
             f"There is no model called “{name}” in the catalogue.",
-            nearest(name, list(models)) or f"There are: {', '.join(models)}.",
+            closest_matches(name, list(models)) or f"There are: {', '.join(models)}.",
         )
     return models[name]
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint with the names that are nearest to a mistyped one; "" where none is near."""
+def closest_matches(name: str, known: Sequence[str]) -> str:
+    """A hint with the names that are closest_matches to a mistyped one; "" where none is near."""
     near = get_close_matches(name.lower(), dict.fromkeys(known), 4, 0.5)
     if not near:
         return ""
@@ -207,7 +207,7 @@ def _read(path: Path, modified_ns: int) -> dict[str, Entry]:
         return {item["name"]: _entry(item, licences, encoders) for item in document["models"]}
     except (OSError, ValueError) as error:
         raise BadConfiguration(f"The catalogue {path.name} cannot be read.",
-                               f"Check what {VARIABLE} names.") from error
+                               f"Check what {CATALOGUE_VARIABLE} names.") from error
     except (jsonschema.ValidationError, KeyError) as error:
         what = getattr(error, "message", f"{error} is not defined")
         raise BadConfiguration(f"The catalogue {path.name} is wrong: {what[:160]}.",

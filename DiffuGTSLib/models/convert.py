@@ -28,10 +28,10 @@ from torch.serialization import safe_globals
 from transformers import BertConfig, BertModel
 
 from DiffuGTSLib.errors import ModelDamaged
+from DiffuGTSLib.files import sha256
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.catalogue import Entry, TextEncoderEntry
 from DiffuGTSLib.models.package import save
-from DiffuGTSLib.models.package_files import sha256
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
 from DiffuGTSLib.networks.denoiser_blocks import Attention

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from DiffuGTSLib.errors import DownloadFailed, ModelMissing, OutputNotWritten
-from DiffuGTSLib.files import VARIABLE, store_folder, whole_folder
+from DiffuGTSLib.files import MODELS_VARIABLE, atomic_folder, store_folder
 from DiffuGTSLib.models.catalogue import Entry, SourceFile, catalogue
 from DiffuGTSLib.models.catalogue import entry as catalogue_entry
 from DiffuGTSLib.models.store import check_free
@@ -46,7 +46,7 @@ def install(entry: Entry, files: Fetched, folder: Path | None, notify: Notify) -
     target = folder or store_folder() / entry.name
     check_free(target)
     check_room(entry, target)
-    with whole_folder(target, f"Set {VARIABLE} to a folder of yours.") as building:
+    with atomic_folder(target, f"Set {MODELS_VARIABLE} to a folder of yours.") as building:
         from DiffuGTSLib.models.convert import convert
 
         convert(entry, files.autoencoder, files.denoiser, files.text_folder, building, notify)

@@ -1,4 +1,4 @@
-"""Model packages: folders in diffusers' layout, checked file by file and loaded whole."""
+"""Model packages, folders in diffusers' layout: verified and loaded, or written with a card."""
 
 from __future__ import annotations
 
@@ -13,30 +13,16 @@ from typing import Any
 import torch
 
 from DiffuGTSLib.errors import ModelDamaged
-from DiffuGTSLib.files import write_json
+from DiffuGTSLib.files import sha256, write_json
 from DiffuGTSLib.models.card import FUSIONS, Card, Fusion
 from DiffuGTSLib.models.catalogue import EMBEDDED
-from DiffuGTSLib.models.package_files import (
-    CARD,
-    HEAD,
-    INDEX,
-    WEIGHTS,
-    has_attention,
-    sha256,
-    verify,
-)
-from DiffuGTSLib.models.store import find, ready_to_segment
+from DiffuGTSLib.models.store import CARD, HEAD, INDEX, find, ready_to_segment, verify
 from DiffuGTSLib.networks.attention import AnomalyAttention
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
 from DiffuGTSLib.networks.schedules import Schedule, load_schedule
 from DiffuGTSLib.networks.text_encoder import TextEncoder, encoder_of
 
-__all__ = [
-    "CARD", "EMBEDDED", "INDEX", "WEIGHTS", "Card", "Foundation", "Package", "add_attention",
-    "find", "has_attention", "load", "load_foundation", "save", "save_part", "seal", "sha256",
-    "verify",
-]
 # Until a fusion is fitted: the refined score is the AOVA map.
 ATTENTION_ALONE = Fusion(dict.fromkeys(FUSIONS, (0.0, 1.0, 0.0, 0.0)), 0.01, 0.01)
 
@@ -149,7 +135,7 @@ def save_part(
     _forget_origin(folder / part / "config.json")
 
 
-def seal(folder: Path, card: Card) -> None:
+def write_checksums(folder: Path, card: Card) -> None:
     """Writes the card, with the SHA-256 of every file that the package now holds."""
     card.files.clear()
     for path in sorted(folder.rglob("*")):
@@ -190,7 +176,7 @@ def save(
         "tokenizer": ["tokenizers", "Tokenizer"],
     }
     _write_index(folder, index, attention is not None)
-    seal(folder, card)
+    write_checksums(folder, card)
 
 
 def add_attention(folder: Path, attention: AnomalyAttention, **changes: Any) -> None:
@@ -219,7 +205,7 @@ def add_attention(folder: Path, attention: AnomalyAttention, **changes: Any) -> 
     (building / HEAD).replace(folder / HEAD)
     building.rmdir()
     _write_index(folder, json.loads((folder / INDEX).read_text(encoding="utf-8")), True)
-    seal(folder, card)
+    write_checksums(folder, card)
 
 
 def _write_index(folder: Path, index: dict[str, Any], with_attention: bool) -> None:

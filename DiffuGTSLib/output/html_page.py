@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from DiffuGTSLib.files import resource, write_whole
+from DiffuGTSLib.files import resource, write_atomically
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -33,7 +33,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     """
     page = _environment().get_template(template).render(values)
     # File names on Linux need not be valid text.
-    write_whole(path, page.encode(errors="backslashreplace"))
+    write_atomically(path, page.encode(errors="backslashreplace"))
 
 
 def data_uri(picture: bytes, kind: str) -> str:

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from DiffuGTSLib.files import write_whole
+from DiffuGTSLib.files import write_atomically
 from DiffuGTSLib.output.figure import ATTENTION_COLOURS, PLANES, RESIDUAL_COLOURS, SEGMENTED, Views
 from DiffuGTSLib.output.figure import views_of as choose_views
 from DiffuGTSLib.pipeline.result import Result
@@ -37,7 +37,7 @@ def write_thumbnail(result: Result, image: sitk.Image, modality: Modality, path:
     """
     content = io.BytesIO()
     strip(result, image, modality).save(content, "JPEG", quality=_QUALITY)
-    write_whole(path, content.getvalue())
+    write_atomically(path, content.getvalue())
 
 
 def strip(result: Result, image: sitk.Image, modality: Modality) -> Image.Image:

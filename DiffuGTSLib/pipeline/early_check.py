@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from DiffuGTSLib.errors import ModelDamaged
-from DiffuGTSLib.models.package_files import REINSTALL, read_card
+from DiffuGTSLib.models.store import REINSTALL, read_card
 from DiffuGTSLib.pipeline.scan_size import MAPS_AT_MOST, Room
 from DiffuGTSLib.scan.header import Grid
 

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.errors import DiffuGTSError, PackageMissing
-from DiffuGTSLib.files import write_whole
+from DiffuGTSLib.files import write_atomically
 from DiffuGTSLib.scan.dicom import series_files
 from DiffuGTSLib.scan.header import has_dicom_mark
 
@@ -80,7 +80,7 @@ def write_dicom_segmentation(
             "The scan's DICOM files lack something that a DICOM segmentation refers to.",
             "Leave out --dicom-seg; the other outputs do not need it.",
         ) from error
-    write_whole(path, _content(segmentation))
+    write_atomically(path, _content(segmentation))
 
 
 def _made(

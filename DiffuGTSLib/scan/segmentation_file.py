@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
-from DiffuGTSLib.files import replacing, unfinished
+from DiffuGTSLib.files import atomic_file, temporary_path
 from DiffuGTSLib.scan.header import is_complete, quiet, read_header
 
 Colour = tuple[float, float, float]
@@ -39,7 +39,7 @@ def check_output(path: Path | str) -> Path:
         raise OutputNotWritten(
             f"{path.name} is a folder, not a file.", "Choose another name for the output."
         )
-    probe = unfinished(path, suffix)
+    probe = temporary_path(path, suffix)
     try:
         probe.touch()
         probe.unlink()
@@ -104,7 +104,7 @@ def _write(image: sitk.Image, path: Path, fields: Mapping[str, str]) -> Path:
         plain.EraseMetaData(key)
     for key, value in fields.items():
         plain.SetMetaData(key, value)
-    with replacing(path, _suffix(path)) as temporary, quiet():
+    with atomic_file(path, _suffix(path)) as temporary, quiet():
         sitk.WriteImage(
             plain, str(temporary), useCompression=True, compressionLevel=_COMPRESSION_LEVEL
         )

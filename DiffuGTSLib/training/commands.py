@@ -17,7 +17,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from DiffuGTSLib.errors import BadConfiguration, OutputNotWritten, TrainingImpossible
-from DiffuGTSLib.files import whole_folder, write_json
+from DiffuGTSLib.files import atomic_folder, write_json
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.package import Foundation, add_attention, load_foundation, save
 from DiffuGTSLib.networks.attention import AnomalyAttention
@@ -116,7 +116,7 @@ def train_autoencoder(config: AutoencoderConfig, tell: Tell | None = None) -> Fi
         about = {"scale_factor": scale, "spacing_mm": list(config.spacing_mm),
                  "modalities": list(config.modalities),
                  "trained_on": f"{len(samples)} scans"}
-        with whole_folder(config.output) as staging:
+        with atomic_folder(config.output) as staging:
             model.to("cpu").save_pretrained(staging / "vae")
             write_json(staging / ABOUT, about)
     return Finished(ranks.first, _document(config, "autoencoder"))
@@ -158,7 +158,7 @@ def train_denoiser(config: DenoiserConfig, tell: Tell | None = None) -> Finished
                              "synthetic": []},
             left_out=tuple(sorted(left_out)),
         )
-        with whole_folder(config.output) as staging:
+        with atomic_folder(config.output) as staging:
             save(staging, card, frozen.to("cpu"), model.to("cpu"), None,
                         FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER))
     return Finished(ranks.first, _document(config, "denoiser"))
@@ -305,7 +305,7 @@ def write_trained(
         OutputNotWritten: `output` exists, or there is no room.
     """
     refuse_existing(output)
-    with whole_folder(output) as staging:
+    with atomic_folder(output) as staging:
         leave = shutil.ignore_patterns("aova", "README.md", ".*")
         shutil.copytree(foundation.folder, staging, ignore=leave, dirs_exist_ok=True)
         # The old attention's calibration and fusion say nothing about the new one.

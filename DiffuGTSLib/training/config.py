@@ -16,7 +16,7 @@ from jsonschema.exceptions import relevance
 
 from DiffuGTSLib.errors import BadConfiguration, TrainingImpossible
 from DiffuGTSLib.files import resource
-from DiffuGTSLib.models.package_files import INDEX
+from DiffuGTSLib.models.store import INDEX
 from DiffuGTSLib.training.loop import ALONE, CHECKPOINT, LoopConfig, Ranks
 
 SCHEMA = "Training/training.schema.json"

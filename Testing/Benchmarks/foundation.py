@@ -26,7 +26,6 @@ from rich.table import Table
 
 from DiffuGTSLib.errors import TooLarge, is_out_of_memory
 from DiffuGTSLib.models.convert import MAISI_AUTOENCODER, MAISI_RFLOW
-from DiffuGTSLib.models.store import DECODE_MFLOP, DOWNSCALE, ENCODE_MFLOP, step_flop
 from DiffuGTSLib.networks import tiled_autoencoder as tiles
 from DiffuGTSLib.networks.attention import AnomalyAttention
 from DiffuGTSLib.networks.autoencoder import Autoencoder
@@ -35,6 +34,14 @@ from DiffuGTSLib.networks.tiled_autoencoder import Tiling
 from DiffuGTSLib.pipeline.memory_plan import Networks, Planner, release
 
 Size = tuple[int, int, int]
+# What MAISI's networks compute (METHOD.md 1).
+ENCODE_MFLOP = 1.51  # a voxel of the scan
+DECODE_MFLOP = 3.24
+STEP_MFLOP = 9.04  # a voxel of the latent, all but the products of self-attention
+# FLOP a latent voxel, times the latent's voxels: 5 attentions of 256 channels at 1/4 of the
+# latent's resolution and 6 of 512 at 1/8, each 4 C N^2 for N tokens.
+ATTENTION_FLOP = 5 * 4 * 256 / 64**2 + 6 * 4 * 512 / 512**2
+DOWNSCALE = 4
 STEPS = 30  # of a whole run: encode, so many steps over all of the latent, two decodings
 GPU_SIZES: list[Size] = [(256, 256, 256), (512, 512, 256)]
 CPU_SIZES: list[Size] = [(64, 64, 64), (128, 128, 128)]
@@ -101,8 +108,9 @@ def speed(device: str) -> float:
 def floors(size: Size) -> dict[str, float]:
     """FLOP of each part (METHOD.md 1)."""
     voxels = math.prod(size)
+    latent = voxels // DOWNSCALE**3
     encode, decode = voxels * ENCODE_MFLOP * 1e6, voxels * DECODE_MFLOP * 1e6
-    step = step_flop(voxels // DOWNSCALE**3)
+    step = latent * (STEP_MFLOP * 1e6 + ATTENTION_FLOP * latent)
     return {"encode": encode, "decode": decode, "step": step,
             "whole run": encode + 2 * decode + STEPS * step}
 

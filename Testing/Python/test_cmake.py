@@ -44,12 +44,12 @@ from DiffuGTSLib.doctor import requirements
 from DiffuGTSLib.files import resource
 from DiffuGTSLib.models.store import describe_models
 from DiffuGTSLib.prompt.parsing import understand
-from DiffuGTSLib.scan.samples import samples
+from DiffuGTSLib.scan.example_scans import example_scans
 assert DiffuGTSLib.__file__.startswith(sys.argv[1])
 assert understand("hepatic neoplasm").title == "liver tumor"
 embedded = describe_models()["models"][0]
 assert embedded["ready"] and embedded["folder"].startswith(sys.argv[1]), embedded
-assert samples()
+assert example_scans()
 assert str(resource("Templates/report.html")).startswith(sys.argv[1])
 """
 

@@ -21,7 +21,7 @@ from DiffuGTSLib.evaluation.evaluate import Evaluation, Outcome, choose, evaluat
 from DiffuGTSLib.evaluation.report import write_report
 from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores, Settings
 from DiffuGTSLib.evaluation.tables import Group, Mean, Summary, group, summarise, write_tables
-from DiffuGTSLib.files import write_whole
+from DiffuGTSLib.files import write_atomically
 from DiffuGTSLib.training.data.cases import Case, read_cases
 
 LUNG, BRAIN, LIVER, SARCOMA = "lung tumor", "brain tumor", "liver tumor", "soft tissue sarcoma"
@@ -137,7 +137,7 @@ def run(
     write_tables(done, summary, output)
     write_report(done, summary, output)
     rows = [Row(asked[c.name].scan, scans[asked[c.name].scan].split, c) for c in done.cases]
-    write_whole(output / TABLE, markdown(rows, summary).encode("utf-8"))
+    write_atomically(output / TABLE, markdown(rows, summary).encode("utf-8"))
     if docs is not None:
         _copy(output, docs)
     return done

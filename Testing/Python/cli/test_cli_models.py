@@ -109,7 +109,7 @@ def test_the_list_as_json_is_one_document_with_all_that_a_panel_needs(models: Ru
     assert embedded["actions"] == ["verify"]
     assert embedded["bytes"] > 1_000_000
     assert {"title", "purpose", "modalities", "licence", "trained_on", "message", "folder",
-            "attention", "scores", "expected"} <= set(embedded)
+            "attention", "scores"} <= set(embedded)
 
 
 def test_a_model_tells_its_data_classes_and_scores(models: Run, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from support.maisi_files import (
 from transformers import BertModel
 
 from DiffuGTSLib.errors import AttentionMissing, ModelDamaged
-from DiffuGTSLib.models import package_files
+from DiffuGTSLib.files import sha256
+from DiffuGTSLib.models import store
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.catalogue import Entry, entry
 from DiffuGTSLib.models.convert import convert
@@ -93,20 +94,20 @@ def test_the_card_tells_what_the_model_is_and_where_it_comes_from(files: Path) -
     repositories = [source["repository"] for source in card.sources]
     assert repositories == ["nvidia/NV-Generate-CT", "nvidia/NV-Generate-MR-Brain"]
     name = entry("maisi-mr-brain").files[1].name
-    assert card.sources[1]["sha256"] == package_files.sha256(files / name)
+    assert card.sources[1]["sha256"] == sha256(files / name)
 
 
 @pytest.mark.usefixtures("narrow")
 def test_every_file_of_a_converted_model_is_recorded(files: Path) -> None:
     folder = converted("maisi-ct", files)
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert set(Card.read(folder).files) == there - {package_files.CARD}
-    package_files.verify(folder)
+    assert set(Card.read(folder).files) == there - {store.CARD}
+    store.verify(folder)
 
 
 @pytest.mark.usefixtures("narrow")
 def test_weights_keep_their_precision(files: Path) -> None:
-    stored = load_file(converted("maisi-ct", files) / "unet" / package_files.WEIGHTS)
+    stored = load_file(converted("maisi-ct", files) / "unet" / store.WEIGHTS)
     original = torch.load(files / "diff_unet_3d_rflow-ct.pt", weights_only=True)
     for key, value in original["unet_state_dict"].items():
         assert torch.equal(stored[key], value)
@@ -132,7 +133,7 @@ def test_a_model_without_attention_does_not_run(files: Path) -> None:
 def test_an_autoencoder_may_be_wrapped(files: Path) -> None:
     path, _ = write_weights(files, "maisi-ct")
     torch.save({"unet_state_dict": torch.load(path, weights_only=True)}, path)
-    package_files.verify(converted("maisi-ct", files))
+    store.verify(converted("maisi-ct", files))
 
 
 def _rename(state: dict[str, Any], old: str, new: str) -> None:
@@ -164,7 +165,7 @@ def test_projections_that_ddpm_does_not_use_are_left_out(files: Path) -> None:
     original = torch.load(files / "diff_unet_3d_ddpm-ct.pt", weights_only=True)["unet_state_dict"]
     unused = {key for key in original if ".attn.out_proj." in key}
     assert unused
-    assert set(load_file(folder / "unet" / package_files.WEIGHTS)) == set(original) - unused
+    assert set(load_file(folder / "unet" / store.WEIGHTS)) == set(original) - unused
 
 
 @pytest.mark.usefixtures("narrow")

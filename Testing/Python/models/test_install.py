@@ -9,7 +9,7 @@ import torch
 from support.maisi_files import write_catalogue, write_text_encoder, write_weights
 
 from DiffuGTSLib.errors import ModelDamaged, ModelMissing, OutputNotWritten
-from DiffuGTSLib.files import whole_folder
+from DiffuGTSLib.files import atomic_folder
 from DiffuGTSLib.models.catalogue import entry
 from DiffuGTSLib.models.install import Fetched, check_room, install, sort_out
 
@@ -84,7 +84,7 @@ def test_a_full_disk_is_seen_before_the_work(
 
 def test_what_fails_while_it_is_built_leaves_nothing(tmp_path: Path) -> None:
     def build() -> None:
-        with whole_folder(tmp_path / "model") as folder:
+        with atomic_folder(tmp_path / "model") as folder:
             (folder / "half").write_text("half")
             raise ZeroDivisionError
 
@@ -95,7 +95,7 @@ def test_what_fails_while_it_is_built_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    building = whole_folder(tmp_path / "file" / "model")
+    building = atomic_folder(tmp_path / "file" / "model")
     with pytest.raises(OutputNotWritten, match="cannot be written"):
         building.__enter__()
 

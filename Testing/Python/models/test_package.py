@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from support.tiny_model import write_tiny_model
 
 from DiffuGTSLib.errors import ModelDamaged, ModelMissing
-from DiffuGTSLib.models import package_files, store
+from DiffuGTSLib.files import sha256
+from DiffuGTSLib.models import store
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.package import load, save
 
@@ -27,7 +28,7 @@ def test_a_package_is_in_diffusers_layout(package: Path) -> None:
     for part in ("vae", "unet", "aova"):
         assert part in index
         assert (package / part / "config.json").is_file()
-        assert (package / part / package_files.WEIGHTS).is_file()
+        assert (package / part / store.WEIGHTS).is_file()
     assert (package / "scheduler" / "scheduler_config.json").is_file()
 
 
@@ -39,7 +40,7 @@ def test_a_loaded_package_is_frozen(package: Path) -> None:
 
 
 def test_weights_are_stored_as_float16_and_computed_in_float32(package: Path) -> None:
-    stored = load_file(package / "vae" / package_files.WEIGHTS)
+    stored = load_file(package / "vae" / store.WEIGHTS)
     assert {t.dtype for t in stored.values()} == {torch.float16}
     assert {p.dtype for p in load(package).autoencoder.parameters()} == {torch.float32}
 
@@ -58,7 +59,7 @@ def test_the_card_survives_writing_and_reading(package: Path, tmp_path: Path) ->
     assert Card.read(tmp_path) == card
 
 
-@pytest.mark.parametrize("name", ["vae/" + package_files.WEIGHTS, "aova/config.json"])
+@pytest.mark.parametrize("name", ["vae/" + store.WEIGHTS, "aova/config.json"])
 def test_a_changed_file_is_named(package: Path, name: str) -> None:
     damaged = package / name
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
@@ -67,25 +68,25 @@ def test_a_changed_file_is_named(package: Path, name: str) -> None:
 
 
 def test_a_missing_file_is_named(package: Path) -> None:
-    (package / "unet" / package_files.WEIGHTS).unlink()
+    (package / "unet" / store.WEIGHTS).unlink()
     with pytest.raises(ModelDamaged, match="unet"):
         load(package)
 
 
 def test_weights_of_another_version_are_refused(package: Path) -> None:
-    path = package / "unet" / package_files.WEIGHTS
+    path = package / "unet" / store.WEIGHTS
     weights = load_file(path)
     weights["out.7.weight"] = weights.pop("out.0.weight")
     save_file(weights, path)
     card = Card.read(package)
-    card.files[f"unet/{package_files.WEIGHTS}"] = package_files.sha256(path)
+    card.files[f"unet/{store.WEIGHTS}"] = sha256(path)
     card.write(package)
     with pytest.raises(ModelDamaged, match=r"unet does not fit this version \(out"):
         load(package)
 
 
 def test_a_broken_card_is_named(package: Path) -> None:
-    (package / package_files.CARD).write_text("{")
+    (package / store.CARD).write_text("{")
     with pytest.raises(ModelDamaged, match=r"card\.json"):
         load(package)
 
@@ -97,6 +98,6 @@ def test_an_unknown_model_is_missing() -> None:
 
 def test_the_embedded_model_is_there_whole_and_small() -> None:
     folder = store.find("embedded")
-    package_files.verify(folder)
+    store.verify(folder)
     assert sum(p.stat().st_size for p in folder.rglob("*.safetensors")) <= 20_000_000
     assert Card.read(folder).modalities == ("CT", "MR")

@@ -13,7 +13,6 @@ from DiffuGTSLib import files
 from DiffuGTSLib.errors import ModelMissing
 from DiffuGTSLib.files import resource
 from DiffuGTSLib.models import store
-from DiffuGTSLib.models.package_files import INDEX
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -76,7 +75,7 @@ def test_a_model_with_a_broken_card_is_damaged(own: Path) -> None:
 
 
 def test_a_model_without_attention_needs_training(own: Path) -> None:
-    (own / INDEX).write_text("{}")
+    (own / store.INDEX).write_text("{}")
     assert described("own")["state"] == "needs-training"
 
 
@@ -91,7 +90,7 @@ def test_a_removed_model_is_gone(own: Path, folder: Path) -> None:
 
 
 def test_the_list_needs_no_torch() -> None:
-    code = ("import sys; from DiffuGTSLib.store import describe_models; describe_models();"
+    code = ("import sys; from DiffuGTSLib.models.store import describe_models; describe_models();"
             "print(*{'torch', 'numpy', 'SimpleITK', 'transformers'} & set(sys.modules))")
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True,
                           text=True, check=True)

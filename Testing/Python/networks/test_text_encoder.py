@@ -129,7 +129,7 @@ def test_the_cache_of_the_hub_stands_in_for_the_package(
 
 def test_loading_prints_nothing_and_does_not_import_the_package() -> None:
     code = (
-        "import sys; from DiffuGTSLib.text import TextEncoder, PACKAGE;"
+        "import sys; from DiffuGTSLib.networks.text_encoder import TextEncoder, PACKAGE;"
         "TextEncoder.from_package().encode(['liver']); sys.exit(PACKAGE in sys.modules)"
     )
     root = Path(__file__).resolve().parents[3]

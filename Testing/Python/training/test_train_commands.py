@@ -24,7 +24,7 @@ from DiffuGTSLib.errors import (
     OutputNotWritten,
     TrainingImpossible,
 )
-from DiffuGTSLib.models import package_files
+from DiffuGTSLib.models import store
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.package import ATTENTION_ALONE, load
 from DiffuGTSLib.networks.text_encoder import TextEncoder
@@ -77,7 +77,7 @@ def whole(bench: Path) -> Path:
 
 
 def weights(package: Path) -> dict[str, torch.Tensor]:
-    return load_file(package / "aova" / package_files.WEIGHTS)
+    return load_file(package / "aova" / store.WEIGHTS)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -94,7 +94,7 @@ def test_the_trained_package_loads_and_segments(whole: Path) -> None:
 def test_only_the_attention_is_new_in_the_package(whole: Path, bench: Path) -> None:
     before, after = Card.read(bench / "tiny"), Card.read(whole)
     changed = {name for name, sha in after.files.items() if before.files.get(name) != sha}
-    assert changed == {"aova/config.json", "aova/" + package_files.WEIGHTS}
+    assert changed == {"aova/config.json", "aova/" + store.WEIGHTS}
     assert not same(weights(whole), weights(bench / "tiny"))
     assert not [p.name for p in bench.iterdir() if p.name.startswith(".")]
 

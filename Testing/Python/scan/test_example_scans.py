@@ -1,4 +1,4 @@
-"""Sample scans: over a real connection, checked, kept, and never half there."""
+"""Example scans: over a real connection, checked, kept, and never half there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from DiffuGTSLib.errors import DownloadFailed
 from DiffuGTSLib.files import cache_folder, resource
-from DiffuGTSLib.scan.samples import Sample, fetch, samples
+from DiffuGTSLib.scan.example_scans import ExampleScan, example_scans, fetch
 
 CONTENT = b"a scan " * 50_000
 
@@ -41,11 +41,11 @@ def server():
 
 
 @pytest.fixture
-def sample(server, tmp_path, monkeypatch):
+def scan(server, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUGTS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     url = f"http://127.0.0.1:{server.server_port}/whole"
-    return Sample("Test", "liver tumor", "CT", "test.nrrd", url,
+    return ExampleScan("Test", "liver tumor", "CT", "test.nrrd", url,
                   hashlib.sha256(CONTENT).hexdigest(), "here")
 
 
@@ -54,38 +54,38 @@ def kept():
 
 
 def test_the_catalogue_fits_its_schema_and_urls_name_their_checksum():
-    read = (json.loads(resource(name).read_text()) for name in ("samples.json",
-                                                               "samples.schema.json"))
+    read = (json.loads(resource(name).read_text()) for name in ("example_scans.json",
+                                                               "example_scans.schema.json"))
     jsonschema.validate(*read)
-    assert all(sample.url.endswith(sample.sha256) for sample in samples().values())
+    assert all(scan.url.endswith(scan.sha256) for scan in example_scans().values())
 
 
-def test_a_sample_is_fetched_once_and_then_taken_from_the_cache(sample, server):
-    assert fetch(sample).read_bytes() == CONTENT
+def test_a_sample_is_fetched_once_and_then_taken_from_the_cache(scan, server):
+    assert fetch(scan).read_bytes() == CONTENT
     server.shutdown()
     server.server_close()
-    assert fetch(sample).read_bytes() == CONTENT
+    assert fetch(scan).read_bytes() == CONTENT
     assert kept() == ["test.nrrd"]
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_again(sample):
-    fetch(sample).write_bytes(b"damaged")
-    assert fetch(sample).read_bytes() == CONTENT
+def test_a_damaged_file_in_the_cache_is_fetched_again(scan):
+    fetch(scan).write_bytes(b"damaged")
+    assert fetch(scan).read_bytes() == CONTENT
 
 
-def test_another_file_than_promised_is_refused_and_not_kept(sample):
+def test_another_file_than_promised_is_refused_and_not_kept(scan):
     with pytest.raises(DownloadFailed, match="damaged"):
-        fetch(replace(sample, sha256="0" * 64))
+        fetch(replace(scan, sha256="0" * 64))
     assert kept() == []
 
 
 @pytest.mark.parametrize("path", ["half", "none"])
-def test_a_broken_download_is_said_plainly_and_not_kept(sample, path):
+def test_a_broken_download_is_said_plainly_and_not_kept(scan, path):
     with pytest.raises(DownloadFailed):
-        fetch(replace(sample, url=sample.url.replace("whole", path)))
+        fetch(replace(scan, url=scan.url.replace("whole", path)))
     assert kept() == []
 
 
-def test_a_server_that_is_not_there_is_said_plainly(sample):
+def test_a_server_that_is_not_there_is_said_plainly(scan):
     with pytest.raises(DownloadFailed, match="could not be fetched"):
-        fetch(replace(sample, url="http://127.0.0.1:9/whole"))
+        fetch(replace(scan, url="http://127.0.0.1:9/whole"))
