@@ -1,7 +1,5 @@
-"""The command `diffugts evaluate`: the scores of a data set, as tables and a report.
-
-The command `diffugts data`: what a folder of public data holds, and what is wrong with it.
-"""
+"""The commands `diffugts evaluate` (scores of a data set, as tables and a report) and
+`diffugts data check` (what a folder of public data holds, and what is wrong with it)."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from DiffuGTSLib.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.evaluation.evaluate import Outcome
+    from DiffuGTSLib.evaluation.evaluate import CaseOutcome
     from DiffuGTSLib.evaluation.tables import Summary
 
 _SECONDS_BETWEEN_LINES = 15.0  # where stderr is a file and not a terminal
@@ -34,7 +32,7 @@ def evaluate(
     cases: Annotated[Path, typer.Argument(
         help="CASES.json, or a decathlon, KiTS23 or BraTS23 folder as published.")],
     output: Annotated[Path, typer.Option(
-        "--output", "-o", help="Folder for tables, figures and report; made if need be.")],
+        "--output", "-o", help="Folder for tables, figures and report; made if missing.")],
     model: ModelOption = "embedded",
     device: DeviceOption = "auto",
     threshold: Annotated[float | None, typer.Option(
@@ -44,32 +42,34 @@ def evaluate(
         min=1, max=100, help="Pseudo-healthy scans to draw.")] = None,
     only: Annotated[list[str] | None, typer.Option(
         help='Cases by name, as "*_flair"; may be repeated.')] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many of each group.")] = None,
+    limit: Annotated[int | None, typer.Option(
+        min=1, help="Maximum number of cases per group.")] = None,
     ablation: Annotated[bool, typer.Option(
         "--ablation", help="Score AOVA alone, with each residual and with both, too.")] = False,
     baselines: Annotated[bool, typer.Option(
         "--baselines", help="Measure the best threshold of the raw intensity and others.")] = False,
     zero_shot: Annotated[bool, typer.Option(
-        "--zero-shot", help="Refuse if masks of a class were trained on.")] = False,
+        "--zero-shot", help="Refuse a model that was trained on masks of a class.")] = False,
     figures: Annotated[bool, typer.Option(
         help="Draw an overview of each case.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a model on labelled scans; started again, it goes on where it was."""
+    """Score a model on labelled scans; started again, it resumes."""
     with own_stdout(as_json) as out:
         from DiffuGTSLib.datasets.folder import read_dataset
         from DiffuGTSLib.evaluation.evaluate import choose, refuse_other
         from DiffuGTSLib.evaluation.evaluate import evaluate as run
         from DiffuGTSLib.evaluation.report import write_report
-        from DiffuGTSLib.evaluation.scoring import Settings
+        from DiffuGTSLib.evaluation.scoring import EvaluationSettings
         from DiffuGTSLib.evaluation.tables import document, summarise, write_tables
 
         dataset = choose(read_dataset(cases), only or (), limit)
-        settings = Settings(model, device, threshold, seed, samples, ablation, baselines, figures)
+        settings = EvaluationSettings(
+            model, device, threshold, seed, samples, ablation, baselines, figures)
         refuse_other(output, settings)
         count = len(dataset.cases)
         typer.echo(f"{count} case{'s' if count > 1 else ''} of {dataset.name}", err=True)
-        done = run(dataset, output, settings, zero_shot=zero_shot, tell=_tell)
+        done = run(dataset, output, settings, zero_shot=zero_shot, on_outcome=_report)
         summary = summarise(done.cases)
         write_tables(done, summary, output)
         report = write_report(done, summary, output)
@@ -80,15 +80,15 @@ def evaluate(
             print(f"Report: {report}", file=out)
     if done.failures:
         typer.echo(f"{len(done.failures)} of {len(dataset.cases)} cases could not be scored; "
-                   "the report says why.", err=True)
+                   "see the report for the reasons.", err=True)
         raise typer.Exit(1)
 
 
-def _tell(done: int, total: int, outcome: Outcome) -> None:
-    """One line a case on stderr."""
-    from DiffuGTSLib.evaluation.child_process import Failure
+def _report(done: int, total: int, outcome: CaseOutcome) -> None:
+    """One line per case on stderr."""
+    from DiffuGTSLib.evaluation.child_process import CaseFailure
 
-    if isinstance(outcome, Failure):
+    if isinstance(outcome, CaseFailure):
         text = f"{outcome.case}: not scored. {outcome.message}"
     elif outcome.measures.dsc is None:
         text = f"{outcome.name}: {outcome.kind}, {outcome.measures.segmented_ml:.2f} ml segmented"
@@ -106,7 +106,7 @@ def _print(summary: Summary, out: TextIO) -> None:
     known = (("DSC", "dsc"), ("NSD 2 mm", "nsd_2mm"), ("lesion F1", "lesion_f1"),
              ("no tumor right", "no_tumor_right"), ("false alarm, ml", "false_alarm_ml"))
     groups = [*summary.groups, summary.everything] if len(summary.groups) > 1 else summary.groups
-    # No column for what none of them has, as false alarms where every scan has a tumor.
+    # No column without values, as that of false alarms where every scan has a tumor.
     columns = [c for c in known if any(c[1] in group.means for group in groups)]
     for heading in ("group", "cases", *(heading for heading, _ in columns)):
         table.add_column(heading, justify="left" if heading == "group" else "right",
@@ -125,7 +125,7 @@ def register(app: typer.Typer) -> None:
 
 @data.callback()
 def _commands() -> None:
-    """Makes `check` a command of its own, also while it is the only one."""
+    """Keeps `check` a subcommand, also while it is the only one."""
 
 
 @data.command()
@@ -136,7 +136,7 @@ def check(
              "folder with a manifest.json.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what a data set holds and what is wrong with it; ends with 1 if a case is unusable."""
+    """Report what a data set holds and what is wrong with it; exit code 1 if a case is unusable."""
     with own_stdout(as_json) as out:
         from rich.console import Console
         from rich.progress import Progress
@@ -147,19 +147,20 @@ def check(
         from DiffuGTSLib.training.data.manifest import check_manifest
 
         console = Console(stderr=True)
-        told = time.monotonic()
+        last_line = time.monotonic()
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("checking")
 
-            def tell(done: int, total: int) -> None:
+            def progress(done: int, total: int) -> None:
                 bar.update(task, completed=done, total=total)
-                nonlocal told
-                if not console.is_terminal and time.monotonic() - told > _SECONDS_BETWEEN_LINES:
-                    told = time.monotonic()
+                nonlocal last_line
+                now = time.monotonic()
+                if not console.is_terminal and now - last_line > _SECONDS_BETWEEN_LINES:
+                    last_line = now
                     console.print(f"{done} of {total} cases")
 
-            report = (check_manifest(folder, tell) if is_manifest(folder)
-                      else examine(read_dataset(folder), tell))
+            report = (check_manifest(folder, progress) if is_manifest(folder)
+                      else examine(read_dataset(folder), progress))
         if as_json:
             print_json(report.as_dict(), out)
         else:

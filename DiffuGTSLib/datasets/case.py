@@ -1,4 +1,4 @@
-"""One scan of a data set with its outline and its prompt; reading it, and what can be wrong."""
+"""One scan of a data set with its tumor mask and its prompt, and how they are read and checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Volumes:
 
     Attributes:
         scan: the scan, with its modality and sequence.
-        tumor: uint8, 0 and 1; all 0 where the case has no outline.
+        tumor: uint8, 0 and 1; all 0 where the case has no mask.
         organ: uint8, 0 and 1, the tumors included; None where the data set has none.
     """
 
@@ -47,25 +47,25 @@ class Volumes:
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """A scan, its outline and its prompt; no voxel is read before `read`.
+    """A scan, its tumor mask and its prompt; no voxel is read before `read`.
 
     Attributes:
-        name: used once in its data set.
+        name: unique in its data set.
         patient: scans of one patient share it.
         image: a file or a DICOM folder.
-        prompt: what is asked of it.
+        prompt: the text to segment it from.
         modality: "CT" or "MR"; None: guessed when it is read.
         sequence: "t1", "t1c", "t2", "flair"; "": by the scan's names.
         skull_stripped: nothing but the brain is left.
         channel: of a 4D file, which volume.
-        mask: the outline; None: what the prompt names is not in the scan.
+        mask: the reference; None: what the prompt names is not in the scan.
         tumor_labels: values of the mask that are tumor; (): every value above 0.
         organ_labels: values of the mask that are the organ; (): none.
-        known_labels: every value that the mask may hold, and what it means; {}: any.
-        organ_mask: a mask of its own for the organ.
+        known_labels: every value that the mask may hold; (): any.
+        organ_mask: a separate mask of the organ.
         lesion_class: a prompt that names the class of lesions.
         dataset: id in the catalogue, or "cases".
-        group: rows of one group are averaged.
+        group: cases of one group are averaged; "": by class and sequence.
         wrong_organ: the mask outlines a tumor that the prompt does not name.
     """
 
@@ -88,8 +88,8 @@ class LabelledCase:
     wrong_organ: bool = False
 
     @property
-    def rows(self) -> str:
-        """The group that the case is averaged in: as told, else its class and sequence."""
+    def group_name(self) -> str:
+        """The group that the case is averaged in: the given one, else its class and sequence."""
         if self.group:
             return self.group
         name = self.lesion_class or self.prompt
@@ -139,19 +139,19 @@ class LabelledCase:
             BadDataSet: another grid, or unknown values.
             UnreadableImage: it cannot be read.
         """
-        values, grid = read_labels(path)
-        if (shift := Grid.of(image).shift(grid)) is not None:
+        values, geometry = read_labels(path)
+        if (shift := Geometry.of(image).difference(geometry)) is not None:
             raise BadDataSet(f"{path.name} lies on another grid than its scan: {shift}.",
                              "Use the mask that was published with the scan.")
-        strange = unknown(values, self.known_labels if known is None else known)
-        if strange:
-            raise BadDataSet(f"{path.name} holds values that mean nothing here: {strange}.",
+        others = unknown_values(values, self.known_labels if known is None else known)
+        if others:
+            raise BadDataSet(f"{path.name} holds values without a meaning here: {others}.",
                              "Check that the folder is the data set that it is named after.")
         return values
 
 
-class _Placed(Protocol):
-    """What has a place in space: an image or the reader of its header."""
+class _HasGeometry(Protocol):
+    """An image or the reader of its header."""
 
     def GetSize(self) -> tuple[int, ...]: ...  # noqa: N802
     def GetSpacing(self) -> tuple[float, ...]: ...  # noqa: N802
@@ -160,27 +160,27 @@ class _Placed(Protocol):
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Size, spacing, and the positions (mm) of the eight corner voxels of a volume."""
+class Geometry:
+    """Size, spacing (mm), and the positions (mm) of the eight corner voxels of a volume."""
 
     size: tuple[int, ...]
     spacing: tuple[float, ...]
     corners: np.ndarray
 
     @classmethod
-    def of(cls, thing: _Placed) -> Grid:
-        """The grid of an image or a header; of a 4D one, that of its volumes."""
-        size, spacing = thing.GetSize()[:3], thing.GetSpacing()[:3]
-        dimension = len(thing.GetSize())
-        direction = np.array(thing.GetDirection()).reshape(dimension, dimension)[:3, :3]
+    def of(cls, image: _HasGeometry) -> Geometry:
+        """The geometry of an image or a header; of a 4D one, that of its volumes."""
+        size, spacing = image.GetSize()[:3], image.GetSpacing()[:3]
+        dimension = len(image.GetSize())
+        direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
         ends = [[0, n - 1] for n in size]
         index = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3) * np.array(spacing)
-        return cls(size, spacing, np.array(thing.GetOrigin()[:3]) + index @ direction.T)
+        return cls(size, spacing, np.array(image.GetOrigin()[:3]) + index @ direction.T)
 
-    def shift(self, other: Grid) -> str | None:
+    def difference(self, other: Geometry) -> str | None:
         """How `other` differs, in words; None where it does not."""
         if self.size != other.size:
-            ours, theirs = (" x ".join(map(str, grid.size)) for grid in (self, other))
+            ours, theirs = (" x ".join(map(str, geometry.size)) for geometry in (self, other))
             return f"{theirs} voxels instead of {ours}"
         apart = float(np.linalg.norm(self.corners - other.corners, axis=1).max())
         if apart > _TOLERANCE_VOXELS * min(self.spacing):
@@ -206,8 +206,8 @@ def read_channel(path: Path, channel: int) -> sitk.Image:
         return header.Execute()
 
 
-def read_labels(path: Path) -> tuple[np.ndarray, Grid]:
-    """The values of a mask, integers (z, y, x), and its grid.
+def read_labels(path: Path) -> tuple[np.ndarray, Geometry]:
+    """The values of a mask, integers (z, y, x), and its geometry.
 
     Raises:
         UnreadableImage: it cannot be read.
@@ -220,22 +220,22 @@ def read_labels(path: Path) -> tuple[np.ndarray, Grid]:
     if voxels.ndim != 3:
         raise BadDataSet(f"{path.name} is not one 3D mask.", "Check the file.")
     if np.issubdtype(voxels.dtype, np.floating):
-        whole = np.rint(voxels)
-        if not np.array_equal(whole, voxels):
+        rounded = np.rint(voxels)
+        if not np.array_equal(rounded, voxels):
             raise BadDataSet(f"{path.name} holds values that are not whole numbers.",
                              "It may be a probability map; a mask is needed.")
-        voxels = whole.astype(np.int16)
-    return voxels, Grid.of(image)
+        voxels = rounded.astype(np.int16)
+    return voxels, Geometry.of(image)
 
 
-def unknown(values: np.ndarray, known: Iterable[int]) -> str:
+def unknown_values(values: np.ndarray, known: Iterable[int]) -> str:
     """The values of a mask that are not among the `known` ones, as "4, 7"; "" if there are none.
 
-    Where no values are known, only negative ones are strange.
+    Where no values are known, only negative ones are reported.
     """
     present, allowed = np.unique(values[values != 0]), set(known)
-    strange = [int(v) for v in present if (v not in allowed if allowed else v < 0)]
-    return ", ".join(map(str, strange[:8]))
+    others = [int(v) for v in present if (v not in allowed if allowed else v < 0)]
+    return ", ".join(map(str, others[:8]))
 
 
 def open_header(path: Path, what: str = "scan") -> sitk.ImageFileReader:

@@ -1,7 +1,4 @@
-"""What a data set holds and what is wrong with it, file by file.
-
-What a check of a data set found, for people and for programs.
-"""
+"""What a data set holds and what is wrong with it, file by file, for people and for programs."""
 
 from __future__ import annotations
 
@@ -13,133 +10,144 @@ from typing import Any, Literal
 import numpy as np
 
 from DiffuGTSLib.datasets import layouts
-from DiffuGTSLib.datasets.case import Grid, LabelledCase, open_header, read_labels, unknown
+from DiffuGTSLib.datasets.case import (
+    Geometry,
+    LabelledCase,
+    open_header,
+    read_labels,
+    unknown_values,
+)
 from DiffuGTSLib.datasets.folder import DataSet
 from DiffuGTSLib.errors import BadDataSet, DiffuGTSError
 from DiffuGTSLib.prompt.parsing import understand
 
-Tell = Callable[[int, int], None]
+CheckProgress = Callable[[int, int], None]
 Level = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
-class _Mask:
+class _MaskContents:
     """What is kept of a mask that several cases share."""
 
-    grid: Grid
-    strange: str
+    geometry: Geometry
+    unknown_values: str
     tumor_voxels: int
     organ_voxels: int
 
 
-def check(dataset: DataSet, tell: Tell | None = None) -> Report:
-    """Looks at every file of a data set: is it there, whole, on one grid, with the right values?
+def check(dataset: DataSet, progress: CheckProgress | None = None) -> DataSetReport:
+    """Checks every file of a data set: present, complete, on the grid of its scan, known values.
 
-    Of scans only the headers are read, and their length; masks are read.
+    Of scans only header and file size are read; masks are read completely.
 
     Args:
-        tell: called as tell(done, total) between cases.
+        progress: called as progress(done, total) between cases.
     """
-    report = Report(dataset)
+    report = DataSetReport(dataset)
     for entry, folder in dataset.parts:
         if entry.layout == "msd":
             report.findings += [
-                Finding("warning", name.removesuffix(".nii.gz"), "is not listed in dataset.json")
+                DataSetFinding("warning", name.removesuffix(".nii.gz"),
+                               "is not listed in dataset.json")
                 for name in layouts.unlisted(folder)
             ]
-    masks: dict[Path, _Mask] = {}
+    masks: dict[Path, _MaskContents] = {}
     for number, case in enumerate(dataset.cases):
-        if tell is not None:
-            tell(number, len(dataset.cases))
+        if progress is not None:
+            progress(number, len(dataset.cases))
         if case.mask not in masks:
-            masks.clear()  # neighbours share masks; all of them need not be kept
-        group = report.groups.setdefault(case.rows, Group(case.rows))
+            masks.clear()  # only consecutive cases share a mask
+        group = report.groups.setdefault(case.group_name, DataSetGroup(case.group_name))
         report.findings += _check_case(case, group, masks)
-    if tell is not None:
-        tell(len(dataset.cases), len(dataset.cases))
+    if progress is not None:
+        progress(len(dataset.cases), len(dataset.cases))
     return report
 
 
-def _check_case(case: LabelledCase, group: Group, masks: dict[Path, _Mask]) -> list[Finding]:
+def _check_case(
+    case: LabelledCase, group: DataSetGroup, masks: dict[Path, _MaskContents]
+) -> list[DataSetFinding]:
     group.cases += 1
     group.patients.add(case.patient)
     try:
         understand(case.prompt)
         understand(case.lesion_class or case.prompt)
-        grid = _scan_grid(case)
-        group.spacing_mm.append(grid.spacing)
+        geometry = _scan_geometry(case)
+        group.spacing_mm.append(geometry.spacing)
         if case.mask is None:
             group.without_tumor += 1
             return []
         if case.mask not in masks:
             masks[case.mask] = _read_mask(case)
     except DiffuGTSError as error:
-        return [Finding("error", case.name, error.message)]
+        return [DataSetFinding("error", case.name, error.message)]
     mask = masks[case.mask]
-    findings = []
-    if (shift := grid.shift(mask.grid)) is not None:
-        findings.append(Finding("error", case.name,
-                                f"{case.mask.name} lies on another grid than its scan: {shift}."))
-    if mask.strange:
-        findings.append(Finding("error", case.name,
-                                f"{case.mask.name} holds unknown values: {mask.strange}."))
+    found: list[tuple[Level, str]] = []
+    if (shift := geometry.difference(mask.geometry)) is not None:
+        found.append(("error", f"lies on another grid than its scan: {shift}."))
+    if mask.unknown_values:
+        found.append(("error", f"holds unknown values: {mask.unknown_values}."))
     if not mask.tumor_voxels:
-        findings.append(Finding("warning", case.name, f"{case.mask.name} holds no tumor."))
+        found.append(("warning", "holds no tumor."))
     if case.organ_labels and not mask.organ_voxels:
-        findings.append(Finding("warning", case.name, f"{case.mask.name} holds no organ."))
+        found.append(("warning", "holds no organ."))
     there = mask.tumor_voxels > 0 and not case.wrong_organ
     group.with_tumor += there
     group.without_tumor += not there
     group.with_organ += mask.organ_voxels > 0
     if there:
-        group.tumor_ml.append(mask.tumor_voxels * float(np.prod(grid.spacing)) / 1000)
-    return findings + _check_organ(case, grid, group)
+        group.tumor_ml.append(mask.tumor_voxels * float(np.prod(geometry.spacing)) / 1000)
+    of_mask = [DataSetFinding(level, case.name, f"{case.mask.name} {text}")
+               for level, text in found]
+    return of_mask + _check_organ(case, geometry, group)
 
 
-def _check_organ(case: LabelledCase, grid: Grid, group: Group) -> list[Finding]:
-    """What is wrong with an organ mask of its own."""
+def _check_organ(
+    case: LabelledCase, geometry: Geometry, group: DataSetGroup
+) -> list[DataSetFinding]:
+    """What is wrong with a separate organ mask."""
     if case.organ_mask is None:
         return []
     try:
-        values, organ_grid = read_labels(case.organ_mask)
+        values, of_mask = read_labels(case.organ_mask)
     except DiffuGTSError as error:
-        return [Finding("error", case.name, error.message)]
+        return [DataSetFinding("error", case.name, error.message)]
     group.with_organ += bool(values.any())
-    if (shift := grid.shift(organ_grid)) is not None:
-        return [Finding("error", case.name,
-                        f"{case.organ_mask.name} lies on another grid than its scan: {shift}.")]
+    if (shift := geometry.difference(of_mask)) is not None:
+        message = f"{case.organ_mask.name} lies on another grid than its scan: {shift}."
+        return [DataSetFinding("error", case.name, message)]
     if not values.any():
-        return [Finding("warning", case.name, f"{case.organ_mask.name} is empty.")]
+        return [DataSetFinding("warning", case.name, f"{case.organ_mask.name} is empty.")]
     return []
 
 
-def _scan_grid(case: LabelledCase) -> Grid:
-    """The grid of a scan from its header; a DICOM folder is read whole.
+def _scan_geometry(case: LabelledCase) -> Geometry:
+    """The geometry of a scan from its header; a DICOM folder is read completely.
 
     Raises:
         DiffuGTSError: missing, damaged, too few volumes.
     """
     if case.image.is_dir():
-        return Grid.of(case.read_scan().image)
+        return Geometry.of(case.read_scan().image)
     header = open_header(case.image)
     if case.channel is None and len(header.GetSize()) != 3:
-        return Grid.of(case.read_scan().image)  # says what is wrong with it
+        return Geometry.of(case.read_scan().image)  # raises what is wrong with it
     if case.channel is not None and case.channel >= [*header.GetSize(), 1][3]:
         raise BadDataSet(f"{case.image.name} holds too few volumes.", "Download it again.")
-    return Grid.of(header)
+    return Geometry.of(header)
 
 
-def _read_mask(case: LabelledCase) -> _Mask:
+def _read_mask(case: LabelledCase) -> _MaskContents:
     assert case.mask is not None
-    values, grid = read_labels(case.mask)
+    values, geometry = read_labels(case.mask)
     tumor = np.isin(values, case.tumor_labels) if case.tumor_labels else values > 0
-    return _Mask(grid, unknown(values, case.known_labels), int(tumor.sum()),
+    return _MaskContents(geometry, unknown_values(values, case.known_labels), int(tumor.sum()),
                  int(np.isin(values, case.organ_labels).sum()))
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something wrong. An error: the case cannot be used. A warning: it can, but look at it."""
+class DataSetFinding:
+    """Something wrong with a case. An error: it cannot be used. A warning: it can, but check it."""
 
     level: Level
     case: str
@@ -147,7 +155,7 @@ class Finding:
 
 
 @dataclass
-class Group:
+class DataSetGroup:
     """What the cases of one class and sequence hold; volumes in ml, spacing in mm."""
 
     name: str
@@ -160,25 +168,25 @@ class Group:
     spacing_mm: list[tuple[float, ...]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: counts, median volume, least and largest spacing."""
+        """Plain values for JSON: counts, median volume, smallest and largest spacing."""
         spacing = np.array(self.spacing_mm)
         return {
             "name": self.name, "cases": self.cases, "patients": len(self.patients),
             "with_tumor": self.with_tumor, "without_tumor": self.without_tumor,
             "with_organ": self.with_organ,
             "median_tumor_ml": float(np.median(self.tumor_ml)) if self.tumor_ml else None,
-            "least_spacing_mm": spacing.min(0).tolist() if len(spacing) else None,
-            "largest_spacing_mm": spacing.max(0).tolist() if len(spacing) else None,
+            "min_spacing_mm": spacing.min(0).tolist() if len(spacing) else None,
+            "max_spacing_mm": spacing.max(0).tolist() if len(spacing) else None,
         }
 
 
 @dataclass
-class Report:
+class DataSetReport:
     """The outcome of a check."""
 
     dataset: DataSet
-    groups: dict[str, Group] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    groups: dict[str, DataSetGroup] = field(default_factory=dict)
+    findings: list[DataSetFinding] = field(default_factory=list)
 
     @property
     def usable(self) -> bool:
@@ -196,8 +204,8 @@ class Report:
         }
 
 
-def lines(report: Report, most: int = 40) -> Sequence[str]:
-    """The report for a terminal: groups, then findings, the first `most` of them."""
+def lines(report: DataSetReport, max_findings: int = 40) -> Sequence[str]:
+    """The report for a terminal: groups, then the first `max_findings` findings."""
     out = [f"{report.dataset.name}: {counted(len(report.dataset.cases), 'case')}"
            + (f" ({report.dataset.licence})" if report.dataset.licence else "")]
     for group in (group.as_dict() for group in report.groups.values()):
@@ -207,9 +215,9 @@ def lines(report: Report, most: int = 40) -> Sequence[str]:
                    f"{group['without_tumor']} without, {group['with_organ']} with organ mask"
                    + _spacing(group))
     order = sorted(report.findings, key=lambda finding: finding.level)
-    out += [f"  {finding.level}: {finding.case}: {finding.message}" for finding in order[:most]]
-    if len(order) > most:
-        out.append(f"  and {len(order) - most} more; --json lists all")
+    out += [f"  {f.level}: {f.case}: {f.message}" for f in order[:max_findings]]
+    if len(order) > max_findings:
+        out.append(f"  and {len(order) - max_findings} more; --json lists all")
     errors = sum(finding.level == "error" for finding in order)
     out.append(f"{counted(errors, 'error')}, {counted(len(order) - errors, 'warning')}")
     return out
@@ -226,9 +234,8 @@ def _median(group: dict[str, Any]) -> str:
 
 
 def _spacing(group: dict[str, Any]) -> str:
-    if group["least_spacing_mm"] is None:
+    if group["min_spacing_mm"] is None:
         return ""
-    least, largest = ([f"{step:.2g}" for step in group[f"{which}_spacing_mm"]]
-                      for which in ("least", "largest"))
-    both = " to ".join(dict.fromkeys(" x ".join(steps) for steps in (least, largest)))
-    return f", voxels {both} mm"
+    ends = (" x ".join(f"{step:.2g}" for step in group[f"{which}_spacing_mm"])
+            for which in ("min", "max"))
+    return f", voxels {' to '.join(dict.fromkeys(ends))} mm"

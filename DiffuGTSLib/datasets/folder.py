@@ -1,4 +1,4 @@
-"""A data set from a folder or a CASES.json: which one it is, told by its layout."""
+"""A data set from a folder or a CASES.json, recognised by its layout."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class DataSet:
 
 
 def read_dataset(path: Path) -> DataSet:
-    """The data set in a folder (told by its layout), or the cases of a CASES.json.
+    """The data set in a folder (recognised by its layout), or the cases of a CASES.json.
 
-    Read are: a folder of the decathlon (dataset.json), KiTS23 (case_00000, ...), BraTS23
+    Supported: a folder of the decathlon (dataset.json), KiTS23 (case_00000, ...), BraTS23
     (BraTS-GLI-00000-000, ...), a folder with a CASES.json, and a folder of such folders.
 
     Raises:
@@ -51,26 +51,25 @@ def read_dataset(path: Path) -> DataSet:
     found = _read_folder(path)
     if found is None and (path / MANIFEST).is_file():
         raise BadDataSet(
-            f"{path.absolute().name} is a folder to train on (manifest.json); it does not say what "
-            "to ask of which scan.",
-            "To score a model on its scans, list them in a CASES.json. What is in it: diffugts "
-            "data check.",
+            f"{path.absolute().name} is a training folder (manifest.json), which holds no prompts.",
+            "To score a model on its scans, list them in a CASES.json. To see what it holds: "
+            "diffugts data check.",
         )
     if found is None:
         inside = sorted(p for p in path.iterdir() if p.is_dir())
         parts = [part for p in inside if (part := _read_folder(p)) is not None]
-        found = _joined(parts)
+        found = _combined(parts)
     if found is None:
         raise BadDataSet(
-            f"{path.absolute().name} has the layout of no data set that is read here.",
-            "Read are folders of the Medical Segmentation Decathlon, KiTS23 and BraTS23 as they "
-            "were published, and a CASES.json.",
+            f"{path.absolute().name} has the layout of no supported data set.",
+            "Supported are folders of the Medical Segmentation Decathlon, KiTS23 and BraTS23 as "
+            "they were published, and a CASES.json.",
         )
     return found
 
 
 def _read_folder(folder: Path) -> DataSet | None:
-    """The data set that lies in this very folder; None where there is none."""
+    """The data set directly in this folder; None where there is none."""
     for name in layouts.CASES_NAMES:
         if (folder / name).is_file():
             return DataSet(name, "", tuple(layouts.listed_cases(folder / name)))
@@ -87,7 +86,7 @@ def _published(entry: Published, folder: Path, cases: list[LabelledCase]) -> Dat
     return DataSet(entry.name, entry.licence, tuple(cases), ((entry, folder),))
 
 
-def _joined(parts: list[DataSet]) -> DataSet | None:
+def _combined(parts: list[DataSet]) -> DataSet | None:
     """Several folders as one data set; None without any.
 
     Raises:
@@ -98,7 +97,8 @@ def _joined(parts: list[DataSet]) -> DataSet | None:
     cases = tuple(case for part in parts for case in part.cases)
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
-        raise BadDataSet("Two folders in it hold cases of the same name.", "Pass them one by one.")
+        raise BadDataSet("Two folders in it hold cases of the same name.",
+                         "Pass them one at a time.")
     return DataSet(
         "; ".join(part.name for part in parts),
         "; ".join(dict.fromkeys(part.licence for part in parts if part.licence)),
@@ -107,5 +107,5 @@ def _joined(parts: list[DataSet]) -> DataSet | None:
 
 
 def is_manifest(folder: Path) -> bool:
-    """Whether the folder has a manifest, and no list of cases that comes first."""
+    """Whether the folder has a manifest and no list of cases, which would take precedence."""
     return (folder / MANIFEST).is_file() and not any((folder / n).is_file() for n in CASES_NAMES)

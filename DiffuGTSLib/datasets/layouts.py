@@ -1,6 +1,6 @@
 """The published folder layouts: which files belong to which case.
 
-The catalogue of published data sets: Resources/datasets.json.
+The data sets themselves are listed in Resources/datasets.json.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from DiffuGTSLib.files import resource
 from DiffuGTSLib.scan.modality import Modality
 
 CASES_NAMES = ("CASES.json", "cases.json")
-MOST_FAULTS = 10  # told in one message
+MAX_FAULTS = 10  # in one message
 _MSD_TASK = re.compile(r"^task(\d+)_", re.IGNORECASE)
 _SUFFIX = ".nii.gz"
 
@@ -29,10 +29,10 @@ _SUFFIX = ".nii.gz"
 def msd_entry(folder: Path) -> Published:
     """Which data set of the decathlon a folder with a dataset.json is.
 
-    Told by the folder's name as published, else by the name in its dataset.json.
+    Recognised by the folder's name as published, else by the name in its dataset.json.
 
     Raises:
-        BadDataSet: none that is read here.
+        BadDataSet: none that is supported.
     """
     entries = [entry for entry in published().values() if entry.layout == "msd"]
     task = _MSD_TASK.match(folder.absolute().name)
@@ -44,8 +44,8 @@ def msd_entry(folder: Path) -> Published:
         if not task and title == entry.title.lower():
             return entry
     known = ", ".join(entry.folder for entry in entries)
-    raise BadDataSet(f"{folder.absolute().name} is none of the decathlon's data sets read here.",
-                     f"These are: {known}.")
+    raise BadDataSet(f"{folder.absolute().name} is no supported data set of the decathlon.",
+                     f"Supported: {known}.")
 
 
 def msd_cases(folder: Path) -> list[LabelledCase]:
@@ -95,8 +95,8 @@ def unlisted(folder: Path) -> list[str]:
 
 def kits_folders(folder: Path) -> list[Path]:
     """The case folders of KiTS: in the folder itself, or in its "dataset"."""
-    for place in (folder, folder / "dataset"):
-        if found := sorted(p for p in place.glob("case_[0-9]*") if p.is_dir()):
+    for parent in (folder, folder / "dataset"):
+        if found := sorted(p for p in parent.glob("case_[0-9]*") if p.is_dir()):
             return found
     return []
 
@@ -139,14 +139,14 @@ def listed_cases(path: Path) -> list[LabelledCase]:
     """The cases of a CASES.json.
 
     Raises:
-        BadDataSet: it is not of that form; the message names the places in it.
+        BadDataSet: it does not fit its schema; the message names the wrong entries.
     """
     document = _document(path, list)
     schema = json.loads(resource("cases.schema.json").read_text(encoding="utf-8"))
     if wrong := [_fault(error) for error in Draft202012Validator(schema).iter_errors(document)]:
-        more = f"; and {len(wrong) - MOST_FAULTS} more" if len(wrong) > MOST_FAULTS else ""
+        more = f"; and {len(wrong) - MAX_FAULTS} more" if len(wrong) > MAX_FAULTS else ""
         raise BadDataSet(
-            f"{path.name} is not a list of cases: {'; '.join(wrong[:MOST_FAULTS])}{more}.",
+            f"{path.name} is not a list of cases: {'; '.join(wrong[:MAX_FAULTS])}{more}.",
             "Each case has an image, a mask (or null), a prompt and a name.",
         )
     folder = path.absolute().parent
@@ -154,7 +154,7 @@ def listed_cases(path: Path) -> list[LabelledCase]:
     names = [case.name for case in cases]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise BadDataSet(f"{path.name} uses a name twice: {', '.join(twice[:3])}.",
-                         "Give each case a name of its own.")
+                         "Give each case a unique name.")
     return cases
 
 
@@ -190,7 +190,7 @@ def _document(path: Path, kind: type = dict) -> Any:
     except (OSError, ValueError):
         raise BadDataSet(f"{path.name} cannot be read as JSON.", "Check the file.") from None
     if not isinstance(document, kind):
-        raise BadDataSet(f"{path.name} does not hold what it should.",
+        raise BadDataSet(f"{path.name} does not have the expected form.",
                          "A list of cases is expected." if kind is list else "Check the file.")
     return document
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores
 from DiffuGTSLib.evaluation.tables import Group, Mean
@@ -20,14 +20,14 @@ PARTS = {
     "map": "AOVA map, whole scan", "attention": "AOVA in the candidates",
     "pixel": "+ pixel residual", "feature": "+ feature residual", "both": "+ both residuals",
 }
-_MOST_ROWS = 40
+_MAX_ROWS = 40
 _WIDTH = 8.0  # inches
-_LEAST_ML = 0.01  # what 0 ml is drawn as, on an axis that has no 0
+_MIN_ML = 0.01  # 0 ml is drawn here, on an axis that has no 0
 
 
 def dsc_by_group(cases: Sequence[CaseScores], groups: Sequence[Group]) -> bytes | None:
     """A row a group: every case's DSC, the mean and its interval. None without any DSC."""
-    rows = [group for group in groups if "dsc" in group.means][:_MOST_ROWS]
+    rows = [group for group in groups if "dsc" in group.means][:_MAX_ROWS]
     if not rows:
         return None
     figure, axes = _chart(0.34 * len(rows) + 1.1)
@@ -46,8 +46,8 @@ def volumes(cases: Sequence[CaseScores]) -> bytes | None:
     if not tumors:
         return None
     true = np.array([m.reference_ml for m in tumors])
-    ours = np.maximum([m.segmented_ml for m in tumors], _LEAST_ML)
-    missed = np.array([m.segmented_ml < _LEAST_ML for m in tumors])
+    ours = np.maximum([m.segmented_ml for m in tumors], _MIN_ML)
+    missed = np.array([m.segmented_ml < _MIN_ML for m in tumors])
     figure, axes = _chart(4.6, 4.8)
     low = min(true.min(), ours.min()) / 1.6
     high = max(true.max(), ours.max()) * 1.6
@@ -65,8 +65,8 @@ def volumes(cases: Sequence[CaseScores]) -> bytes | None:
 
 
 def ablation(groups: Sequence[Group]) -> bytes | None:
-    """Mean DSC of each part of the method, a panel a group. None where it was not asked for."""
-    rows = [group for group in groups if "dsc_attention" in group.means][:_MOST_ROWS]
+    """Mean DSC of each part of the method, a panel a group. None without an ablation."""
+    rows = [group for group in groups if "dsc_attention" in group.means][:_MAX_ROWS]
     if not rows:
         return None
     kinds = [kind for kind in ABLATIONS if f"dsc_{kind}" in rows[0].means]
@@ -96,20 +96,20 @@ def false_alarms(cases: Sequence[CaseScores]) -> bytes | None:
     absent = [case for case in cases if case.kind != "tumor"]
     if not absent:
         return None
-    names = list(dict.fromkeys((case.group, case.kind) for case in absent))[:_MOST_ROWS]
+    names = list(dict.fromkeys((case.group, case.kind) for case in absent))[:_MAX_ROWS]
     figure, axes = _chart(0.34 * len(names) + 1.1)
     for y, name in enumerate(names):
         members = [case.measures.segmented_ml for case in absent
                    if (case.group, case.kind) == name]
-        _dots(axes, [max(value, _LEAST_ML) for value in members], y, ORANGE)
+        _dots(axes, [max(value, _MIN_ML) for value in members], y, ORANGE)
     counts = [sum((case.group, case.kind) == name for case in absent) for name in names]
     _rows(axes, [f"{group} ({n})" if group.startswith(kind) else f"{group}: {kind} ({n})"
                  for (group, kind), n in zip(names, counts, strict=True)])
     axes.set_xscale("log")
     top = max(10.0, *(case.measures.segmented_ml for case in absent))
-    axes.set(xlim=(_LEAST_ML / 1.5, top * 1.5),
-             xlabel=f"segmented although nothing is there, ml ({_LEAST_ML:g}: nothing)")
-    _log_labels(axes.xaxis, _LEAST_ML, top)
+    axes.set(xlim=(_MIN_ML / 1.5, top * 1.5),
+             xlabel=f"segmented although nothing is there, ml ({_MIN_ML:g}: nothing)")
+    _log_labels(axes.xaxis, _MIN_ML, top)
     return _png(figure)
 
 
@@ -118,7 +118,7 @@ def _log_labels(axis: Axis, low: float, high: float) -> None:
     decades = np.log10(high / low)
     steps = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)
     axis.set_major_locator(LogLocator(subs=steps, numticks=20))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
 

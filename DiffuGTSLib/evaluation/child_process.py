@@ -1,31 +1,33 @@
-"""The process in which cases are scored: one that dies costs one case, not the evaluation."""
+"""The child process in which cases are scored: one that dies costs one case, not the evaluation."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
-import traceback
+import threading
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from DiffuGTSLib.datasets.case import LabelledCase
-from DiffuGTSLib.errors import DiffuGTSError
+from DiffuGTSLib.errors import DiffuGTSError, explain
 
+# Nothing heavy above: the child must ignore Ctrl+C before it imports torch.
 if TYPE_CHECKING:
-    from DiffuGTSLib.evaluation.scoring import CaseScores, Settings
+    from DiffuGTSLib.datasets.case import LabelledCase
+    from DiffuGTSLib.evaluation.scoring import CaseScores, EvaluationSettings, Scorer
 
-_ENDING_SECONDS = 10
+T = TypeVar("T")
 _KILLED = -9  # by the system, which does so when memory runs out
+_scorer: Scorer | None = None  # in the child alone
 
 
 @dataclass(frozen=True)
-class Failure:
+class CaseFailure:
     """A case without scores, and why."""
 
     case: str
@@ -34,122 +36,126 @@ class Failure:
     hint: str = ""
 
 
-class Scores(Protocol):
-    """Where cases are scored."""
+class CaseScorer(Protocol):
+    """What scores cases, in this process or in another one."""
 
-    def score(self, case: LabelledCase) -> CaseScores | Failure:
+    def score(self, case: LabelledCase) -> CaseScores | CaseFailure:
         """The scores of a case, or why there are none; raises `ModelUnusable` alone."""
 
 
 class ModelUnusable(DiffuGTSError):
-    """The process could not load the model; no case can be scored."""
+    """The child process could not load the model; no case can be scored."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: CaseFailure) -> None:
         super().__init__(failure.message, failure.hint)
         self.code = failure.code
 
 
-class Place:
-    """A child process that holds the model. Use as a context manager.
+class ScoringProcess:
+    """A child process that holds the model; made anew after it died. Use as a context manager.
 
     Args:
         settings: of the evaluation.
         folder: the output folder.
     """
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    def __init__(self, settings: EvaluationSettings, folder: Path) -> None:
         self._settings, self._folder = settings, folder
-        self._process: BaseProcess | None = None
-        self._pipe: Connection | None = None
+        self._pool: ProcessPoolExecutor | None = None
+        self._child: BaseProcess | None = None
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> ScoringProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def score(self, case: LabelledCase) -> CaseScores | Failure:
-        """The scores of a case; a failure if it cannot be used, or if the process dies of it.
+    def score(self, case: LabelledCase) -> CaseScores | CaseFailure:
+        """The scores of a case; a failure if it cannot be used, or if the child dies of it.
 
         Raises:
             ModelUnusable: the model cannot be loaded.
         """
-        pipe = self._started()
+        pool = self._pool or self._start()
         try:
-            pipe.send(case)
-            answer = pipe.recv()
-        except (EOFError, OSError):
+            return pool.submit(_score, case).result()
+        except BrokenProcessPool:
             return self._died(case)
-        return answer
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
-        if self._pipe is not None:
-            self._pipe.close()
-        if self._process is not None:
-            self._process.terminate()
-            self._process.join(_ENDING_SECONDS)
-            if self._process.is_alive():
-                self._process.kill()
-        self._process = self._pipe = None
+        """Ends the child, also in the middle of a case."""
+        if self._child is not None:
+            self._child.kill()
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._pool = self._child = None
 
-    def _started(self) -> Connection:
-        if self._pipe is not None:
-            return self._pipe
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self._settings, self._folder), daemon=True
+    def _start(self) -> ProcessPoolExecutor:
+        before = set(multiprocessing.active_children())
+        self._pool = ProcessPoolExecutor(
+            max_workers=1, mp_context=multiprocessing.get_context("spawn"),
+            initializer=_follow_parent,
         )
-        self._process.start()
-        theirs.close()
+        loading = self._pool.submit(_load, self._settings, self._folder)
+        self._child = (set(multiprocessing.active_children()) - before).pop()
         try:
-            trouble = self._pipe.recv()
-        except (EOFError, OSError):
-            trouble = Failure("", "worker-died", "The process that scores ended while it loaded "
-                              "the model.", "Run: diffugts doctor")
-        if trouble is not None:
+            failure = loading.result()
+        except BrokenProcessPool:
+            failure = CaseFailure("", "worker-died", "The process that scores ended while it "
+                                  "loaded the model.", "Run: diffugts doctor")
+        if failure is not None:
             self.close()
-            raise ModelUnusable(trouble)
-        return self._pipe
+            raise ModelUnusable(failure)
+        return self._pool
 
-    def _died(self, case: LabelledCase) -> Failure:
-        process = self._process
-        if process is not None:
-            process.join(_ENDING_SECONDS)
-        code = process.exitcode if process is not None else None
-        self.close()
+    def _died(self, case: LabelledCase) -> CaseFailure:
+        """The failure of a case whose child ended, by the exit code of that child."""
+        assert self._pool is not None
+        assert self._child is not None
+        self._pool.shutdown()  # waits for the child; two threads must not
+        code = self._child.exitcode
+        self._pool = self._child = None
         likely = " It probably ran out of memory." if code == _KILLED else ""
-        return Failure(case.name, "worker-died",
-                       f"The process that scored it ended (exit code {code}).{likely}",
-                       "Crop the scan, or use a machine with more memory." if likely else "")
+        return CaseFailure(case.name, "worker-died",
+                           f"The process that scored it ended (exit code {code}).{likely}",
+                           "Crop the scan, or use a machine with more memory." if likely else "")
 
 
-def _serve(pipe: Connection, settings: Settings, folder: Path) -> None:
-    """The child: loads the model, says None or why not, then answers cases until the pipe ends."""
-    # Ctrl-C reaches the whole group; the parent ends this process.
+def _follow_parent() -> None:
+    """Runs first in the child: leaves Ctrl+C to the parent, and ends when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from DiffuGTSLib.evaluation.scoring import Scorer
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
-    scorers: list[Scorer] = []
-    pipe.send(attempt("", lambda: scorers.append(Scorer(settings, folder))))
-    with suppress(EOFError, OSError):  # the parent has ended, in the middle of a case perhaps
-        while scorers:
-            case = pipe.recv()
-            pipe.send(attempt(case.name, partial(scorers[0].score, case)))
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def attempt(name: str, work: Callable[[], Any]) -> Any:
-    """What `work` returns, or the failure that it ended in."""
+def _load(settings: EvaluationSettings, folder: Path) -> CaseFailure | None:
+    """In the child: loads the model; None, or why that was not possible."""
+    def load() -> None:
+        from DiffuGTSLib.evaluation.scoring import Scorer
+
+        global _scorer
+        _scorer = Scorer(settings, folder)
+
+    return attempt("", load)
+
+
+def _score(case: LabelledCase) -> CaseScores | CaseFailure:
+    """In the child: scores a case with the model of `_load`."""
+    assert _scorer is not None
+    scorer = _scorer
+    return attempt(case.name, lambda: scorer.score(case))
+
+
+def attempt(name: str, work: Callable[[], T]) -> T | CaseFailure:
+    """What `work` returns, or the failure of case `name` that it ended in."""
     try:
         return work()
-    except DiffuGTSError as error:
-        return Failure(name, error.code, error.message, error.hint)
-    except MemoryError:
-        return Failure(name, "out-of-memory", "There is not enough memory for this scan.",
-                       "Crop the scan to the region.")
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        return Failure(name, "internal", "Something went wrong inside the program.",
-                       f"Report this: {type(error).__name__} in {Path(last.filename).name}, "
-                       f"line {last.lineno}.")
+        known = explain(error)
+        return CaseFailure(name, known.code, known.message, known.hint)

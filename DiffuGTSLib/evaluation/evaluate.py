@@ -15,45 +15,45 @@ from DiffuGTSLib import __version__
 from DiffuGTSLib.datasets.case import LabelledCase
 from DiffuGTSLib.datasets.folder import DataSet
 from DiffuGTSLib.errors import BadDataSet, NotZeroShot, OutputNotWritten, PromptNotUnderstood
-from DiffuGTSLib.evaluation.child_process import Failure, Place, Scores
+from DiffuGTSLib.evaluation.child_process import CaseFailure, CaseScorer, ScoringProcess
 from DiffuGTSLib.evaluation.measures import require_metrics
-from DiffuGTSLib.evaluation.scoring import CaseScores, Settings, file_name
+from DiffuGTSLib.evaluation.scoring import CaseScores, EvaluationSettings, file_name
 from DiffuGTSLib.files import write_json
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.store import find, read_card
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
 from DiffuGTSLib.prompt.parsing import understand
 
-# Of a card: what may be written into it afterwards without changing any score.
-_FOR_PEOPLE = ("name", "licence", "licence_url", "trained_on", "calibrated_on", "scores",
-               "sources")
+# Entries of a card that may change without changing any score.
+_DESCRIPTIVE = ("name", "licence", "licence_url", "trained_on", "calibrated_on", "scores",
+                "sources")
 
 SCORES = "scores.json"
-_NAMED = 12  # cases in a message
+_MAX_NAMES = 12  # of cases, in a message
 
-Outcome = CaseScores | Failure
-Tell = Callable[[int, int, Outcome], None]
+CaseOutcome = CaseScores | CaseFailure
+OnOutcome = Callable[[int, int, CaseOutcome], None]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out.
+    """The scores of a data set.
 
     Attributes:
         dataset: what was evaluated.
         card: of the model.
         settings: of the run.
-        zero_shot: the scores were asked to be zero-shot, and may be called so.
+        zero_shot: zero-shot scores were requested, and these may be called so.
         cases: in the data set's order.
         failures: cases without scores.
     """
 
     dataset: DataSet
     card: Card
-    settings: Settings
+    settings: EvaluationSettings
     zero_shot: bool
     cases: tuple[CaseScores, ...]
-    failures: tuple[Failure, ...]
+    failures: tuple[CaseFailure, ...]
 
 
 def choose(dataset: DataSet, only: Sequence[str] = (), limit: int | None = None) -> DataSet:
@@ -66,20 +66,20 @@ def choose(dataset: DataSet, only: Sequence[str] = (), limit: int | None = None)
         BadDataSet: no case is left.
     """
     matching = [c for c in dataset.cases if not only or any(fnmatch(c.name, p) for p in only)]
-    kept, taken = [], dict.fromkeys((c.rows for c in matching), 0)
+    kept, taken = [], dict.fromkeys((c.group_name for c in matching), 0)
     for case in matching:
-        taken[case.rows] += 1
-        if limit is None or taken[case.rows] <= limit:
+        taken[case.group_name] += 1
+        if limit is None or taken[case.group_name] <= limit:
             kept.append(case)
     if not kept:
         names = [c.name for c in dataset.cases]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         raise BadDataSet("No case of the data set matches.",
-                         f"Its cases: {', '.join(names[:_NAMED])}{more}.")
+                         f"Its cases: {', '.join(names[:_MAX_NAMES])}{more}.")
     return DataSet(dataset.name, dataset.licence, tuple(kept), dataset.parts)
 
 
-def refuse_other(output: Path, settings: Settings) -> None:
+def refuse_other(output: Path, settings: EvaluationSettings) -> None:
     """Scores that were made with other settings are not overwritten.
 
     Raises:
@@ -91,7 +91,7 @@ def refuse_other(output: Path, settings: Settings) -> None:
         differ = [name for name in now if name in before and before[name] != now[name]
                   and name not in ("device", "figures", "threads")]
     except (OSError, ValueError, KeyError, TypeError):
-        return  # nothing that could be lost
+        return  # no scores that could be lost
     if differ:
         raise OutputNotWritten(
             f"The folder {output.name} holds scores with other settings ({', '.join(differ)}).",
@@ -99,8 +99,8 @@ def refuse_other(output: Path, settings: Settings) -> None:
 
 
 def evaluate(
-    dataset: DataSet, output: Path, settings: Settings, *, zero_shot: bool = False,
-    tell: Tell | None = None, place: Scores | None = None,
+    dataset: DataSet, output: Path, settings: EvaluationSettings, *, zero_shot: bool = False,
+    on_outcome: OnOutcome | None = None, scorer: CaseScorer | None = None,
 ) -> Evaluation:
     """Scores every case of `dataset`; those that are done in `output` already are kept.
 
@@ -110,8 +110,8 @@ def evaluate(
     Args:
         output: made if need be. cases/ and figures/ go into it.
         zero_shot: refuse to run unless every score may be called zero-shot.
-        tell: called as tell(done, total, outcome) after each case.
-        place: where cases are scored; a process of its own if None.
+        on_outcome: called as on_outcome(done, total, outcome) after each case.
+        scorer: scores the cases; a `ScoringProcess` if None.
 
     Raises:
         NotZeroShot: see `check_zero_shot`.
@@ -128,26 +128,26 @@ def evaluate(
         (output / "cases").mkdir(parents=True, exist_ok=True)
     except OSError:
         raise OutputNotWritten(f"The folder {output.name} cannot be made.",
-                               "Choose another place.") from None
-    outcomes: list[Outcome] = []
-    with nullcontext(place) if place else Place(settings, output) as where:
+                               "Choose another folder.") from None
+    outcomes: list[CaseOutcome] = []
+    with nullcontext(scorer) if scorer else ScoringProcess(settings, output) as scoring:
         for case in dataset.cases:
-            outcomes.append(_outcome(case, output, _fingerprint(case, settings, folder), where))
-            if tell is not None:
-                tell(len(outcomes), len(dataset.cases), outcomes[-1])
+            outcomes.append(_outcome(case, output, _fingerprint(case, settings, folder), scoring))
+            if on_outcome is not None:
+                on_outcome(len(outcomes), len(dataset.cases), outcomes[-1])
     return Evaluation(
         dataset, card, settings, zero_shot,
         tuple(o for o in outcomes if isinstance(o, CaseScores)),
-        tuple(o for o in outcomes if isinstance(o, Failure)),
+        tuple(o for o in outcomes if isinstance(o, CaseFailure)),
     )
 
 
-def _outcome(case: LabelledCase, output: Path, key: str, where: Scores) -> Outcome:
-    """The scores of an earlier run, or new ones, which are kept."""
+def _outcome(case: LabelledCase, output: Path, key: str, scorer: CaseScorer) -> CaseOutcome:
+    """The scores of an earlier run, or new ones, which are stored."""
     record = output / "cases" / f"{file_name(case.name)}.json"
-    if (kept := _kept(record, key, output)) is not None:
-        return kept
-    outcome = where.score(case)
+    if (stored := _stored(record, key, output)) is not None:
+        return stored
+    outcome = scorer.score(case)
     if isinstance(outcome, CaseScores):
         write_json(record, {"fingerprint": key, "scores": outcome.as_dict()})
     return outcome
@@ -160,11 +160,11 @@ def check_zero_shot(card: Card, cases: Sequence[LabelledCase]) -> None:
     for a wrong organ do not count: nothing of their class is scored.
 
     Raises:
-        NotZeroShot: a class was trained on, or the package or the prompt leave that open.
+        NotZeroShot: a class was trained on, or the model or the prompt do not state that.
     """
-    asked = dict.fromkeys(c.lesion_class or c.prompt for c in cases if not c.wrong_organ)
+    classes = dict.fromkeys(c.lesion_class or c.prompt for c in cases if not c.wrong_organ)
     seen: dict[str, list[str]] = {}
-    for text in asked:
+    for text in classes:
         try:
             understand(text)
         except PromptNotUnderstood:
@@ -174,7 +174,7 @@ def check_zero_shot(card: Card, cases: Sequence[LabelledCase]) -> None:
         except PromptNotUnderstood:
             raise NotZeroShot(
                 f"Scores of “{text}” cannot be called zero-shot: it names no organ, so any "
-                "tumor that was trained on counts.", "Ask for the tumor of an organ.") from None
+                "tumor that was trained on counts.", "Use a prompt that names an organ.") from None
         seen.setdefault(known, []).append(text)
     if Exposure.UNKNOWN in seen:
         raise NotZeroShot(
@@ -192,9 +192,9 @@ def check_zero_shot(card: Card, cases: Sequence[LabelledCase]) -> None:
             "Run without --zero-shot, or train the denoiser with --leave-out, too.")
 
 
-def _fingerprint(case: LabelledCase, settings: Settings, model: Path) -> str:
+def _fingerprint(case: LabelledCase, settings: EvaluationSettings, model: Path) -> str:
     """Changes whenever the scores may."""
-    card = {k: v for k, v in read_card(model).items() if k not in _FOR_PEOPLE}
+    card = {k: v for k, v in read_card(model).items() if k not in _DESCRIPTIVE}
     document: dict[str, Any] = {
         "version": __version__, "model": card, "settings": asdict(settings),
         "case": {k: str(v) for k, v in asdict(case).items()},
@@ -211,7 +211,7 @@ def _state(path: Path | None) -> list[int]:
     return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)]
 
 
-def _kept(record: Path, key: str, output: Path) -> CaseScores | None:
+def _stored(record: Path, key: str, output: Path) -> CaseScores | None:
     """The scores of an earlier run, if they are those of this case, model and settings."""
     try:
         stored = json.loads(record.read_text(encoding="utf-8"))

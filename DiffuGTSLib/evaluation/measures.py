@@ -1,8 +1,6 @@
-"""Scores of a mask against its reference, by MONAI: DSC, surface distance, lesions, volume.
+"""Scores of a mask or a map against its reference: DSC, surface distance, lesions, volume, AUROC.
 
-What stands beside a score: the same scan without the method, and the best of all thresholds.
-
-Scores of a mask or a map against a reference: Dice, its best threshold, AUROC.
+Also baselines: scores of the same scan without the method, and of the best threshold.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ class Measures:
     Attributes:
         dsc: Dice similarity, 0 to 1; None without a reference tumor.
         nsd: normalised surface distance at 2 mm, 0 to 1; None without a reference tumor, and
-            where it was not asked for.
+            where it was not requested.
         reference_ml, segmented_ml: volumes.
         lesions: in the reference (parts of 0.03 ml and more, as in the lesion table).
         lesions_segmented: in the mask.
@@ -89,7 +87,7 @@ class Measures:
 
 
 def require_metrics() -> None:
-    """To be asked before a long run.
+    """Checks before a long run that scores can be computed.
 
     Raises:
         PackageMissing: MONAI is not installed.
@@ -105,7 +103,7 @@ def measure(mask: sitk.Image, reference: sitk.Image, surface: bool = True) -> Me
     """Scores `mask` against `reference`, both 3D on one grid, nonzero is tumor.
 
     Args:
-        surface: the surface distance too, which takes the most time.
+        surface: the surface distance too, which takes longest.
 
     Raises:
         ValueError: different sizes.
@@ -141,10 +139,8 @@ def overlap(mask: sitk.Image, other: sitk.Image) -> float | None:
 
 def _box(inside: np.ndarray) -> tuple[slice, ...]:
     """The smallest box around the True voxels; all of it without any."""
-    spans = [np.flatnonzero(inside.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    if not spans[0].size:
-        return (slice(None),) * 3
-    return tuple(slice(int(s[0]), int(s[-1]) + 1) for s in spans)
+    found: list[tuple[slice, ...]] = ndimage.find_objects(inside.astype(np.uint8))
+    return found[0] if found else (slice(None),) * inside.ndim
 
 
 def _dice(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -162,7 +158,7 @@ def _surface(ours: np.ndarray, theirs: np.ndarray, spacing: tuple[float, ...]) -
     from monai.metrics import compute_surface_dice
 
     if not ours.any():
-        return 0.0  # said here, since MONAI warns of it
+        return 0.0  # MONAI would warn of it
     prediction, truth = (torch.from_numpy(m)[None, None] for m in (ours, theirs))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of an argument that MONAI itself passes
@@ -193,7 +189,7 @@ def _matches(segments: np.ndarray, lesions: np.ndarray) -> int:
 
 @dataclass(frozen=True)
 class Baselines:
-    """DSC in 0 to 1, each with a threshold chosen on the scan itself: no fair score of a method.
+    """DSC in 0 to 1, each with a threshold chosen on the scan itself: upper bounds, no fair scores.
 
     Attributes:
         best_score: of the refined score.
@@ -282,6 +278,7 @@ def auroc(score: np.ndarray, reference: np.ndarray) -> float:
     negatives = reference.size - positives
     if positives == 0 or negatives == 0:
         return float("nan")
+    # Not scipy's mannwhitneyu, which sums the ranks of a float32 map as float32.
     ranks = rankdata(score.ravel())[reference.ravel()].sum()
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 

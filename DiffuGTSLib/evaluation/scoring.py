@@ -1,16 +1,10 @@
-"""One case: segment it, score it, and what each part of the method adds.
-
-The most memory that a stretch of work held.
-"""
+"""One case: segment it, score it, and what each part of the method adds."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import re
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -29,14 +23,13 @@ from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
 
 Kind = Literal["tumor", "no tumor", "wrong organ"]
-# "map": the attention map at the threshold, over the whole scan; the others: residual.FUSIONS.
+# "map": the attention map at the threshold, over the whole scan; the others: card.FUSIONS.
 ABLATIONS = ("map", *FUSIONS)
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What an evaluation may be told; None leaves it to the model.
+class EvaluationSettings:
+    """The options of an evaluation; None: the model's own.
 
     Attributes:
         ablation: score AOVA alone, with each residual and with both, too.
@@ -68,8 +61,9 @@ class CaseScores:
         measures: of the final mask; against an empty reference where nothing must be found.
         wrong_organ_dsc: DSC with the tumor that the prompt does not name.
         seconds: to encode and to segment, the model loaded.
-        peak_gb, peak_gpu_gb: the most memory held meanwhile.
-        ablation: by `ABLATIONS`, without surface distances; empty if not asked for.
+        peak_gb: the most main memory that the scoring process has held since its start.
+        peak_gpu_gb: the most GPU memory that the networks held for this case; None on a CPU.
+        ablation: by `ABLATIONS`, without surface distances; empty if not requested.
         figure: relative to the output folder; "" without one.
     """
 
@@ -127,7 +121,7 @@ def file_name(case: str) -> str:
 
 
 class Scorer:
-    """Scores case after case with one model; a scan asked for twice running is encoded once.
+    """Scores case after case with one model; a scan that consecutive cases share is encoded once.
 
     Args:
         folder: figures go into its "figures".
@@ -136,7 +130,7 @@ class Scorer:
         ModelMissing, ModelDamaged, DeviceMissing: as `Segmenter.from_pretrained`.
     """
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    def __init__(self, settings: EvaluationSettings, folder: Path) -> None:
         self.settings = settings
         self.folder = folder
         if settings.threads:
@@ -152,7 +146,8 @@ class Scorer:
         """
         self._forget_others(case)
         volumes = case.read()
-        forget_peak(self.segmenter.device)
+        if self.segmenter.device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(self.segmenter.device)
         scan, encoding = self._encode(case, volumes)
         started = time.monotonic()
         result = self.segmenter.segment(
@@ -161,11 +156,11 @@ class Scorer:
         )
         mask = result.mask
         seconds = encoding + time.monotonic() - started
-        memory, gpu_memory = peak_gb(), peak_gpu_gb(self.segmenter.device)
+        memory, gpu_memory = peak_memory_gb(), peak_gpu_memory_gb(self.segmenter.device)
         kind = _kind(case, volumes)
         reference = volumes.tumor if kind == "tumor" else volumes.tumor * 0
         return CaseScores(
-            name=case.name, patient=case.patient, dataset=case.dataset, group=case.rows,
+            name=case.name, patient=case.patient, dataset=case.dataset, group=case.group_name,
             prompt=case.prompt, modality=volumes.modality, sequence=volumes.scan.sequence,
             kind=kind, exposure=self.exposure(case), found=result.found,
             highest_score=result.highest_score, measures=measure(mask, reference),
@@ -244,43 +239,18 @@ def _kind(case: LabelledCase, volumes: Volumes) -> Kind:
     return "tumor" if sitk.GetArrayViewFromImage(volumes.tumor).any() else "no tumor"
 
 
-def forget_peak(device: str = "cpu") -> None:
-    """Starts a new stretch.
-
-    On Linux what earlier work left behind is handed back and the system's own record set back.
-    Elsewhere there is no way to: the peak is that of the process since its start.
-    """
-    gc.collect()
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # a system may forbid it, or have another libc
-            ctypes.CDLL(None).malloc_trim(0)
-            _CLEAR.write_text("5")
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_gb() -> float:
-    """The most main memory held since `forget_peak`, in GB of 10^9 bytes."""
-    if sys.platform == "linux":
-        found = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024 / 1e9
-    if sys.platform == "win32":
+def peak_memory_gb() -> float:
+    """The most main memory that this process has held since its start, in GB of 10^9 bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
         import psutil
 
         return float(psutil.Process().memory_info().peak_wset) / 1e9
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def peak_gpu_gb(device: str) -> float | None:
-    """The most memory of the GPU that the networks held; None on a CPU."""
-    if not device.startswith("cuda"):
-        return None
-    import torch
-
-    return float(torch.cuda.max_memory_allocated(device)) / 1e9
+def peak_gpu_memory_gb(device: str) -> float | None:
+    """The most GPU memory that the networks held since the peak was reset; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) / 1e9 if device.startswith("cuda") else None

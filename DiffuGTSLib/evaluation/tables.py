@@ -1,6 +1,6 @@
-"""The tables as files: cases.csv, groups.csv, scores.json; the paper's figures beside ours.
+"""From cases to groups, and both as files: cases.csv, groups.csv, scores.json.
 
-From cases to groups: means with 95 % intervals, resampled by patient.
+Means come with 95 % intervals, resampled by patient; the paper's figures stand beside ours.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class Summary:
 
 def summarise(cases: Sequence[CaseScores]) -> Summary:
     """The groups of some cases."""
-    datasets = by(cases, lambda case: case.dataset)
+    datasets = grouped(cases, lambda case: case.dataset)
     compared = []
     for group in datasets:
         entry, ours = published().get(group.name), group.means.get("dsc")
         if entry is not None and entry.paper_dsc_percent is not None and ours is not None:
             compared.append(Compared(entry.name, entry.paper_dsc_percent / 100, ours,
                                      seen(group.exposures)))
-    return Summary(by(cases, lambda case: case.group), datasets, everything(cases), compared)
+    return Summary(grouped(cases, lambda case: case.group), datasets, everything(cases), compared)
 
 
 def seen(exposures: Sequence[str]) -> str:
@@ -84,7 +84,7 @@ def seen(exposures: Sequence[str]) -> str:
 
 
 def zero_shot_words(exposures: Sequence[str]) -> str:
-    """What a score that was asked to be zero-shot may be called."""
+    """What a score may be called where zero-shot scores were requested."""
     if set(exposures) == {Exposure.UNSEEN}:
         return "zero-shot"
     if set(exposures) <= {Exposure.UNSEEN, Exposure.SYNTHETIC} and exposures:
@@ -180,7 +180,7 @@ class Group:
         name: of the group.
         cases, patients: how many.
         exposures: what training saw of their classes; more than one in a mixed group.
-        means: by the names of `METRICS`; without those that no case has.
+        means: by the names of `METRICS`, where any case has a value.
     """
 
     name: str
@@ -251,7 +251,7 @@ METRICS: dict[str, Value] = {
 }
 
 
-def by(cases: Sequence[CaseScores], key: Callable[[CaseScores], str]) -> list[Group]:
+def grouped(cases: Sequence[CaseScores], key: Callable[[CaseScores], str]) -> list[Group]:
     """A group for each value of `key`, in the order of the cases."""
     names = dict.fromkeys(key(case) for case in cases)
     return [group(name, [case for case in cases if key(case) == name]) for name in names]
@@ -275,7 +275,7 @@ def group(name: str, cases: Sequence[CaseScores]) -> Group:
 def _mean(values: Iterable[tuple[str, float | None]]) -> Mean | None:
     """The mean of (patient, value) pairs without the Nones; None if nothing is left.
 
-    Scans of one patient are not independent: whole patients are drawn.
+    Scans of one patient are not independent, so that patients are resampled, not scans.
     """
     known = [(patient, value) for patient, value in values if value is not None]
     if not known:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from DiffuGTSLib.datasets.case import Grid, LabelledCase, open_header, read_labels
-from DiffuGTSLib.datasets.check import Finding, Group, Report, Tell
+from DiffuGTSLib.datasets.case import Geometry, LabelledCase, open_header, read_labels
+from DiffuGTSLib.datasets.check import CheckProgress, DataSetFinding, DataSetGroup, DataSetReport
 from DiffuGTSLib.datasets.folder import MANIFEST, DataSet
 from DiffuGTSLib.errors import BadDataSet, DiffuGTSError, TrainingImpossible
 
@@ -25,11 +25,11 @@ OTHERS = ("lesion", "roi_unverified")  # neither tumors nor organs
 _SERIES = re.compile(r"_(ct|t1|t1c|t2|fla|flair)$")
 
 
-def check_manifest(folder: Path, tell: Tell) -> Report:
+def check_manifest(folder: Path, progress: CheckProgress) -> DataSetReport:
     """Looks at every file that the manifest of a folder lists; headers of scans, masks whole.
 
     Args:
-        tell: called as tell(done, total) between scans.
+        progress: called as progress(done, total) between scans.
 
     Raises:
         BadDataSet: the manifest cannot be used.
@@ -40,14 +40,14 @@ def check_manifest(folder: Path, tell: Tell) -> Report:
         cases = read_cases(folder)
     except TrainingImpossible as error:
         raise BadDataSet(error.message, error.hint) from None
-    report = Report(DataSet(
+    report = DataSetReport(DataSet(
         f"training folder {folder.absolute().name}", _licences(folder),
         tuple(_listed(case) for case in cases)))
     for number, (case, listed) in enumerate(zip(cases, report.dataset.cases, strict=True)):
-        tell(number, len(cases))
-        group = report.groups.setdefault(listed.rows, Group(listed.rows))
+        progress(number, len(cases))
+        group = report.groups.setdefault(listed.group_name, DataSetGroup(listed.group_name))
         report.findings += _check(case, listed, group)
-    tell(len(cases), len(cases))
+    progress(len(cases), len(cases))
     return report
 
 
@@ -65,14 +65,14 @@ def _listed(case: Case) -> LabelledCase:
     )
 
 
-def _check(case: Case, listed: LabelledCase, group: Group) -> list[Finding]:
+def _check(case: Case, listed: LabelledCase, group: DataSetGroup) -> list[DataSetFinding]:
     group.cases += 1
     group.patients.add(listed.patient)
     try:
-        grid = Grid.of(open_header(listed.image))
+        geometry = Geometry.of(open_header(listed.image))
     except DiffuGTSError as error:
-        return [Finding("error", case.name, error.message)]
-    group.spacing_mm.append(grid.spacing)
+        return [DataSetFinding("error", case.name, error.message)]
+    group.spacing_mm.append(geometry.spacing)
     group.with_organ += any(name not in (*TUMORS, *OTHERS) for name in case.masks)
     findings, tumor_ml = [], 0.0
     for name in case.masks:
@@ -80,15 +80,15 @@ def _check(case: Case, listed: LabelledCase, group: Group) -> list[Finding]:
         try:
             values, of_mask = read_labels(path)
         except DiffuGTSError as error:
-            findings.append(Finding("error", case.name, error.message))
+            findings.append(DataSetFinding("error", case.name, error.message))
             continue
-        if (shift := grid.shift(of_mask)) is not None:
-            findings.append(Finding(
+        if (shift := geometry.difference(of_mask)) is not None:
+            findings.append(DataSetFinding(
                 "error", case.name, f"{path.name} lies on another grid than its scan: {shift}."))
         if not values.any():
-            findings.append(Finding("warning", case.name, f"{path.name} is empty."))
+            findings.append(DataSetFinding("warning", case.name, f"{path.name} is empty."))
         if path == listed.mask:
-            tumor_ml = int(np.count_nonzero(values)) * float(np.prod(grid.spacing)) / 1000
+            tumor_ml = int(np.count_nonzero(values)) * float(np.prod(geometry.spacing)) / 1000
     if tumor_ml:
         group.with_tumor += 1
         group.tumor_ml.append(tumor_ml)

@@ -16,10 +16,10 @@ from pathlib import Path
 from DiffuGTSLib.datasets.case import LabelledCase
 from DiffuGTSLib.datasets.folder import DataSet
 from DiffuGTSLib.errors import BadDataSet
-from DiffuGTSLib.evaluation.child_process import Failure, Scores
-from DiffuGTSLib.evaluation.evaluate import Evaluation, Outcome, choose, evaluate
+from DiffuGTSLib.evaluation.child_process import CaseFailure, CaseScorer
+from DiffuGTSLib.evaluation.evaluate import CaseOutcome, Evaluation, choose, evaluate
 from DiffuGTSLib.evaluation.report import write_report
-from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores, Settings
+from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores, EvaluationSettings
 from DiffuGTSLib.evaluation.tables import Group, Mean, Summary, group, summarise, write_tables
 from DiffuGTSLib.files import write_atomically
 from DiffuGTSLib.training.data.cases import Case, read_cases
@@ -108,7 +108,7 @@ def _patient(scan: str) -> str:
 
 def run(
     data: Path, output: Path, model: str, only: Sequence[str] | None = None, threads: int = 2,
-    docs: Path | None = None, place: Scores | None = None,
+    docs: Path | None = None, scorer: CaseScorer | None = None,
 ) -> Evaluation:
     """Scores every task and writes tables, figures, the report and table.md into `output`.
 
@@ -118,7 +118,7 @@ def run(
         data: folder with manifest.json and the scans.
         only: names of scans; None: all of them.
         docs: folder that gets the tables, and anew the pictures that lie there already.
-        place: where cases are scored; a process of its own if None.
+        scorer: scores the cases; a `ScoringProcess` if None.
 
     Raises:
         BadDataSet: a name in `only` is none of the scans.
@@ -131,8 +131,9 @@ def run(
     asked = {task.name: task for task in tasks() if not only or task.scan in only}
     cases = tuple(labelled(task, scans[task.scan]) for task in asked.values())
     dataset = choose(DataSet("validation scans of the embedded model", "", cases))
-    settings = Settings(model=model, device="cpu", ablation=True, baselines=True, threads=threads)
-    done = evaluate(dataset, output, settings, tell=_tell, place=place)
+    settings = EvaluationSettings(
+        model=model, device="cpu", ablation=True, baselines=True, threads=threads)
+    done = evaluate(dataset, output, settings, on_outcome=_report, scorer=scorer)
     summary = summarise(done.cases)
     write_tables(done, summary, output)
     write_report(done, summary, output)
@@ -162,8 +163,8 @@ def _copy_small(source: Path, target: Path) -> None:
         shown.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
-def _tell(done: int, total: int, outcome: Outcome) -> None:
-    if isinstance(outcome, Failure):
+def _report(done: int, total: int, outcome: CaseOutcome) -> None:
+    if isinstance(outcome, CaseFailure):
         text = f"{outcome.case}: not scored. {outcome.message}"
     else:
         dsc = outcome.measures.dsc

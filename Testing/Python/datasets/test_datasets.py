@@ -100,7 +100,7 @@ def test_a_task_in_a_renamed_folder_is_known_by_its_dataset_json(tmp_path):
     assert read_dataset(renamed).name == "MSD Task10 colon tumor"
 
 
-def test_a_task_that_is_not_read_here_is_refused(tmp_path):
+def test_a_task_that_is_not_supported_is_refused(tmp_path):
     folder = write_msd(tmp_path, "msd-lung", ("a",)).rename(tmp_path / "Task02_Heart")
     with pytest.raises(BadDataSet, match="Task02_Heart"):
         read_dataset(folder)
@@ -125,7 +125,7 @@ def test_brats_yields_a_case_a_sequence_and_the_whole_tumor(tmp_path):
         (f"BraTS-GLI-00002-000_{s}", s) for s in ("t1", "t1c", "t2", "flair")]
     assert {case.patient for case in cases} == {"BraTS-GLI-00002"}
     assert voxels(cases[3].read().tumor).sum() == 64
-    assert cases[3].rows == "brain tumor, FLAIR"
+    assert cases[3].group_name == "brain tumor, FLAIR"
 
 
 def test_a_folder_of_published_folders_is_one_data_set(tmp_path):
@@ -136,14 +136,14 @@ def test_a_folder_of_published_folders_is_one_data_set(tmp_path):
     assert found.licence == "CC BY-SA 4.0"
 
 
-def test_a_list_of_cases_is_read_relative_to_its_place(tmp_path, one):
+def test_a_list_of_cases_is_read_relative_to_its_folder(tmp_path, one):
     write((labels("brats23") >= 0).astype(np.uint8), tmp_path / "head.nii.gz")
     path = write_cases(tmp_path, one | {"organ": "head.nii.gz", "labels": [1], "patient": "p"})
     (case,) = read_dataset(path).cases
     volumes = case.read()
     assert voxels(volumes.tumor).sum() == 32
     assert voxels(volumes.organ).sum() == np.prod(SIZE)
-    assert (volumes.modality, case.patient, case.rows) == ("MR", "p", "glioma")
+    assert (volumes.modality, case.patient, case.group_name) == ("MR", "p", "glioma")
     assert read_dataset(tmp_path).cases == (case,)
 
 
@@ -156,13 +156,13 @@ def test_without_a_mask_there_is_no_tumor(tmp_path, one):
     ({"mask": "m"}, "case 1"), ({"image": 3}, "case 1, “image”"), ({"labels": [0]}, "“labels”"),
     ({"masks": "m"}, "masks"),
 ])
-def test_a_list_of_another_form_is_refused_with_the_place(tmp_path, one, entry, words):
+def test_a_list_of_another_form_is_refused_with_the_position(tmp_path, one, entry, words):
     wrong = {"image": "i", **entry} if "mask" in entry else one | entry
     with pytest.raises(BadDataSet, match=words):
         read_dataset(write_cases(tmp_path, wrong))
 
 
-def test_all_that_is_wrong_with_a_list_is_told_at_once(tmp_path, one):
+def test_all_that_is_wrong_with_a_list_is_reported_at_once(tmp_path, one):
     wrong = [one | {"name": "a", "image": 3}, one | {"name": "b"}, {"name": "c"}]
     with pytest.raises(BadDataSet, match=r"case 1, “image”.*; case 3: ") as refused:
         read_dataset(write_cases(tmp_path, *wrong))
@@ -184,7 +184,7 @@ def test_a_list_without_cases_is_refused(tmp_path, text):
 
 
 def test_an_unknown_layout_and_a_missing_folder_are_refused(tmp_path):
-    with pytest.raises(BadDataSet, match="layout of no data set"):
+    with pytest.raises(BadDataSet, match="layout of no supported data set"):
         read_dataset(tmp_path)
     with pytest.raises(BadDataSet, match="does not exist"):
         read_dataset(tmp_path / "none")
@@ -206,19 +206,19 @@ def test_a_mask_that_is_rounded_in_its_header_is_accepted(tmp_path, one):
     assert case.read().tumor.GetOrigin() == case.read().image.GetOrigin()
 
 
-def test_masks_with_strange_values_are_refused(tmp_path):
+def test_masks_with_unknown_values_are_refused(tmp_path):
     (case, _) = read_dataset(write_kits(tmp_path)).cases
     mask = labels("kits23")
     mask[0, 0, 0] = 7
     write(mask, case.mask)
-    with pytest.raises(BadDataSet, match="mean nothing here: 7"):
+    with pytest.raises(BadDataSet, match="without a meaning here: 7"):
         case.read()
     write(labels("kits23") * 0.3, case.mask)
     with pytest.raises(BadDataSet, match="whole numbers"):
         case.read()
 
 
-def test_missing_damaged_and_flat_files_are_told_apart(tmp_path, one):
+def test_missing_damaged_and_4d_files_are_distinguished(tmp_path, one):
     (case,) = read_dataset(write_cases(tmp_path, one)).cases
     case.mask.write_bytes(case.mask.read_bytes()[:-20])
     with pytest.raises(UnreadableImage, match="voxels are missing"):

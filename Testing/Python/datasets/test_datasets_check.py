@@ -34,7 +34,7 @@ def test_a_good_folder_has_no_findings_and_is_counted(tmp_path):
     (group,) = report.as_dict()["groups"]
     assert (group["name"], group["cases"], group["with_organ"]) == ("liver tumor", 2, 2)
     assert group["median_tumor_ml"] == pytest.approx(TUMOR_ML)
-    assert group["least_spacing_mm"] == [2.0, 2.0, 3.0]
+    assert group["min_spacing_mm"] == [2.0, 2.0, 3.0]
 
 
 def test_patients_are_counted_once_over_their_sequences(tmp_path):
@@ -55,9 +55,9 @@ def test_missing_files_are_errors(tmp_path):
 
 def test_another_grid_and_unknown_values_are_errors(tmp_path):
     write_kits(tmp_path)
-    strange = labels("kits23")
-    strange[0, 0, 0] = 9
-    write(strange, tmp_path / "case_00000" / "segmentation.nii.gz", shift_mm=6)
+    unknown = labels("kits23")
+    unknown[0, 0, 0] = 9
+    write(unknown, tmp_path / "case_00000" / "segmentation.nii.gz", shift_mm=6)
     messages = [message for _, _, message in found(tmp_path)]
     assert messages == [
         "segmentation.nii.gz lies on another grid than its scan: its corners lie up to 6.0 mm "
@@ -101,23 +101,23 @@ def test_a_prompt_that_means_nothing_is_an_error(tmp_path):
     assert "names no tumor" in message
 
 
-def test_many_findings_are_cut_on_the_terminal(tmp_path):
+def test_many_findings_are_shortened_on_the_terminal(tmp_path):
     write_kits(tmp_path)
     for path in tmp_path.rglob("imaging.nii.gz"):
         path.unlink()
-    text = "\n".join(lines(check(read_dataset(tmp_path)), most=1))
+    text = "\n".join(lines(check(read_dataset(tmp_path)), max_findings=1))
     assert "and 1 more" in text
     assert "2 errors, 0 warnings" in text
 
 
-def test_a_log_is_told_how_far_it_is(tmp_path, monkeypatch):
+def test_progress_is_written_to_a_log(tmp_path, monkeypatch):
     monkeypatch.setattr("DiffuGTSLib.cli.evaluate._SECONDS_BETWEEN_LINES", -1.0)
     done = CliRunner().invoke(app, ["data", "check", str(write_kits(tmp_path))])
     assert done.stderr.splitlines() == [f"{n} of 2 cases" for n in range(3)]
     assert "of 2 cases" not in done.stdout
 
 
-def test_the_command_tells_what_is_there(tmp_path):
+def test_the_command_reports_what_is_there(tmp_path):
     done = CliRunner().invoke(app, ["data", "check", str(write_kits(tmp_path))])
     assert done.exit_code == 0
     assert "KiTS23 kidney tumor: 2 cases (CC BY-NC-SA 4.0)" in done.output
@@ -145,7 +145,7 @@ def write_manifest(folder):
     return folder
 
 
-def test_a_training_folder_is_told_by_group_and_split(tmp_path, capfd):
+def test_a_training_folder_is_reported_by_group_and_split(tmp_path, capfd):
     done = CliRunner().invoke(app, ["data", "check", str(write_manifest(tmp_path)), "--json"])
     document = json.loads(capfd.readouterr().out or done.stdout)
     assert (done.exit_code, document["usable"], document["licence"]) == (1, False, "CC")
@@ -169,4 +169,4 @@ def test_a_damaged_manifest_and_an_evaluation_of_one_are_refused_in_words(tmp_pa
 def test_a_folder_of_no_known_layout_fails_in_one_sentence(tmp_path):
     done = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
     assert done.exit_code == 1
-    assert "layout of no data set" in done.output
+    assert "layout of no supported data set" in done.output

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
-from support.scored_cases import Here
+from support.scored_cases import InProcessScorer
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 from typer.testing import CliRunner
 
@@ -21,10 +21,16 @@ from DiffuGTSLib.cli.app import app
 from DiffuGTSLib.datasets.case import LabelledCase
 from DiffuGTSLib.datasets.folder import read_dataset
 from DiffuGTSLib.errors import BadDataSet, NotZeroShot
-from DiffuGTSLib.evaluation.child_process import Failure, ModelUnusable, Place
+from DiffuGTSLib.evaluation.child_process import CaseFailure
 from DiffuGTSLib.evaluation.evaluate import check_zero_shot, choose, evaluate
 from DiffuGTSLib.evaluation.report import write_report
-from DiffuGTSLib.evaluation.scoring import CaseScores, Scorer, Settings, ablated, file_name
+from DiffuGTSLib.evaluation.scoring import (
+    CaseScores,
+    EvaluationSettings,
+    Scorer,
+    ablated,
+    file_name,
+)
 from DiffuGTSLib.evaluation.tables import summarise
 from DiffuGTSLib.models.card import Card
 
@@ -34,14 +40,15 @@ def model(tmp_path_factory):
     return str(write_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
 
 
-def evaluated(data, folder, settings, *only, tell=None):
+def evaluated(data, folder, settings, *only, on_outcome=None):
     chosen = choose(read_dataset(data), only)
-    return evaluate(chosen, folder, settings, tell=tell, place=Here(settings, folder))
+    scorer = InProcessScorer(settings, folder)
+    return evaluate(chosen, folder, settings, on_outcome=on_outcome, scorer=scorer)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A tumor, the same scan asked for a wrong organ, a scan without tumor, a damaged one."""
+    """A tumor, the same scan with a wrong-organ prompt, a scan without tumor, a damaged one."""
     folder = tmp_path_factory.mktemp("data")
     image, ball = ball_scan()
     sitk.WriteImage(image, str(folder / "ball.nii.gz"))
@@ -67,15 +74,15 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(model):
-    return Settings(model=model, device="cpu", ablation=True, baselines=True)
+    return EvaluationSettings(model=model, device="cpu", ablation=True, baselines=True)
 
 
 @pytest.fixture(scope="module")
 def done(data, settings, tmp_path_factory):
-    """A whole evaluation, and what was told."""
-    folder, told = tmp_path_factory.mktemp("out"), []
-    evaluation = evaluated(data, folder, settings, tell=lambda *what: told.append(what))
-    return evaluation, folder, told
+    """A complete evaluation, and its outcomes as they were reported."""
+    folder, reported = tmp_path_factory.mktemp("out"), []
+    evaluation = evaluated(data, folder, settings, on_outcome=lambda *o: reported.append(o))
+    return evaluation, folder, reported
 
 
 def by_name(evaluation) -> dict[str, CaseScores]:
@@ -109,9 +116,9 @@ def test_a_scan_without_tumor_counts_in_ml(done):
 
 
 def test_a_bad_case_is_reported_and_the_others_are_scored(done):
-    evaluation, _, told = done
+    evaluation, _, reported = done
     assert [(f.case, f.code) for f in evaluation.failures] == [("damaged", "unreadable-image")]
-    assert [number for number, _, _ in told] == [1, 2, 3, 4]
+    assert [number for number, _, _ in reported] == [1, 2, 3, 4]
     assert len(evaluation.cases) == 3
 
 
@@ -126,11 +133,11 @@ def test_the_ablation_covers_the_fusions_that_the_model_has(done):
 def test_what_is_done_is_kept_and_failures_are_tried_again(done, data, settings):
     _, folder, _ = done
     records = {p.name: p.stat().st_mtime_ns for p in (folder / "cases").iterdir()}
-    told = []
-    again = evaluated(data, folder, settings, tell=lambda *what: told.append(what[2]))
+    reported = []
+    again = evaluated(data, folder, settings, on_outcome=lambda *o: reported.append(o[2]))
     assert {p.name: p.stat().st_mtime_ns for p in (folder / "cases").iterdir()} == records
     assert again.cases == done[0].cases
-    assert isinstance(told[3], Failure)
+    assert isinstance(reported[3], CaseFailure)
 
 
 def test_other_settings_are_scored_anew(done, data, settings, tmp_path):
@@ -141,7 +148,7 @@ def test_other_settings_are_scored_anew(done, data, settings, tmp_path):
 
 
 def test_a_case_that_was_changed_is_scored_anew(model, data, tmp_path):
-    settings = Settings(model=model, device="cpu", figures=False)
+    settings = EvaluationSettings(model=model, device="cpu", figures=False)
     evaluated(data, tmp_path, settings, "ball")
     record = tmp_path / "cases" / "ball.json"
     before = json.loads(record.read_text())["fingerprint"]
@@ -153,18 +160,18 @@ def test_a_case_that_was_changed_is_scored_anew(model, data, tmp_path):
 
 
 def test_the_full_fusion_gives_the_methods_own_score(model, tmp_path):
-    scorer = Scorer(Settings(model=model, device="cpu"), tmp_path)
+    scorer = Scorer(EvaluationSettings(model=model, device="cpu"), tmp_path)
     image, _ = ball_scan()
     result = scorer.segmenter.segment(scorer.segmenter.encode(image, "MR"), PROMPT)
     fusion = scorer.segmenter.package.card.fusion["MR"]
     again = ablated(result, fusion, "both")
     assert np.allclose(again.evidence.score, result.evidence.score, atol=1e-6)
-    whole = ablated(result, fusion, "map")
-    assert np.array_equal(whole.evidence.score, result.evidence.attention)
+    attention = ablated(result, fusion, "map")
+    assert np.array_equal(attention.evidence.score, result.evidence.attention)
 
 
 def test_two_prompts_on_one_scan_encode_it_once(model, data, tmp_path):
-    scorer = Scorer(Settings(model=model, device="cpu", figures=False), tmp_path)
+    scorer = Scorer(EvaluationSettings(model=model, device="cpu", figures=False), tmp_path)
     encoded = []
     original = scorer.segmenter.encode
     scorer.segmenter.encode = lambda *a, **k: encoded.append(1) or original(*a, **k)
@@ -182,24 +189,6 @@ def test_file_names_are_safe_and_different():
     assert file_name("liver_12") == "liver_12"
     assert re.fullmatch(r"[\w.-]+", file_name("../a b"))
     assert file_name("a b") != file_name("a_b")
-
-
-def test_the_process_that_dies_costs_one_case(model, tmp_path, data):
-    case = choose(read_dataset(data), ["ball"]).cases[0]
-    with Place(Settings(model=model, device="cpu", figures=False), tmp_path) as place:
-        place._started()
-        place._process.kill()
-        died = place.score(case)
-        assert isinstance(died, Failure)
-        assert died.code == "worker-died"
-        assert isinstance(place.score(case), CaseScores)
-
-
-def test_a_model_that_cannot_be_loaded_ends_the_evaluation(tmp_path, data):
-    broken = write_tiny_model(tmp_path / "broken")
-    (broken / "vae" / "config.json").write_text("{}")
-    with pytest.raises(ModelUnusable, match=r"vae/config\.json"):
-        evaluate(read_dataset(data), tmp_path / "out", Settings(model=str(broken), device="cpu"))
 
 
 def test_cases_are_chosen_by_name_and_number(data):

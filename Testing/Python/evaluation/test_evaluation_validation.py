@@ -1,18 +1,18 @@
-"""What is asked of the validation scans, and the tables of the docs."""
+"""The prompts of the validation scans, and the tables of the docs."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from support.scored_cases import Here, scored
+from support.scored_cases import InProcessScorer, scored
 from support.tiny_model import write_tiny_model
 
 from DiffuGTSLib.datasets.check import check
 from DiffuGTSLib.datasets.folder import DataSet
 from DiffuGTSLib.errors import BadDataSet
 from DiffuGTSLib.evaluation.measures import Measures
-from DiffuGTSLib.evaluation.scoring import Settings
+from DiffuGTSLib.evaluation.scoring import EvaluationSettings
 from DiffuGTSLib.evaluation.tables import summarise
 from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.training.data.cases import read_cases
@@ -25,7 +25,7 @@ def test_every_case_has_a_name_of_its_own_and_a_prompt_that_is_understood():
     assert all(understand(prompt).known for prompt in {task.prompt for task in tasks()})
 
 
-def test_the_scans_that_the_issue_names_are_asked_for_what_is_not_there():
+def test_scans_without_a_tumor_get_prompts_for_what_is_not_there():
     absent = {task.scan for task in tasks() if not task.mask}
     assert {"abdomen_3mm", "volunteer_t1", "volunteer_t2", "volunteer2_t1", "mediastinum_a",
             "mediastinum_b"} <= absent
@@ -87,9 +87,9 @@ def test_one_scan_is_validated_from_end_to_end(shared_data, tmp_path):
     docs.mkdir()
     (docs / "mediastinum_b_lung_tumor.png").touch()
     (docs / "other.png").touch()
-    settings = Settings(model=model, device="cpu", ablation=True, baselines=True)
+    settings = EvaluationSettings(model=model, device="cpu", ablation=True, baselines=True)
     run(shared_data, tmp_path / "out", model, ["mediastinum_b"], docs=docs,
-        place=Here(settings, tmp_path / "out"))
+        scorer=InProcessScorer(settings, tmp_path / "out"))
     assert "| mediastinum_b | lung tumor | training |" in (docs / "table.md").read_text()
     assert (docs / "mediastinum_b_lung_tumor.png").stat().st_size > 10_000
     assert (docs / "other.png").stat().st_size == 0
@@ -97,6 +97,6 @@ def test_one_scan_is_validated_from_end_to_end(shared_data, tmp_path):
     assert [group["name"] for group in groups] == ["no tumor: mediastinum"]
 
 
-def test_a_scan_that_is_not_asked_anything_is_named(shared_data, tmp_path):
+def test_a_scan_without_a_prompt_is_named(shared_data, tmp_path):
     with pytest.raises(BadDataSet, match="No scan is called lung1_lung_tumor"):
         run(shared_data, tmp_path, "embedded", ["lung1_lung_tumor"])

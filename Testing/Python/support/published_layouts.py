@@ -18,14 +18,14 @@ def write(array: np.ndarray, path: Path, shift_mm: float = 0.0) -> Path:
     """Writes (z, y, x), or (t, z, y, x), with voxels of 2 x 2 x 3 mm."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if array.ndim == 4:
-        image = sitk.JoinSeries([_placed(part, shift_mm) for part in array])
+        image = sitk.JoinSeries([_image(part, shift_mm) for part in array])
     else:
-        image = _placed(array, shift_mm)
+        image = _image(array, shift_mm)
     sitk.WriteImage(image, str(path))
     return path
 
 
-def _placed(array: np.ndarray, shift_mm: float) -> sitk.Image:
+def _image(array: np.ndarray, shift_mm: float) -> sitk.Image:
     image = sitk.GetImageFromArray(array)
     image.SetSpacing((2.0, 2.0, 3.0))
     image.SetOrigin((shift_mm, -5.0, 7.0))

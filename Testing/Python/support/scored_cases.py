@@ -1,4 +1,4 @@
-"""Made-up scores, and a place in this process that makes real ones."""
+"""Made-up scores, and a scorer in this process that makes real ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from DiffuGTSLib.evaluation.measures import Measures
 from DiffuGTSLib.evaluation.scoring import CaseScores, Scorer
 
 
-class Here:
+class InProcessScorer:
     """Scores in this process, which saves the start of another one."""
 
     def __init__(self, settings, folder):

@@ -7,7 +7,7 @@ import pytest
 from support.scored_cases import scored
 
 from DiffuGTSLib.evaluation.measures import Measures
-from DiffuGTSLib.evaluation.tables import by, everything, summarise, zero_shot_words
+from DiffuGTSLib.evaluation.tables import everything, grouped, summarise, zero_shot_words
 
 
 def test_the_mean_is_over_the_cases_that_have_the_figure():
@@ -50,7 +50,7 @@ def test_the_same_cases_give_the_same_interval():
 
 def test_groups_keep_the_order_of_the_cases():
     cases = [scored(number, group=group) for number, group in enumerate("bab")]
-    groups = by(cases, lambda case: case.group)
+    groups = grouped(cases, lambda case: case.group)
     assert [(group.name, group.cases) for group in groups] == [("b", 2), ("a", 1)]
 
 
