@@ -313,7 +313,7 @@ def test_text_of_others_cannot_bring_markup_into_the_report(done, tmp_path):
     case = replace(evaluation.cases[0], name=odd, prompt=odd, group=odd, figure="figure.png")
     Image.new("RGB", (20, 10)).save(tmp_path / "figure.png")
     evaluation = replace(
-        evaluation, cases=(case,), failures=(Failure(odd, "code", odd, odd),),
+        evaluation, cases=(case,), failures=(CaseFailure(odd, "code", odd, odd),),
         card=replace(evaluation.card, name=odd, trained_on=odd))
     page = write_report(evaluation, summarise(evaluation.cases), tmp_path).read_text()
     assert "<script" not in page
