@@ -63,6 +63,21 @@ class Maps:
         return torch.sigmoid(self.anomaly.float()) * torch.sigmoid(self.gate.float())
 
 
+@dataclass(frozen=True)
+class Level:
+    """What the attention makes of one level of a scan.
+
+    Attributes:
+        features: adapted features concatenated with their context, (N, 2 C_l, ...).
+        context: what the next finer level takes of it, (N, C_(l-1), ...), on this level's grid.
+        gate: queries of the organ gate (N, G, ...); of the coarsest level, its part of them.
+    """
+
+    features: torch.Tensor
+    context: torch.Tensor
+    gate: torch.Tensor
+
+
 class Adapter(nn.Module):
     """Two linear layers beside the frozen features: F' = a T(F) + (1 - a) F."""
 
@@ -178,29 +193,36 @@ class ContextPath(nn.Module):
         # Bounded context keeps the attention's logits bounded; without it training diverged.
         self.bounds = nn.ModuleList(ChannelNorm(c) for c in (half, w4))
 
-    def forward(
-        self, features: Sequence[torch.Tensor], modality: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features at 1, 1/2, 1/4 and modality (N,) -> context at 1, 1/2, 1/4, same channels."""
-        fine, half, quarter = features
-        x4 = by_tiles(lambda tile: self._coarse(tile, modality), quarter)
-        grown = _grow(self.narrow2(x4), half)
-        x2 = self.up_block2(self.join2(torch.cat([grown, half], 1)))
-        grown = _grow(self.narrow1(x2), fine)
-        x1 = self.join1(torch.cat([grown, fine], 1))
-        return x1, self.bounds[0](x2), self.bounds[1](x4)
+    def at_quarter(
+        self, quarter: torch.Tensor, modality: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Context at 1/4 from features there and modality (N,); and what `at_half` takes of it."""
+        x4 = by_tiles(lambda tile: self._below_quarter(tile, modality), quarter)
+        return self.bounds[1](x4), self.narrow2(x4)
 
-    def _coarse(self, quarter: torch.Tensor, modality: torch.Tensor) -> torch.Tensor:
+    def at_half(
+        self, half: torch.Tensor, from_coarse: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Context at 1/2 from features there; and what `at_full` takes of it."""
+        upsampled = _upsample(from_coarse, half)
+        x2 = self.up_block2(self.join2(torch.cat([upsampled, half], 1)))
+        return self.bounds[0](x2), self.narrow1(x2)
+
+    def at_full(self, fine: torch.Tensor, from_half: torch.Tensor) -> torch.Tensor:
+        """Context at the scan's resolution from features there."""
+        return self.join1(torch.cat([_upsample(from_half, fine), fine], 1))
+
+    def _below_quarter(self, quarter: torch.Tensor, modality: torch.Tensor) -> torch.Tensor:
         """The levels from 1/4 down to 1/16 and back; their norms take in all that they see."""
         x4 = self.enter(quarter)
         x8 = self.block8(self.down8(x4))
         x16 = self.down16(x8) + self.modality(modality)[:, :, None, None, None]
         x16 = self.coarse(x16)
-        x8 = self.up_block8(self.join8(torch.cat([_grow(x16, x8), x8], 1)))
-        return self.up_block4(self.join4(torch.cat([_grow(x8, x4), x4], 1)))
+        x8 = self.up_block8(self.join8(torch.cat([_upsample(x16, x8), x8], 1)))
+        return self.up_block4(self.join4(torch.cat([_upsample(x8, x4), x4], 1)))
 
 
-def _grow(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _upsample(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Trilinear to the size of `like`."""
     return F.interpolate(x, size=like.shape[2:], mode="trilinear")
 
@@ -319,35 +341,66 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
             modality: (N,), index into MODALITIES.
 
         Returns:
-            Adapted features joined with their context, (N, 2 C_l, ...) a level; and the gate's
-            queries (N, G, X/2, Y/2, Z/2).
+            Adapted features concatenated with their context, (N, 2 C_l, ...) a level; and the
+            gate's queries (N, G, X/2, Y/2, Z/2).
         """
-        adapted = [
-            adapter(self._standardised(f, level))
-            for level, (adapter, f) in enumerate(zip(self.adapters, features, strict=True))
-        ]
-        context = self.context(adapted, modality)
-        joined = [torch.cat(pair, 1) for pair in zip(adapted, context, strict=True)]
-        queries = self.gate_query(context[1])
-        return joined, queries + _grow(self.gate_context(context[2]), queries)
+        fine, half, quarter = features
+        coarse = self.coarse_level(quarter, modality)
+        middle = self.half_level(half, coarse.context, coarse.gate)
+        finest = self.fine_level(fine, middle.context)
+        return [finest, middle.features, coarse.features], middle.gate
+
+    def coarse_level(self, quarter: torch.Tensor, modality: torch.Tensor) -> Level:
+        """The level at 1/4 of the resolution, which has to be seen whole.
+
+        Args:
+            quarter: the encoder's stage end there, (N, C_2, X/4, Y/4, Z/4).
+            modality: (N,), index into MODALITIES.
+        """
+        adapted = self._adapted(quarter, 2)
+        context, from_coarse = self.context.at_quarter(adapted, modality)
+        return Level(torch.cat([adapted, context], 1), from_coarse, self.gate_context(context))
+
+    def half_level(self, half: torch.Tensor, context: torch.Tensor, gate: torch.Tensor) -> Level:
+        """The level at half the resolution; of a slab, the outermost planes are wrong.
+
+        Args:
+            half: the encoder's stage end there, (N, C_1, X/2, Y/2, Z/2).
+            context, gate: of the coarse level, for the same region.
+        """
+        adapted = self._adapted(half, 1)
+        own, from_half = self.context.at_half(adapted, context)
+        queries = self.gate_query(own)
+        gate = queries + _upsample(gate, queries)
+        return Level(torch.cat([adapted, own], 1), from_half, gate)
+
+    def fine_level(self, fine: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Concatenated features (N, 2 C_0, X, Y, Z) at the scan's resolution.
+
+        Args:
+            fine: the encoder's first stage end, (N, C_0, X, Y, Z).
+            context: of the level at half the resolution, for the same region.
+        """
+        adapted = self._adapted(fine, 0)
+        return torch.cat([adapted, self.context.at_full(adapted, context)], 1)
 
     def attend(
-        self, joined: Sequence[torch.Tensor], gate_queries: torch.Tensor, texts: Texts
+        self, features: Sequence[torch.Tensor], gate_queries: torch.Tensor, texts: Texts
     ) -> Maps:
         """Cross-attention of `visual`'s output with the texts, upsampled and summed over levels.
 
         A_l = W_q F'_l . W_k t / sqrt(C_l); since only abnormal - normal is needed, W_q^T (k_a -
         k_n + generic) is folded into one vector a prompt before the voxels are touched.
         """
-        size = joined[0].shape[2:]
+        size = features[0].shape[2:]
         total: torch.Tensor | None = None
-        for level in reversed(range(len(joined))):
+        for level in reversed(range(len(features))):
             normal, abnormal = self.keys_of_level(texts, level)
             query = self.queries[level].get_parameter("weight").flatten(1)  # (C_l, 2 C_l)
             apart = abnormal - normal + self.generic[level]
             folded = apart @ query / math.sqrt(query.shape[0])
-            scores = F.conv3d(joined[level], folded[:, :, None, None, None])
-            total = scores if total is None else scores + _grow(total, scores)
+            scores = F.conv3d(features[level], folded[:, :, None, None, None])
+            total = scores if total is None else scores + _upsample(total, scores)
         assert total is not None
         anomaly = total.float() + self.anomaly_bias
         gate = closed(self.gates(gate_queries, texts), CLOSING)
@@ -369,10 +422,11 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         """Features (N, C_l, ...), modality (N,), texts (T, E) -> maps (N, T, X, Y, Z)."""
         return self.attend(*self.visual(features, modality), texts)
 
-    def _standardised(self, feature: torch.Tensor, level: int) -> torch.Tensor:
+    def _adapted(self, feature: torch.Tensor, level: int) -> torch.Tensor:
+        """Standardised and adapted."""
         mean = getattr(self, f"feature_mean{level}")[:, None, None, None]
         scale = getattr(self, f"feature_scale{level}")[:, None, None, None]
-        return (feature - mean.to(feature.dtype)) * scale.to(feature.dtype)
+        return self.adapters[level]((feature - mean.to(feature.dtype)) * scale.to(feature.dtype))
 
 
 def by_tiles(

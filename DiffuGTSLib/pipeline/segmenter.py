@@ -20,7 +20,7 @@ from DiffuGTSLib.networks.attention import MODALITIES, Texts
 from DiffuGTSLib.networks.denoiser import REGION_SPANS, Conditioning
 from DiffuGTSLib.networks.device import choose_device, precision
 from DiffuGTSLib.networks.text_encoder import TextEncoder
-from DiffuGTSLib.pipeline.encoding import LEAST_SLAB, Encoding, encode, maps
+from DiffuGTSLib.pipeline.encoding import MIN_SLAB, Encoding, encode, maps
 from DiffuGTSLib.pipeline.inpainting import CandidateOptions, Candidates, find_candidates
 from DiffuGTSLib.pipeline.memory_plan import TILINGS, Networks, Plan, Planner, carry_out
 from DiffuGTSLib.pipeline.refinement import Refinement
@@ -71,9 +71,9 @@ class EncodedScan:
     notes: Sequence[str] = ()
 
     @property
-    def joined(self) -> list[torch.Tensor]:
-        """Adapted features with their context, a tensor a level; see `Encoding`."""
-        return self.encoding.joined
+    def features(self) -> list[torch.Tensor]:
+        """Features concatenated with their context, a tensor a level; see `Encoding`."""
+        return self.encoding.features
 
     @property
     def device(self) -> str:
@@ -292,7 +292,7 @@ class Segmenter:
             say: told a sentence where memory runs out.
         """
         self.networks.place(scan.device)
-        smaller = replace(scan.encoding, slab=LEAST_SLAB)
+        smaller = replace(scan.encoding, slab=MIN_SLAB)
         ways = [Plan(scan.device, None, 0), Plan(scan.device, TILINGS[-1], 0)]
         return carry_out(
             iter(ways),

@@ -45,7 +45,7 @@ def test_with_networks_stored_in_half_precision_the_same_is_found(tiny: Path) ->
     segmenter = Segmenter.from_pretrained(tiny, "cpu")
     assert {n.dtype for n in vars(segmenter.networks).values()} == {torch.bfloat16}
     scan = segmenter.encode(ball_scan()[0], "MR")
-    assert {level.dtype for level in scan.joined} == {torch.bfloat16}  # as the plan counts them
+    assert {level.dtype for level in scan.features} == {torch.bfloat16}  # as the plan counts them
     assert scan.latent.dtype == torch.float32
     found = segmenter.segment(scan, PROMPT)
     with pytest.MonkeyPatch.context() as patch:

@@ -82,7 +82,7 @@ def test_each_look_is_a_step_and_a_large_scan_is_not_mirrored(
 ) -> None:
     steps: list[tuple[int, int]] = []
     encode(mirrored.autoencoder, mirrored.attention, image(), CT,
-           tick=lambda done, total: steps.append((done, total)))
+           progress=lambda done, total: steps.append((done, total)))
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     cut = encode(mirrored.autoencoder, mirrored.attention, image(), CT, IN_SLABS)
     torch.testing.assert_close(asked(mirrored, cut, texts).anomaly,

@@ -16,9 +16,12 @@ from support.memory_runs import (
     CT,
     IN_SLABS,
     SIZE,
+    _float32,
     asked,
     image,
     measured,
+    networks,
+    texts,
 )
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
@@ -26,7 +29,7 @@ from DiffuGTSLib.errors import DiffuGTSError, OutOfMemory, TooLarge, is_out_of_m
 from DiffuGTSLib.networks.attention import Maps, Texts
 from DiffuGTSLib.networks.tiled_autoencoder import Tiling
 from DiffuGTSLib.pipeline import memory_plan
-from DiffuGTSLib.pipeline.encoding import LEAST_SLAB, encode, maps
+from DiffuGTSLib.pipeline.encoding import MIN_SLAB, encode, maps
 from DiffuGTSLib.pipeline.memory_count import LiveBytes
 from DiffuGTSLib.pipeline.memory_plan import (
     TILINGS,
@@ -41,6 +44,7 @@ from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.progress import Progress
 from DiffuGTSLib.scan.volume import from_image
 
+__all__ = ["_float32", "networks", "texts"]
 LARGE = (512, 512, 512)
 each_tiling = pytest.mark.parametrize(
     "tiling", [None, Tiling(1, 0, 0), IN_SLABS, Tiling(1, 2, 1)], ids=str)
@@ -198,7 +202,7 @@ def test_the_attention_falls_back_to_thinner_slabs(segmenter: Segmenter) -> None
     expected = segmenter.attend(scan, prompt, said.append)
     assert not said
     with LiveBytes() as thin:
-        segmenter.attend(replace(scan, encoding=replace(scan.encoding, slab=LEAST_SLAB)), prompt)
+        segmenter.attend(replace(scan, encoding=replace(scan.encoding, slab=MIN_SLAB)), prompt)
     with LiveBytes(limit=thin.peak + 1000):
         found = segmenter.attend(scan, prompt, said.append)
     assert said == ["Memory ran out on the CPU in one piece. "

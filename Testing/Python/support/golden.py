@@ -34,7 +34,7 @@ def figures(segmenter: Segmenter, data: Path, case: str) -> dict[str, list[float
     return {
         "canonical": _numbers(scan.canonical.tensor.numpy()),
         "latent": _numbers(scan.latent.float().numpy()),
-        "context": _numbers(scan.joined[2].float().numpy()),
+        "context": _numbers(scan.features[2].float().numpy()),
         "attention": _numbers(evidence.attention),
         "painted": [float(evidence.mask.mean())],
         "healthy": _numbers(evidence.healthy[inside]),
