@@ -26,6 +26,65 @@ Level = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
+class DataSetFinding:
+    """Something wrong with a case. An error: it cannot be used. A warning: it can, but check it."""
+
+    level: Level
+    case: str
+    message: str
+
+
+@dataclass
+class DataSetGroup:
+    """What the cases of one class and sequence hold; volumes in ml, spacing in mm."""
+
+    name: str
+    cases: int = 0
+    patients: set[str] = field(default_factory=set)
+    with_tumor: int = 0
+    without_tumor: int = 0
+    with_organ: int = 0
+    tumor_ml: list[float] = field(default_factory=list)
+    spacing_mm: list[tuple[float, ...]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: counts, median volume, smallest and largest spacing."""
+        spacing = np.array(self.spacing_mm)
+        return {
+            "name": self.name, "cases": self.cases, "patients": len(self.patients),
+            "with_tumor": self.with_tumor, "without_tumor": self.without_tumor,
+            "with_organ": self.with_organ,
+            "median_tumor_ml": float(np.median(self.tumor_ml)) if self.tumor_ml else None,
+            "min_spacing_mm": spacing.min(0).tolist() if len(spacing) else None,
+            "max_spacing_mm": spacing.max(0).tolist() if len(spacing) else None,
+        }
+
+
+@dataclass
+class DataSetReport:
+    """The outcome of a check."""
+
+    dataset: DataSet
+    groups: dict[str, DataSetGroup] = field(default_factory=dict)
+    findings: list[DataSetFinding] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is no error."""
+        return not any(finding.level == "error" for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "name": self.dataset.name, "licence": self.dataset.licence,
+            "cases": len(self.dataset.cases), "usable": self.usable,
+            "names": [case.name for case in self.dataset.cases],
+            "groups": [group.as_dict() for group in self.groups.values()],
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+@dataclass(frozen=True)
 class _MaskContents:
     """What is kept of a mask that several cases share."""
 
@@ -143,65 +202,6 @@ def _read_mask(case: LabelledCase) -> _MaskContents:
     tumor = np.isin(values, case.tumor_labels) if case.tumor_labels else values > 0
     return _MaskContents(geometry, unknown_values(values, case.known_labels), int(tumor.sum()),
                  int(np.isin(values, case.organ_labels).sum()))
-
-
-@dataclass(frozen=True)
-class DataSetFinding:
-    """Something wrong with a case. An error: it cannot be used. A warning: it can, but check it."""
-
-    level: Level
-    case: str
-    message: str
-
-
-@dataclass
-class DataSetGroup:
-    """What the cases of one class and sequence hold; volumes in ml, spacing in mm."""
-
-    name: str
-    cases: int = 0
-    patients: set[str] = field(default_factory=set)
-    with_tumor: int = 0
-    without_tumor: int = 0
-    with_organ: int = 0
-    tumor_ml: list[float] = field(default_factory=list)
-    spacing_mm: list[tuple[float, ...]] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: counts, median volume, smallest and largest spacing."""
-        spacing = np.array(self.spacing_mm)
-        return {
-            "name": self.name, "cases": self.cases, "patients": len(self.patients),
-            "with_tumor": self.with_tumor, "without_tumor": self.without_tumor,
-            "with_organ": self.with_organ,
-            "median_tumor_ml": float(np.median(self.tumor_ml)) if self.tumor_ml else None,
-            "min_spacing_mm": spacing.min(0).tolist() if len(spacing) else None,
-            "max_spacing_mm": spacing.max(0).tolist() if len(spacing) else None,
-        }
-
-
-@dataclass
-class DataSetReport:
-    """The outcome of a check."""
-
-    dataset: DataSet
-    groups: dict[str, DataSetGroup] = field(default_factory=dict)
-    findings: list[DataSetFinding] = field(default_factory=list)
-
-    @property
-    def usable(self) -> bool:
-        """Whether there is no error."""
-        return not any(finding.level == "error" for finding in self.findings)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "name": self.dataset.name, "licence": self.dataset.licence,
-            "cases": len(self.dataset.cases), "usable": self.usable,
-            "names": [case.name for case in self.dataset.cases],
-            "groups": [group.as_dict() for group in self.groups.values()],
-            "findings": [asdict(finding) for finding in self.findings],
-        }
 
 
 def lines(report: DataSetReport, max_findings: int = 40) -> Sequence[str]:

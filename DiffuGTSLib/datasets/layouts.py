@@ -26,6 +26,55 @@ _MSD_TASK = re.compile(r"^task(\d+)_", re.IGNORECASE)
 _SUFFIX = ".nii.gz"
 
 
+@dataclass(frozen=True)
+class Published:
+    """An entry of the catalogue.
+
+    Attributes:
+        id, name: for programs and for people.
+        layout: "msd", "kits" or "brats".
+        folder: as published; "" where the name does not matter.
+        title: the name in its dataset.json.
+        labels: what each value of a mask means.
+        tumor, organ: the values that count as tumor, and as organ (its tumors included).
+        sequences: what its files call the MR sequences -> "t1", "t1c", "t2", "flair".
+        skull_stripped: of MR: nothing but the brain is left.
+        paper_dsc_percent: METHOD.md 5; None where the paper has no figure.
+    """
+
+    id: str
+    name: str
+    layout: str
+    folder: str
+    title: str
+    prompt: str
+    modality: Modality
+    labels: dict[int, str]
+    tumor: tuple[int, ...]
+    organ: tuple[int, ...]
+    sequences: dict[str, str]
+    skull_stripped: bool
+    paper_dsc_percent: float | None
+    licence: str
+    url: str
+
+
+@lru_cache(maxsize=1)
+def published() -> dict[str, Published]:
+    """The catalogue, by id."""
+    entries = json.loads(resource("datasets.json").read_text(encoding="utf-8"))["datasets"]
+    return {entry["id"]: _entry(entry) for entry in entries}
+
+
+def _entry(entry: dict) -> Published:
+    return Published(**entry | {
+        "labels": {int(value): meaning for value, meaning in entry["labels"].items()},
+        "tumor": tuple(entry["tumor"]),
+        "organ": tuple(entry["organ"]),
+        "sequences": {s["file"]: s["sequence"] for s in entry["sequences"]},
+    })
+
+
 def msd_entry(folder: Path) -> Published:
     """Which data set of the decathlon a folder with a dataset.json is.
 
@@ -193,52 +242,3 @@ def _document(path: Path, kind: type = dict) -> Any:
         raise BadDataSet(f"{path.name} does not have the expected form.",
                          "A list of cases is expected." if kind is list else "Check the file.")
     return document
-
-
-@dataclass(frozen=True)
-class Published:
-    """An entry of the catalogue.
-
-    Attributes:
-        id, name: for programs and for people.
-        layout: "msd", "kits" or "brats".
-        folder: as published; "" where the name does not matter.
-        title: the name in its dataset.json.
-        labels: what each value of a mask means.
-        tumor, organ: the values that count as tumor, and as organ (its tumors included).
-        sequences: what its files call the MR sequences -> "t1", "t1c", "t2", "flair".
-        skull_stripped: of MR: nothing but the brain is left.
-        paper_dsc_percent: METHOD.md 5; None where the paper has no figure.
-    """
-
-    id: str
-    name: str
-    layout: str
-    folder: str
-    title: str
-    prompt: str
-    modality: Modality
-    labels: dict[int, str]
-    tumor: tuple[int, ...]
-    organ: tuple[int, ...]
-    sequences: dict[str, str]
-    skull_stripped: bool
-    paper_dsc_percent: float | None
-    licence: str
-    url: str
-
-
-@lru_cache(maxsize=1)
-def published() -> dict[str, Published]:
-    """The catalogue, by id."""
-    entries = json.loads(resource("datasets.json").read_text(encoding="utf-8"))["datasets"]
-    return {entry["id"]: _entry(entry) for entry in entries}
-
-
-def _entry(entry: dict) -> Published:
-    return Published(**entry | {
-        "labels": {int(value): meaning for value, meaning in entry["labels"].items()},
-        "tumor": tuple(entry["tumor"]),
-        "organ": tuple(entry["organ"]),
-        "sequences": {s["file"]: s["sequence"] for s in entry["sequences"]},
-    })

@@ -52,7 +52,7 @@ class ModelUnusable(DiffuGTSError):
 
 
 class ScoringProcess:
-    """A child process that holds the model; made anew after it died. Use as a context manager.
+    """A child process that holds the model; replaced after it died. Use as a context manager.
 
     Args:
         settings: of the evaluation.
@@ -122,7 +122,7 @@ class ScoringProcess:
 
 
 def _follow_parent() -> None:
-    """Runs first in the child: leaves Ctrl+C to the parent, and ends when the parent is gone."""
+    """Runs first in the child: leaves Ctrl+C to the parent, and ends when the parent has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

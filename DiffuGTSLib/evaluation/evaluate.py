@@ -57,7 +57,7 @@ class Evaluation:
 
 
 def choose(dataset: DataSet, only: Sequence[str] = (), limit: int | None = None) -> DataSet:
-    """Part of a data set: the cases whose names match a pattern, at most `limit` a group.
+    """Part of a data set: the cases whose names match a pattern, at most `limit` per group.
 
     Args:
         only: patterns with * and ?; none: all cases.
@@ -105,7 +105,7 @@ def evaluate(
     """Scores every case of `dataset`; those that are done in `output` already are kept.
 
     A case counts as done when its files, the model, the settings and this version are the same. A
-    case that fails is reported and tried again the next time.
+    case that fails is reported, and retried by the next run.
 
     Args:
         output: made if need be. cases/ and figures/ go into it.

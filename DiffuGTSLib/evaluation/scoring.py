@@ -61,8 +61,8 @@ class CaseScores:
         measures: of the final mask; against an empty reference where nothing must be found.
         wrong_organ_dsc: DSC with the tumor that the prompt does not name.
         seconds: to encode and to segment, the model loaded.
-        peak_gb: the most main memory that the scoring process has held since its start.
-        peak_gpu_gb: the most GPU memory that the networks held for this case; None on a CPU.
+        peak_gb: peak of the main memory of the scoring process since its start.
+        peak_gpu_gb: peak of the GPU memory of the networks for this case; None on a CPU.
         ablation: by `ABLATIONS`, without surface distances; empty if not requested.
         figure: relative to the output folder; "" without one.
     """
@@ -217,7 +217,7 @@ class Scorer:
 def ablated(result: Result, fusion: Fusion, kind: str) -> Result:
     """The result of a part of the method: one of `ABLATIONS`; no network runs.
 
-    Inside M the score is fused anew. "map" is the attention itself, over the whole scan.
+    Inside M the score is fused again. "map" is the attention itself, over the whole scan.
     """
     evidence = result.evidence
     if kind == "map":
@@ -240,7 +240,7 @@ def _kind(case: LabelledCase, volumes: Volumes) -> Kind:
 
 
 def peak_memory_gb() -> float:
-    """The most main memory that this process has held since its start, in GB of 10^9 bytes."""
+    """Peak of this process's main memory since its start, in GB of 10^9 bytes."""
     try:
         import resource
     except ImportError:  # Windows
@@ -252,5 +252,5 @@ def peak_memory_gb() -> float:
 
 
 def peak_gpu_memory_gb(device: str) -> float | None:
-    """The most GPU memory that the networks held since the peak was reset; None on a CPU."""
+    """Peak of the GPU memory of the networks since it was reset, in GB; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) / 1e9 if device.startswith("cuda") else None

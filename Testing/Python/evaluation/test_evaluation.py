@@ -130,7 +130,7 @@ def test_the_ablation_covers_the_fusions_that_the_model_has(done):
     assert ball.ablation["attention"] == ball.ablation["both"]
 
 
-def test_what_is_done_is_kept_and_failures_are_tried_again(done, data, settings):
+def test_finished_cases_are_kept_and_failures_are_retried(done, data, settings):
     _, folder, _ = done
     records = {p.name: p.stat().st_mtime_ns for p in (folder / "cases").iterdir()}
     reported = []

@@ -1,4 +1,4 @@
-"""Means, intervals and the paper's table, from made-up cases."""
+"""Means, intervals and the paper's table, from invented scores."""
 
 from __future__ import annotations
 

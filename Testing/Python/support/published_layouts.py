@@ -1,4 +1,4 @@
-"""Small fake folders in the layouts of the published data sets; a tumor is a 4 x 4 x 4 cube."""
+"""Synthetic folders in the layouts of the published data sets; a tumor is a 4 x 4 x 4 cube."""
 
 from __future__ import annotations
 

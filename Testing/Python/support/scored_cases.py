@@ -1,4 +1,4 @@
-"""Made-up scores, and a scorer in this process that makes real ones."""
+"""Invented scores, and a scorer in this process that makes real ones."""
 
 from __future__ import annotations
 
