@@ -1,7 +1,7 @@
-"""Many scans: cases found, processed somewhere, and their results kept in one folder.
+"""Many scans: finds the cases, runs them on an executor, keeps the results in one folder.
 
-The driver reads no volume and runs no network. It hands cases to an executor, keeps the books and
-tells a listener how far things are, in events that are plain dictionaries:
+The driver reads no volume and runs no network. It gives cases to an executor, keeps their records
+and reports progress by calling `on_event` with plain dictionaries:
 
     started       total, waiting, kept (done by an earlier run), folder, the processor's facts,
                   left_out (count and examples of files that are no scans), cases: of each case,
@@ -29,13 +29,13 @@ from typing import Any
 from DiffuGTSLib.batch.case import Case, Failure, Outcome, Settings
 from DiffuGTSLib.batch.executor import Executor
 from DiffuGTSLib.batch.inputs import Entry, LeftOut, gather, name_cases
-from DiffuGTSLib.batch.output_folder import Ledger, Row, write_tables
+from DiffuGTSLib.batch.output_folder import OutputFolder, Row, write_tables
 from DiffuGTSLib.batch.report import REPORT, write_report
 from DiffuGTSLib.errors import OutputNotWritten
 
-Listener = Callable[[dict[str, Any]], None]
-# Of the time that passes, at most this part goes into tables and report while cases are running.
-_SHARE_OF_BOOKKEEPING = 0.02
+OnEvent = Callable[[dict[str, Any]], None]
+# At most this fraction of the time goes into tables and report while cases are running.
+_MAX_SHARE_OF_REPORTING = 0.02
 _SECONDS_BETWEEN_REPORTS = 30.0
 _TOO_EARLY_SECONDS, _TOO_EARLY_FRACTION = 2.0, 0.01
 
@@ -47,10 +47,10 @@ class Summary:
     Attributes:
         done: in this run; `kept` were done by an earlier one.
         skipped: DICOM series that are no scans.
-        network_seconds: of all cases; divided by `seconds` and the number of places, the share of
-            time in which the networks worked.
+        network_seconds: of all cases; divided by `seconds` and the number of workers, the
+            fraction of time in which the networks ran.
         rows: of all cases in the folder.
-        left_out: what lay among the scans and is none.
+        left_out: files among the inputs that are no scans.
     """
 
     folder: Path
@@ -90,110 +90,110 @@ class Summary:
 
 def run_batch(
     inputs: Sequence[Path | str], prompts: Sequence[str], settings: Settings, executor: Executor,
-    *, resume: bool = False, place: str = "", listener: Listener | None = None,
+    *, resume: bool = False, executor_name: str = "", on_event: OnEvent | None = None,
     cancelled: threading.Event | None = None,
 ) -> Summary:
-    """Segments all scans that `inputs` mean and writes the results into `settings.folder`.
+    """Segments all scans among `inputs` and writes the results into `settings.folder`.
 
     Args:
-        inputs: files, folders, DICOM folders, patterns, and tables (see batch_inputs).
-        prompts: for all scans whose table does not say others.
-        settings: of the run; its folder is made if need be, and locked.
+        inputs: files, folders, DICOM folders, patterns, and tables (see inputs.py).
+        prompts: for all scans for which no table gives others.
+        settings: of the run; its folder is created if need be, and locked.
         executor: where the cases are processed; it is started and closed here.
-        resume: go on with the run that is in the folder; what is done is not done again.
-        place: what the executor is, for run.json.
-        listener: told the events above, one at a time, from any thread.
-        cancelled: set it to end the run; what is finished stays.
+        resume: continue the run in the folder; cases that are done are kept.
+        executor_name: a description of the executor, for run.json.
+        on_event: called with the events above, one at a time, from any thread.
+        cancelled: set it to end the run; finished cases stay.
 
     Raises:
-        NothingAsked, PromptNotUnderstood, BadTable: the inputs say too little.
+        InputMissing, PromptNotUnderstood, BadTable: the inputs are incomplete or wrong.
         FolderInUse, FolderNotEmpty, OtherRun: the folder belongs to another run.
         ModelMissing, ModelDamaged, WorkerDied: the executor cannot work.
-        OutputNotWritten: the disk is full; what is finished is intact, resume goes on.
-        KeyboardInterrupt: after everything was brought to an end.
+        OutputNotWritten: the disk is full; finished cases are intact, resume continues.
+        KeyboardInterrupt: after a clean stop.
     """
     settings = replace(settings, folder=Path(os.path.abspath(settings.folder)))
     stop = cancelled or threading.Event()
-    # Refused before a folder is made for it.
+    # May raise, so before a folder is created.
     gathered = gather(inputs, prompts, settings.folder)
-    ledger = Ledger(settings.folder, resume)
+    output = OutputFolder(settings.folder, resume)
     try:
-        entries = name_cases(gathered.asked, ledger.names)
-        ledger.begin(settings, executor.start(settings), {
-            "place": place, "cases": len(entries), "left_out": gathered.left_out.as_dict(),
+        entries = name_cases(gathered.requests, output.names)
+        output.begin(settings, executor.start(settings), {
+            "place": executor_name, "cases": len(entries), "left_out": gathered.left_out.as_dict(),
             "prompts": list(dict.fromkeys(text for e in entries for text in e.case.prompts)),
         })
-        batch = _Batch(entries, gathered.left_out, settings, ledger,
-                       listener or (lambda event: None), stop)
+        batch = _Batch(entries, gathered.left_out, settings, output,
+                       on_event or (lambda event: None), stop)
         return batch.run(executor)
     finally:
         executor.close()
-        ledger.close()
+        output.close()
 
 
 class _Batch:
-    """One run: hands out what waits, and writes down what comes back."""
+    """One run: assigns the waiting cases, and records their outcomes."""
 
     def __init__(
-        self, entries: list[Entry], left_out: LeftOut, settings: Settings, ledger: Ledger,
-        listener: Listener, stop: threading.Event,
+        self, entries: list[Entry], left_out: LeftOut, settings: Settings, output: OutputFolder,
+        on_event: OnEvent, stop: threading.Event,
     ) -> None:
         self._left_out = left_out
         self._settings = settings
-        self._ledger = ledger
+        self._output = output
         self._stop = stop
         self._entries = {entry.case.name: entry for entry in entries}
         self._kept = {name for name, entry in self._entries.items()
-                      if not entry.problem and ledger.kept(entry.case)}
+                      if not entry.problem and output.kept(entry.case)}
         self._waiting = [entry.case for name, entry in self._entries.items()
                          if not entry.problem and name not in self._kept]
         self._ended: dict[str, Outcome] = {}
-        self._full: Failure | None = None
-        self._teller = _Teller(listener, len(self._waiting))
-        self._tables = _Paced(lambda: write_tables(settings.folder, self._rows()), 0.0)
-        self._report = _Paced(lambda: write_report(settings.folder, self._rows(), ledger.run),
+        self._write_failure: Failure | None = None
+        self._events = _EventSender(on_event, len(self._waiting))
+        self._tables = _Throttled(lambda: write_tables(settings.folder, self._rows()), 0.0)
+        self._report = _Throttled(lambda: write_report(settings.folder, self._rows(), output.run),
                               _SECONDS_BETWEEN_REPORTS)
 
     def run(self, executor: Executor) -> Summary:
-        """Runs all cases that wait."""
+        """Runs all waiting cases."""
         try:
             self._begin()
-            for outcome in executor.run(self._handed_out(), self._teller.listen, self._stop):
+            for outcome in executor.run(self._assigned(), self._events.on_progress, self._stop):
                 self._end_case(outcome)
-            if not self._full:
+            if not self._write_failure:
                 return self._conclude()
         except KeyboardInterrupt:
             self._stop.set()
             self._finish("cancelled")
             raise
         except OutputNotWritten as error:
-            # Not of a case, but of the books themselves.
-            self._full = Failure.of(error)
-        raise self._stopped(self._full)
+            # Not of a case, but of tables, report or records.
+            self._write_failure = Failure.of(error)
+        raise self._stopped(self._write_failure)
 
-    def _handed_out(self) -> Iterator[Case]:
-        """The cases that wait, each taken when a place is free for it."""
+    def _assigned(self) -> Iterator[Case]:
+        """The waiting cases; the executor takes each when a worker is free."""
         for case in self._waiting:
-            self._ledger.hand_out(case)
+            self._output.note_state(case)
             yield case
 
     def _conclude(self) -> Summary:
-        whole = all(case.name in self._ended for case in self._waiting)
-        summary = self._finish("finished" if whole else "cancelled")
-        self._teller.tell("finished", **summary.numbers(), folder=str(summary.folder),
+        complete = all(case.name in self._ended for case in self._waiting)
+        summary = self._finish("finished" if complete else "cancelled")
+        self._events.send("finished", **summary.numbers(), folder=str(summary.folder),
                           report=str(summary.report), exit_code=summary.exit_code)
         return summary
 
     def _begin(self) -> None:
-        part = self._ledger.run["parts"][-1]
-        self._teller.tell(
+        part = self._output.run["parts"][-1]
+        self._events.send(
             "started", total=len(self._entries), waiting=len(self._waiting),
             kept=len(self._kept), folder=str(self._settings.folder),
             **{name: part[name] for name in ("version", "torch", "device", "model")},
             left_out=self._left_out.as_dict(),
             cases=[row.case.as_dict() | {"status": row.status} for row in self._rows()],
         )
-        self._ledger.forget([e for name, e in self._entries.items() if name not in self._kept])
+        self._output.forget([e for name, e in self._entries.items() if name not in self._kept])
         for entry in self._entries.values():
             if entry.problem and not entry.skipped:
                 self._fail(entry.case, Outcome(entry.case.name, "failed", error=entry.problem))
@@ -204,26 +204,26 @@ class _Batch:
         if outcome.status == "cancelled":
             return
         if outcome.error and outcome.error.code == OutputNotWritten.code:
-            # The next ones would fail as well, each after its minutes of work.
-            self._full = self._full or outcome.error
+            # Later cases would fail as well, each after minutes of work.
+            self._write_failure = self._write_failure or outcome.error
             self._stop.set()
             return
         if outcome.status == "failed":
             self._fail(case, outcome)
         else:
-            self._ledger.record(case, outcome)
+            self._output.record(case, outcome)
             self._ended[case.name] = outcome
-            self._teller.end(case.name)
-            self._teller.tell("case-done", **self._done_event(case, outcome))
-        self._tables.offer()
-        self._report.offer()
+            self._events.end(case.name)
+            self._events.send("case-done", **self._done_event(case, outcome))
+        self._tables.write_if_due()
+        self._report.write_if_due()
 
     def _fail(self, case: Case, outcome: Outcome) -> None:
         assert outcome.error is not None
-        self._ledger.record(case, outcome)
+        self._output.record(case, outcome)
         self._ended[case.name] = outcome
-        self._teller.end(case.name)
-        self._teller.tell("case-failed", case=case.name, image=str(case.image),
+        self._events.end(case.name)
+        self._events.send("case-failed", case=case.name, image=str(case.image),
                           series=case.series, **asdict(outcome.error),
                           seconds=round(outcome.seconds, 2))
 
@@ -239,7 +239,7 @@ class _Batch:
         }
 
     def _finish(self, state: str) -> Summary:
-        """Brings tables and report up to date, and adds up."""
+        """Updates tables and report, and adds up."""
         self._tables.write()
         rows = self._rows()
         ended = self._ended.values()
@@ -248,11 +248,11 @@ class _Batch:
             done=sum(outcome.status == "done" for outcome in ended), kept=len(self._kept),
             failed=sum(outcome.status == "failed" for outcome in ended),
             skipped=sum(entry.skipped for entry in self._entries.values()),
-            cancelled=state == "cancelled", seconds=self._teller.seconds,
+            cancelled=state == "cancelled", seconds=self._events.seconds,
             network_seconds=sum(outcome.network_seconds for outcome in ended),
             left_out=self._left_out,
         )
-        self._ledger.end(state, summary.numbers())
+        self._output.end(state, summary.numbers())
         self._report.write()
         return summary
 
@@ -264,20 +264,20 @@ class _Batch:
         return OutputNotWritten(
             f"{failure.message} The run stops here; {done} of {len(self._entries)} cases are "
             "finished and complete.",
-            "Free some space on the disk, then run the same again with --resume.",
+            "Free some space on the disk, then run the same command again with --resume.",
         )
 
     def _rows(self) -> list[Row]:
         """All cases: those of this run in their order, then others of earlier ones."""
         rows = [self._row(entry) for entry in self._entries.values()]
-        others = (record for name, record in self._ledger.records.items()
+        others = (record for name, record in self._output.records.items()
                   if name not in self._entries)
         return rows + [Row(record.case, record.outcome.status, record.outcome,
                            record.outcome.error) for record in others]
 
     def _row(self, entry: Entry) -> Row:
         case = entry.case
-        record = self._ledger.records.get(case.name)
+        record = self._output.records.get(case.name)
         if case.name in self._ended or case.name in self._kept:
             assert record is not None
             return Row(case, record.outcome.status, record.outcome, record.outcome.error)
@@ -286,11 +286,11 @@ class _Batch:
         return Row(case, "waiting")
 
 
-class _Teller:
-    """Tells the listener, and knows how much of the run is over."""
+class _EventSender:
+    """Sends events, and knows how much of the run is done."""
 
-    def __init__(self, listener: Listener, total: int) -> None:
-        self._listener = listener
+    def __init__(self, on_event: OnEvent, total: int) -> None:
+        self._on_event = on_event
         self._total = total
         self._started = time.monotonic()
         self._fractions: dict[str, float] = {}
@@ -302,10 +302,10 @@ class _Teller:
         """Since the model was loaded."""
         return time.monotonic() - self._started
 
-    def tell(self, kind: str, **fields: Any) -> None:
-        """Tells one event."""
+    def send(self, kind: str, **fields: Any) -> None:
+        """Sends one event."""
         with self._lock:
-            self._listener({"type": kind, **fields})
+            self._on_event({"type": kind, **fields})
 
     def end(self, case: str) -> None:
         """A case has ended."""
@@ -313,18 +313,18 @@ class _Teller:
             if case in self._fractions:
                 self._fractions[case] = 1.0
 
-    def listen(self, case: str, stage: str, done: int, total: int, fraction: float) -> None:
-        """What the executor tells of a case."""
+    def on_progress(self, case: str, stage: str, done: int, total: int, fraction: float) -> None:
+        """Progress of a case, from the executor."""
         with self._lock:
             if stage == "start":
                 index = self._begun.setdefault(case, len(self._begun) + 1)
                 self._fractions[case] = 0.0
-                self.tell("case-started", case=case, index=index, total=self._total)
+                self.send("case-started", case=case, index=index, total=self._total)
                 return
             self._fractions[case] = fraction
             overall = min(1.0, sum(self._fractions.values()) / max(1, self._total))
             left = self._left(overall)
-            self.tell("progress", case=case, stage=stage, done=done, total=total,
+            self.send("progress", case=case, stage=stage, done=done, total=total,
                       fraction=fraction, overall=round(overall, 4),
                       seconds_left=None if left is None else round(left, 1))
 
@@ -335,21 +335,21 @@ class _Teller:
         return self.seconds * (1 - overall) / overall
 
 
-class _Paced:
-    """Writes something again and again, but not so often that the run would wait for it.
+class _Throttled:
+    """Writes something repeatedly, but not so often that it slows the run down.
 
     Args:
-        write: what may take longer the more cases there are.
-        least: seconds from one time to the next.
+        write: takes longer the more cases there are.
+        min_seconds: between two writes.
     """
 
-    def __init__(self, write: Callable[[], None], least: float) -> None:
+    def __init__(self, write: Callable[[], None], min_seconds: float) -> None:
         self._write = write
-        self._least = least
-        self._next = time.monotonic() + least
+        self._min_seconds = min_seconds
+        self._next = time.monotonic() + min_seconds
 
-    def offer(self) -> None:
-        """Writes if it is time to."""
+    def write_if_due(self) -> None:
+        """Writes if the last time is long enough ago."""
         if time.monotonic() >= self._next:
             self.write()
 
@@ -358,4 +358,4 @@ class _Paced:
         started = time.monotonic()
         self._write()
         took = time.monotonic() - started
-        self._next = time.monotonic() + max(self._least, took / _SHARE_OF_BOOKKEEPING)
+        self._next = time.monotonic() + max(self._min_seconds, took / _MAX_SHARE_OF_REPORTING)

@@ -19,7 +19,7 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 _SEGMENTATIONS = (".seg.nrrd", ".seg.nii.gz", ".seg.nii")
 _VOXELS = (".img", ".img.gz", ".raw", ".raw.gz", ".zraw")  # of a header beside them
 _DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
-_LEAST_SLICES = 4  # a series with fewer is a localiser
+_MIN_SLICES = 4  # a series with fewer is a localiser
 _MODALITIES = ("CT", "MR")
 _OUTPUTS = (SEGMENTATIONS, THUMBNAILS, MAP_FOLDERS, RECORDS)
 _MODALITY_TAG, _SERIES_TAG, _NUMBER_TAG = "0008|0060", "0020|000e", "0020|0011"
@@ -27,14 +27,14 @@ _MODALITY_TAG, _SERIES_TAG, _NUMBER_TAG = "0008|0060", "0020|000e", "0020|0011"
 
 @dataclass(frozen=True)
 class Found:
-    """A scan on disk, or what is there instead.
+    """A scan on disk, or what was found instead.
 
     Attributes:
         image: absolute path of a file or DICOM folder.
         series: DICOM series UID.
-        name: from the file or folder; not unique yet.
+        name: of the file or folder; not unique yet.
         problem: why it cannot be a case.
-        skipped: the problem is no failure: a folder of DICOM holds more than scans.
+        skipped: the problem is no failure: a DICOM folder holds more than scans.
     """
 
     image: Path
@@ -46,7 +46,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Finds:
-    """What a search has found.
+    """The result of a search.
 
     Attributes:
         scans: in the order of their paths.
@@ -72,7 +72,7 @@ def find(source: Path | str, avoid: Path) -> Finds:
     """The scans at a path or matching a pattern.
 
     A folder is searched with all folders below it; of DICOM files, each series is a scan, and
-    each multi-frame file. What a batch has written is no scan, unless its path is passed itself.
+    each multi-frame file. Results of a batch are no scans, unless their own path is passed.
 
     Args:
         source: a path, or a pattern with *, ?, [] and ** for folders at any depth.
@@ -101,14 +101,14 @@ def _matching(pattern: str, avoid: Path) -> Finds:
 
 
 def _results_around(path: Path, pattern: str, avoid: Path) -> Path | None:
-    """The output folder that a batch has written `path` into, if the pattern led there."""
+    """The output folder of a batch that holds `path`, if the pattern led into it."""
     fixed = 0
     while not glob.has_magic(Path(pattern).parts[fixed]):
         fixed += 1
     parts = path.parts[:-1]
-    for place in range(fixed, len(parts)):
-        folder = Path(*parts[:place])
-        if parts[place] in _OUTPUTS and _holds_results(folder, avoid):
+    for depth in range(fixed, len(parts)):
+        folder = Path(*parts[:depth])
+        if parts[depth] in _OUTPUTS and _holds_results(folder, avoid):
             return _absolute(folder)
     return None
 
@@ -171,24 +171,24 @@ def _at(path: Path, avoid: Path) -> Finds:
 def _walk(folder: Path, avoid: Path, left_out: list[Path]) -> Iterator[Path | Found]:
     """The files in a folder and below, and problems; links to folders are followed once.
 
-    What a batch has written is not among them; the folder of another batch is added to `left_out`.
+    Results of a batch are not among them; the folder of another batch is added to `left_out`.
     """
     seen: set[str] = set()
     unopened: list[OSError] = []
-    for place, folders, files in os.walk(folder, onerror=unopened.append, followlinks=True):
-        real = os.path.realpath(place)
+    for current, folders, files in os.walk(folder, onerror=unopened.append, followlinks=True):
+        real = os.path.realpath(current)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files = sorted(name for name in files if not name.startswith("."))
-        if _holds_results(Path(place), avoid):
+        if _holds_results(Path(current), avoid):
             folders[:] = [name for name in folders if name not in _OUTPUTS]
             files = [name for name in files if _is_scan(Path(name))]
-            if not _is_same(Path(place), avoid):
-                left_out.append(Path(place))
-        yield from (Path(place, name) for name in files)
+            if not _is_same(Path(current), avoid):
+                left_out.append(Path(current))
+        yield from (Path(current, name) for name in files)
     for error in unopened:
         path = Path(os.fsdecode(error.filename))
         yield _problem(path, f"The folder {path.name} cannot be opened.",
@@ -201,7 +201,7 @@ def _is_scan(path: Path) -> bool:
 
 
 def _is_part(path: Path) -> bool:
-    """Whether a file belongs to a scan and need not be told of: voxels, or a disk's directory."""
+    """Whether a file belongs to a scan and need not be reported: voxel data, or a DICOMDIR."""
     if path.name.upper() == "DICOMDIR":
         return True
     voxels = next((suffix for suffix in _VOXELS if path.name.lower().endswith(suffix)), "")
@@ -211,7 +211,7 @@ def _is_part(path: Path) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-    """By its suffix, or by what is in it."""
+    """By its suffix, or by its content."""
     if path.name.upper() == "DICOMDIR":
         return False
     if path.suffix.lower() in _DICOM_SUFFIXES:
@@ -222,7 +222,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _series(files: list[Path]) -> list[Found]:
-    """The series that DICOM files make, and what is no scan among them."""
+    """The series among DICOM files, and files that are no scans."""
     slices: dict[str, list[_Slice]] = {}
     found: list[Found] = []
     others: dict[Path, int] = {}
@@ -239,7 +239,7 @@ def _series(files: list[Path]) -> list[Found]:
 
 
 def _of_slices(slices: dict[str, list[_Slice]]) -> list[Found]:
-    """A scan a series; it is named by its folder, and its number where that is needed."""
+    """One scan per series, named by its folder, and its number where needed."""
     folders = {
         series: Path(os.path.commonpath([one.path.parent for one in members]))
         for series, members in slices.items()
@@ -247,12 +247,12 @@ def _of_slices(slices: dict[str, list[_Slice]]) -> list[Found]:
     found = []
     for series, members in slices.items():
         folder, name = folders[series], folders[series].name
-        others = [other for other, place in folders.items() if place == folder]
+        others = [other for other, parent in folders.items() if parent == folder]
         if len(others) > 1:
             numbers = [slices[other][0].number for other in others]
             number = members[0].number
-            told = number if number and numbers.count(number) == 1 else ""
-            name = f"{name}-{told or f'{others.index(series) + 1}of{len(others)}'}"
+            unique = number if number and numbers.count(number) == 1 else ""
+            name = f"{name}-{unique or f'{others.index(series) + 1}of{len(others)}'}"
         found.append(_checked(Found(folder, series, name), members[0].modality, len(members)))
     return found
 
@@ -261,7 +261,7 @@ def _checked(scan: Found, modality: str, slices: int) -> Found:
     """The scan, marked as skipped where it cannot be one."""
     if modality not in _MODALITIES:
         reason = f"A DICOM series of modality {modality[:8] or 'unknown'}, neither CT nor MR."
-    elif slices < _LEAST_SLICES:
+    elif slices < _MIN_SLICES:
         reason = f"A DICOM series of {slices} slices, too few for a volume."
     else:
         return scan

@@ -28,10 +28,10 @@ class Row:
     """One scan of a table.
 
     Attributes:
-        image: as the table says; relative to the table's folder.
-        prompts: none where the table does not say.
+        image: path; relative ones start at the table's folder.
+        prompts: empty where the table has none.
         name: may be empty.
-        sequence: one of modality.SEQUENCES; empty where the table does not say.
+        sequence: one of modality.SEQUENCES; empty where the table has none.
     """
 
     image: Path
@@ -48,9 +48,9 @@ def is_table(path: Path | str) -> bool:
 def read_table(path: Path) -> list[Row]:
     """The rows of a table, in their order.
 
-    CSV: divided by commas, semicolons or tabs; the first line names the columns, of which
-    "image" is needed, "prompt", "name" and "sequence" are not, and others are left alone. Several
-    prompts in one cell are divided by semicolons or line breaks. JSON: a list of objects with the
+    CSV: separated by commas, semicolons or tabs; the first line names the columns: "image" is
+    required, "prompt", "name" and "sequence" are optional, others are ignored. Several prompts in
+    one cell are separated by semicolons or line breaks. JSON: a list of objects with the
     same fields; "prompt" may be a list.
 
     Raises:
@@ -62,14 +62,14 @@ def read_table(path: Path) -> list[Row]:
     except OSError:
         raise BadTable(f"The table {path.name} cannot be opened.", "Check its name.") from None
     except (ValueError, csv.Error, RecursionError) as error:
-        raise BadTable(f"The table {path.name} cannot be understood: {error}.", _EXAMPLE) from None
+        raise BadTable(f"The table {path.name} cannot be parsed: {error}.", _EXAMPLE) from None
     if not entries:
         raise BadTable(f"The table {path.name} has no rows.", _EXAMPLE)
     return [_row(entry, number, path) for number, entry in enumerate(entries, start=1)]
 
 
 def _text(content: bytes) -> str:
-    """Spreadsheets save in UTF-8, with or without a mark, or in the code page of Windows."""
+    """Spreadsheets save in UTF-8, with or without byte-order mark, or in a Windows code page."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -90,7 +90,7 @@ def _csv(text: str) -> list[dict[str, Any]]:
 def _json(text: str) -> list[dict[str, Any]]:
     entries = json.loads(text)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError("it is no list of objects")
+        raise ValueError("it is not a list of objects")
     return [{str(key).lower(): value for key, value in entry.items()} for entry in entries]
 
 
@@ -99,12 +99,12 @@ def _row(entry: dict[str, Any], number: int, table: Path) -> Row:
         entry.get(column) or "" for column in ("image", "name", "sequence", "prompt"))
     texts = prompt if isinstance(prompt, list) else [prompt]
     if not all(isinstance(text, str) for text in (image, name, sequence, *texts)):
-        raise BadTable(f"Row {number} of {table.name} holds something that is no text.", _EXAMPLE)
+        raise BadTable(f"Row {number} of {table.name} holds a value that is not text.", _EXAMPLE)
     if not image.strip():
         raise BadTable(f"Row {number} of {table.name} names no image.", _EXAMPLE)
     sequence = sequence.strip().lower()
     if sequence and sequence not in SEQUENCES:
-        raise BadTable(f"Row {number} of {table.name} names no MR sequence that is known.",
+        raise BadTable(f"Row {number} of {table.name} names an unknown MR sequence.",
                        f"Use one of {', '.join(SEQUENCES)}, or leave the cell empty.")
     prompts = tuple(part for text in texts for part in several(text))
     return Row(table.absolute().parent / image.strip(), prompts, name.strip(), sequence)

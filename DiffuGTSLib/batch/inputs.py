@@ -1,6 +1,6 @@
-"""From what the user passes to a list of cases: scans found, prompts understood, names given.
+"""From the inputs of the user to a list of cases: scans are found, prompts parsed, names assigned.
 
-Names of cases: fit for files on every system, and no two the same.
+Names of cases are valid file names on every system, and unique.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from DiffuGTSLib.prompt.parsing import several, understand
 _EXAMPLES = 5
 # The image and its DICOM series: what makes two cases the same one.
 Identity = tuple[str, str]
-# A suffix, "-12" of a picture and a temporary name still fit into the 255 bytes of most systems.
-LONGEST_BYTES = 120
-_MOST_PARENTS = 4
+# With a suffix, "-12" of a picture or a temporary name it still fits into 255 bytes.
+MAX_NAME_BYTES = 120
+_MAX_PARENTS = 4
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-# A spreadsheet takes a cell that begins so for a formula.
+# A spreadsheet takes a cell that begins with one of these for a formula.
 FORMULA = ("=", "+", "-", "@")
 
 
-class NothingAsked(DiffuGTSError):
+class InputMissing(DiffuGTSError):
     """No inputs, or no prompt for some of them."""
 
     code = "nothing-asked"
@@ -40,10 +40,10 @@ class NothingAsked(DiffuGTSError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A case, and why it cannot be run where that is known beforehand.
+    """A case, and why it cannot run if that is known in advance.
 
     Attributes:
-        skipped: the problem is no failure; see batch_scans.Found.
+        skipped: the problem is no failure; see find_scans.Found.
     """
 
     case: Case
@@ -52,14 +52,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A scan with its prompts; the name is the table's where it says one.
+class Request:
+    """A scan with its prompts; the name is the table's where it has one.
 
     Attributes:
         found: the scan, or why there is none.
-        prompts: what to look for in it.
-        sequence: of an MR scan, where a table says it.
-        refused: why one of the prompts cannot be looked for.
+        prompts: what to segment in it.
+        sequence: of an MR scan, where a table has it.
+        refused: why one of the prompts is not accepted.
     """
 
     found: Found
@@ -70,7 +70,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What lies in the folders that were searched and is no scan.
+    """Files in the searched folders that are no scans.
 
     Attributes:
         count: files, and folders with the results of a batch.
@@ -82,7 +82,7 @@ class LeftOut:
 
     @classmethod
     def of(cls, paths: Sequence[Path]) -> LeftOut:
-        """What is to be told of them."""
+        """Their number and the names of the first ones."""
         names = (f"{path.name} (results of a batch)" if path.is_dir() else path.name
                  for path in paths[:_EXAMPLES])
         return cls(len(paths), tuple(names))
@@ -93,7 +93,7 @@ class LeftOut:
 
     @property
     def sentence(self) -> str:
-        """For people; "" where nothing was left out."""
+        """For users; "" where nothing was left out."""
         if not self.count:
             return ""
         names = ", ".join(self.examples) + (", …" if self.count > len(self.examples) else "")
@@ -102,115 +102,115 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the inputs mean."""
+    """The scans among the inputs, with their prompts, and what was left out."""
 
-    asked: list[Asked]
+    requests: list[Request]
     left_out: LeftOut
 
 
 def identity(case: Case) -> Identity:
-    """What makes a case the same as that of an earlier run, whatever its name."""
+    """What identifies a case across runs, whatever its name."""
     return str(case.image), case.series
 
 
 def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) -> Gathered:
-    """All scans that the inputs mean, each once, and what is asked of them.
+    """All scans among the inputs, each once, with their prompts.
 
     Args:
         inputs: files, folders, patterns and tables.
-        prompts: for all scans for which no table says others; several in one text are divided
-            by semicolons.
-        avoid: the run's own output folder, in which no scans are looked for.
+        prompts: for all scans for which no table gives others; semicolons separate several
+            in one text.
+        avoid: the run's own output folder, which is not searched.
 
     Raises:
-        NothingAsked: there is no input, or no prompt for some.
+        InputMissing: there is no input, or no prompt for some.
         PromptNotUnderstood: one of `prompts`; a table's become problems of their cases.
-        BadTable: see batch_table; or two rows name different sequences for one scan.
+        BadTable: see input_table; or two rows name different sequences for one scan.
     """
-    # A text without any prompt in it goes on as it is and is refused in words.
+    # A text without any prompt in it is passed on and refused with a message.
     shared = tuple(part for text in prompts for part in several(text) or [text])
     for refusal in _refused(shared).values():
         raise refusal
     left_out: dict[Path, None] = {}
-    asked = [one for source in inputs for one in _asked(source, shared, avoid, left_out)]
-    if not asked:
-        raise NothingAsked("There is nothing to segment.", "Pass files, folders or a table.")
-    asked = _merged(asked)
-    if any(not one.prompts for one in asked):
-        raise NothingAsked("There is no prompt for some of the scans.",
+    requests = [one for source in inputs for one in _requests(source, shared, avoid, left_out)]
+    if not requests:
+        raise InputMissing("There is nothing to segment.", "Pass files, folders or a table.")
+    requests = _merged(requests)
+    if any(not one.prompts for one in requests):
+        raise InputMissing("There is no prompt for some of the scans.",
                            'Say what to look for: --prompt "liver tumor".')
-    refused = _refused([text for one in asked for text in one.prompts if text not in shared])
-    # Another input may name what a folder's search has left out.
-    named = {one.found.image for one in asked} | {Path(os.path.abspath(one)) for one in inputs}
+    refused = _refused([text for one in requests for text in one.prompts if text not in shared])
+    # Another input may name a file that a folder's search has left out.
+    named = {one.found.image for one in requests} | {Path(os.path.abspath(one)) for one in inputs}
     others = [path for path in left_out if path not in named]
-    return Gathered([_with_refusal(one, refused) for one in asked], LeftOut.of(others))
+    return Gathered([_with_refusal(one, refused) for one in requests], LeftOut.of(others))
 
 
-def name_cases(asked: Sequence[Asked], names: Mapping[Identity, str]) -> list[Entry]:
+def name_cases(requests: Sequence[Request], names: Mapping[Identity, str]) -> list[Entry]:
     """The cases, each with a name of its own.
 
     Args:
         names: of cases of an earlier run, which keep them.
     """
-    known = [names.get((str(one.found.image), one.found.series)) for one in asked]
+    known = [names.get((str(one.found.image), one.found.series)) for one in requests]
     new = [(one.found.name, one.found.image)
-           for one, name in zip(asked, known, strict=True) if name is None]
-    given = iter(assign(new, names.values()))
+           for one, name in zip(requests, known, strict=True) if name is None]
+    assigned = iter(assign(new, names.values()))
     entries = []
-    for one, name in zip(asked, known, strict=True):
-        case = Case(name or next(given), one.found.image, one.prompts, one.found.series,
+    for one, name in zip(requests, known, strict=True):
+        case = Case(name or next(assigned), one.found.image, one.prompts, one.found.series,
                     one.sequence)
         entries.append(Entry(case, one.found.problem or one.refused, one.found.skipped))
     return entries
 
 
-def _asked(
+def _requests(
     source: Path | str, shared: tuple[str, ...], avoid: Path, left_out: dict[Path, None]
-) -> list[Asked]:
-    """What one input means; what its search leaves out is added to `left_out`."""
-    given = is_table(source) and Path(source).is_file()
-    rows = read_table(Path(source)) if given else [Row(Path(source))]
-    asked = []
+) -> list[Request]:
+    """The scans of one input; what its search leaves out is added to `left_out`."""
+    from_table = is_table(source) and Path(source).is_file()
+    rows = read_table(Path(source)) if from_table else [Row(Path(source))]
+    requests = []
     for row in rows:
         # A pattern is a text: a path would lose a slash at its end.
-        finds = find(row.image if given else source, avoid)
+        finds = find(row.image if from_table else source, avoid)
         left_out |= dict.fromkeys(finds.left_out)
-        asked += [Asked(replace(found, name=row.name or found.name), row.prompts or shared,
-                        row.sequence) for found in finds.scans]
-    return asked
+        requests += [Request(replace(found, name=row.name or found.name), row.prompts or shared,
+                             row.sequence) for found in finds.scans]
+    return requests
 
 
-def _merged(asked: Sequence[Asked]) -> list[Asked]:
-    """One entry a scan: what is asked of it in several places shares one encoding."""
-    merged: dict[tuple[Path, str], Asked] = {}
-    for one in asked:
+def _merged(requests: Sequence[Request]) -> list[Request]:
+    """One request per scan: prompts from several inputs share one encoding."""
+    merged: dict[tuple[Path, str], Request] = {}
+    for one in requests:
         key = one.found.image, one.found.series
         before = merged.get(key, one)
         sequences = {before.sequence, one.sequence} - {""}
         if len(sequences) > 1:
-            raise BadTable(f"{one.found.image.name} is said to be of two MR sequences: "
+            raise BadTable(f"{one.found.image.name} has two different MR sequences: "
                            f"{' and '.join(sorted(sequences))}.", "Correct the table.")
         prompts = dict.fromkeys((*before.prompts, *one.prompts))
-        merged[key] = Asked(before.found, tuple(prompts), "".join(sequences))
+        merged[key] = Request(before.found, tuple(prompts), "".join(sequences))
     return list(merged.values())
 
 
-def _with_refusal(one: Asked, refused: Mapping[str, PromptNotUnderstood]) -> Asked:
+def _with_refusal(one: Request, refused: Mapping[str, PromptNotUnderstood]) -> Request:
     errors = [refused[text] for text in one.prompts if text in refused]
     return replace(one, refused=Failure.of(errors[0])) if errors else one
 
 
 def _refused(prompts: Sequence[str]) -> dict[str, PromptNotUnderstood]:
     """The prompts that are not understood, each with its error."""
-    doubtful = [text for text in dict.fromkeys(prompts) if not _is_known(text)]
-    if not doubtful:
+    unknown = [text for text in dict.fromkeys(prompts) if not _is_known(text)]
+    if not unknown:
         return {}
-    # Seconds to load, and only needed for words beyond the vocabulary.
+    # Takes seconds to load, and is only needed for words outside the vocabulary.
     from DiffuGTSLib.networks.text_encoder import TextEncoder
 
     encoder = TextEncoder.from_package()
     refused = {}
-    for text in doubtful:
+    for text in unknown:
         try:
             understand(text, encoder)
         except PromptNotUnderstood as error:
@@ -237,22 +237,22 @@ def safe(text: str) -> str:
         return "case"
     if name.startswith(FORMULA) or _RESERVED.fullmatch(name):
         name = f"_{name}"
-    if len(name.encode()) <= LONGEST_BYTES:
+    if len(name.encode()) <= MAX_NAME_BYTES:
         return name
-    # What is cut off still tells two names apart.
-    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name.encode()[: LONGEST_BYTES - 9].decode(errors='ignore').rstrip(' .')}-{mark}"
+    # The hash keeps names different whose ends were cut off.
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: MAX_NAME_BYTES - 9].decode(errors='ignore').rstrip(' .')}-{digest}"
 
 
 def assign(wanted: Sequence[tuple[str, Path]], taken: Iterable[str] = ()) -> list[str]:
     """A name for each case.
 
-    Where several want the same name, the folders above tell them apart: "a/scan.nii" and
-    "b/scan.nii" become "a_scan" and "b_scan"; numbers do where that is not enough.
+    Where several would get the same name, the parent folders are put in front: "a/scan.nii" and
+    "b/scan.nii" become "a_scan" and "b_scan"; numbers are added where that is not enough.
 
     Args:
-        wanted: the name that each would have, and its image.
-        taken: names that others have already.
+        wanted: the preferred name of each, and its image.
+        taken: names that are in use.
     """
     groups: dict[str, list[int]] = {}
     for index, (name, _) in enumerate(wanted):
@@ -268,8 +268,8 @@ def assign(wanted: Sequence[tuple[str, Path]], taken: Iterable[str] = ()) -> lis
 
 
 def _by_parents(wanted: list[tuple[str, Path]]) -> list[str]:
-    """With as few folders in front as make them differ; unchanged where none do."""
-    for count in range(1, _MOST_PARENTS + 1):
+    """With the fewest parent folders in front that make them differ; else unchanged."""
+    for count in range(1, _MAX_PARENTS + 1):
         names = [safe("_".join([*_parents(image, count), name])) for name, image in wanted]
         if len({_folded(name) for name in names}) == len(names):
             return names
@@ -281,7 +281,7 @@ def _parents(image: Path, count: int) -> list[str]:
 
 
 def _numbered(name: str, used: set[str]) -> str:
-    """The name, with a number where it is used already; marks it as used."""
+    """The name, with a number if it is in use; marks it as used."""
     number, free = 1, name
     while _folded(free) in used:
         number += 1
@@ -291,5 +291,5 @@ def _numbered(name: str, used: set[str]) -> str:
 
 
 def _folded(name: str) -> str:
-    """The same for names that a disk may not tell apart."""
+    """The same text for names that a file system may not distinguish."""
     return unicodedata.normalize("NFD", name).casefold()

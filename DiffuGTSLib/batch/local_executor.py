@@ -1,6 +1,6 @@
 """An executor of child processes on this machine: one a GPU, or several on the CPU.
 
-A child that dies, because memory ran out or a library crashed, is replaced; see batch_places.
+A child that dies, because memory ran out or a library crashed, is replaced; see executor.py.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.batch.case import Case, Failure, Outcome, Settings
-from DiffuGTSLib.batch.executor import ChildFailed, Listen, Place, Places
+from DiffuGTSLib.batch.executor import OnProgress, Worker, WorkerFailed, WorkerPool
 from DiffuGTSLib.errors import ModelDamaged, WorkerDied
 
 _LIBRARY = Path(__file__).resolve().parents[2]
-_SECONDS_BETWEEN_LOOKS = 0.2
-_SECONDS_TO_END = 10.0
-_OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # on Windows only
+_POLL_SECONDS = 0.2
+_SECONDS_TO_EXIT = 10.0
+_NEW_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # on Windows only
 
 
-class _Child(Place):
+class _Child(Worker):
     """A child process.
 
     Args:
-        number: its own, from 0.
-        jobs: how many there are, which share the cores.
+        number: its index, from 0; it chooses the GPU.
+        jobs: number of children, which share the cores.
         messages: gets (child, event) pairs; the event is None once the child has ended.
     """
 
@@ -42,32 +42,32 @@ class _Child(Place):
         super().__init__()
         self.number = number
         self._messages = messages
-        # A session of its own: Ctrl+C is for the batch, which tells its children to end.
+        # A session of its own: Ctrl+C goes to the batch, which ends its children.
         self.process = subprocess.Popen(
             [sys.executable, "-m", "DiffuGTSLib.batch.local_child"], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment(jobs),
-            start_new_session=True, creationflags=_OWN_GROUP,
+            start_new_session=True, creationflags=_NEW_GROUP,
         )
         self.send({"type": "settings", "settings": settings.as_dict(), "place": number})
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, request: dict[str, Any]) -> None:
-        """Writes one request; that the child is gone is told by its end."""
+        """Writes one request; a child that is gone is noticed by the end of its output."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
             self.process.stdin.flush()
 
     def close(self) -> None:
-        """Tells the process to end; what it has at hand stops at its next step."""
+        """Requests the end of the process; its cases stop at their next step."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
 
     def wait(self) -> None:
-        """Waits for the end of a process that was told to; a slow one is killed."""
+        """Waits for the process to exit after `close`; a slow one is killed."""
         try:
-            self.process.wait(_SECONDS_TO_END)
+            self.process.wait(_SECONDS_TO_EXIT)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -80,11 +80,11 @@ class _Child(Place):
         self._messages.put((self, None))
 
 
-class Processes(Places[_Child]):
-    """Processes cases in child processes; see batch_executor.Executor.
+class LocalExecutor(WorkerPool[_Child]):
+    """Processes cases in child processes; see executor.Executor.
 
     Args:
-        jobs: how many children. On a machine with several GPUs they take one each in turn; on
+        jobs: number of children. On a machine with several GPUs they take one each in turn; on
             the CPU they share the cores.
     """
 
@@ -98,74 +98,74 @@ class Processes(Places[_Child]):
     def start(self, settings: Settings) -> dict[str, Any]:
         """Starts the children and waits until the first one has loaded the model."""
         self._settings = settings
-        self._places = [self._child(number) for number in range(self._jobs)]
+        self._workers = [self._child(number) for number in range(self._jobs)]
         while self._facts is None:
             self._handle(*self._messages.get())
         return self._facts
 
     def close(self) -> None:
         """Ends the children."""
-        for child in self._places:
+        for child in self._workers:
             child.close()
-        for child in self._places:
+        for child in self._workers:
             child.wait()
-        self._places = []
+        self._workers = []
 
     def _child(self, number: int) -> _Child:
         assert self._settings is not None
         return _Child(self._settings, number, self._jobs, self._messages)
 
-    def _give(self, place: _Child, case: Case) -> None:
-        place.send({"type": "case", **case.as_dict()})
+    def _submit(self, worker: _Child, case: Case) -> None:
+        worker.send({"type": "case", **case.as_dict()})
 
-    def _cancel(self, place: _Child) -> None:
-        place.send({"type": "cancel"})
+    def _cancel(self, worker: _Child) -> None:
+        worker.send({"type": "cancel"})
 
-    def _news(self, listen: Listen) -> Iterator[Outcome]:
+    def _poll(self, on_progress: OnProgress) -> Iterator[Outcome]:
         with contextlib.suppress(queue.Empty):
-            child, event = self._messages.get(timeout=_SECONDS_BETWEEN_LOOKS)
+            child, event = self._messages.get(timeout=_POLL_SECONDS)
             if event is not None and event["type"] == "progress":
-                listen(event["id"], event["stage"], event["done"], event["total"],
-                       event["fraction"])
+                on_progress(event["id"], event["stage"], event["done"], event["total"],
+                            event["fraction"])
             else:
                 yield from self._handle(child, event)
 
     def _handle(self, child: _Child, event: dict[str, Any] | None) -> list[Outcome]:
-        """What an event of a child means; the outcomes that it brings."""
+        """Handles an event of a child; returns the outcomes that it brings."""
         if event is None:
-            return self._bury(child)
+            return self._on_exit(child)
         if event["type"] == "error":
-            raise ChildFailed(Failure(event["code"], event["message"], event["hint"]))
+            raise WorkerFailed(Failure(event["code"], event["message"], event["hint"]))
         if event["type"] == "ready":
-            self._welcome(child, event["facts"])
+            self._on_ready(child, event["facts"])
         elif event["type"] == "outcome":
-            return [self._take(child, Outcome.from_dict(event["outcome"]))]
+            return [self._complete(child, Outcome.from_dict(event["outcome"]))]
         return []
 
-    def _welcome(self, child: _Child, facts: dict[str, Any]) -> None:
+    def _on_ready(self, child: _Child, facts: dict[str, Any]) -> None:
         child.ready = True
         if self._facts is None:
             self._facts = facts
         elif facts["model_sha256"] != self._facts["model_sha256"]:
-            raise ModelDamaged("The model was changed while the batch ran.",
+            raise ModelDamaged("The model changed while the batch was running.",
                                "Start again, into another folder.")
 
-    def _bury(self, child: _Child) -> list[Outcome]:
-        """Replaces a child that has ended; its cases are run again, or one has failed."""
-        if child not in self._places:
+    def _on_exit(self, child: _Child) -> list[Outcome]:
+        """Replaces a child that has exited; its cases are retried, or one has failed."""
+        if child not in self._workers:
             return []
         if not child.ready:
             raise WorkerDied("A process of the batch ended before the model was loaded.",
                              "Memory may have run out; see also: diffugts doctor")
-        cases, alone = list(child.cases.values()), child.alone
+        cases, isolated = list(child.cases.values()), child.isolated
         child.close()
         child.wait()
-        self._places[self._places.index(child)] = self._child(child.number)
-        if not alone:
-            self._suspects.extend(cases)
+        self._workers[self._workers.index(child)] = self._child(child.number)
+        if not isolated:
+            self._retries.extend(cases)
             return []
         failure = Failure(
-            WorkerDied.code, "The process that worked on this scan ended without a word.",
+            WorkerDied.code, "The process working on this scan ended unexpectedly.",
             "Memory may have run out: crop the scan, or process fewer at once (--jobs).",
         )
         return [Outcome(case.name, "failed", error=failure) for case in cases]
@@ -184,7 +184,7 @@ def _environment(jobs: int) -> dict[str, str]:
 
 
 def _cores() -> int:
-    """Those that this process may use; not all systems tell."""
+    """Number of cores that this process may use; of all cores where the system does not say."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,9 +1,8 @@
-"""The books of a batch: what was asked, which cases are done, in a folder that survives a crash.
+"""The output folder of a batch: run.json, a record per case, and the tables made from them.
 
-A case has one record, a file that is written whole after all its outputs; the tables are made
-from the records. So a batch that is killed at any moment has neither half a case nor a case twice.
-
-cases.csv and lesions.csv: a row a case, a row a lesion.
+A record is written atomically after all outputs of its case. So a batch that is killed at any
+moment leaves neither half a case nor a case twice. cases.csv has a row per case, lesions.csv a row
+per lesion.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from DiffuGTSLib.batch.inputs import FORMULA, Entry, Identity, identity
 from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
 from DiffuGTSLib.files import remove_unfinished, write_atomically, write_json
 
-# In the folder of the records, and left there: a run that removed it could take it from under
-# another one that has just opened it, and a third one would then lock a new file of that name.
+# In the folder of the records, and never removed: another run may just have opened it, and a third
+# one would then lock a new file of the same name.
 LOCK = ".lock"
-# What has to be the same so that all results of a folder are those of one run.
+# Options that must agree so that all results of a folder are those of one run.
 _OPTIONS = (
     "threshold", "seed", "samples", "modality", "sequence", "skull_stripped", "suffix",
     "dicom_seg", "maps",
@@ -53,7 +52,7 @@ class FolderInUse(DiffuGTSError):
 
 
 class FolderNotEmpty(DiffuGTSError):
-    """The output folder holds an earlier run, and this one was not told to go on with it."""
+    """The output folder holds an earlier run, and resuming it was not requested."""
 
     code = "folder-not-empty"
 
@@ -82,12 +81,12 @@ class Record:
         return self.outcome.status == "done"
 
 
-class Ledger:
+class OutputFolder:
     """The output folder of a batch, locked for as long as this object is open.
 
     Args:
-        folder: made if need be.
-        resume: go on with the run that is in it, if there is one.
+        folder: created if need be.
+        resume: continue the run in it, if there is one.
 
     Raises:
         FolderInUse, FolderNotEmpty, OutputNotWritten: the folder cannot be used.
@@ -98,23 +97,23 @@ class Ledger:
         try:
             (folder / RECORDS).mkdir(parents=True, exist_ok=True)
         except OSError:
-            raise OutputNotWritten(f"The folder {folder.name} cannot be made.",
-                                   "Choose another place.") from None
+            raise OutputNotWritten(f"The folder {folder.name} cannot be created.",
+                                   "Choose another folder.") from None
         self._lock = FileLock(folder / RECORDS / LOCK)
         self._stamps: dict[str, list[int]] = {}
         self._acquire()
-        with contextlib.ExitStack() as held:
-            held.callback(self.close)
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self.close)
             self._run = self._read_run()
             if self._run and not resume:
                 raise FolderNotEmpty(f"The folder {folder.name} holds an earlier run.",
-                                     "Go on with it by --resume, or choose another folder.")
+                                     "Continue it with --resume, or choose another folder.")
             remove_unfinished(folder)
             self.records = self._read_records()
-            held.pop_all()  # nothing has failed: the lock is kept
+            on_error.pop_all()  # nothing has failed: the lock is kept
 
     def _acquire(self) -> None:
-        """The system gives the lock back when its holder dies, however it dies."""
+        """Locks the folder; the system releases the lock when the process ends in any way."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -131,21 +130,21 @@ class Ledger:
 
     @property
     def run(self) -> dict[str, Any]:
-        """What run.json holds, after `begin`."""
+        """The content of run.json, after `begin`."""
         return self._run
 
     def begin(
-        self, settings: Settings, facts: Mapping[str, Any], asked: Mapping[str, Any]
+        self, settings: Settings, facts: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> None:
-        """Notes what runs with what.
+        """Records the start of the run in run.json.
 
         Args:
             settings: of the run.
-            facts: what the executor told of itself.
-            asked: more to be noted: of what, and where.
+            facts: from the executor: versions, device, model.
+            inputs: more entries: number of cases, prompts, executor.
 
         Raises:
-            OtherRun: results of this run would not go with those that are there.
+            OtherRun: the results in the folder come from another model or other options.
         """
         options = {name: getattr(settings, name) for name in _OPTIONS}
         if self._run:
@@ -158,29 +157,29 @@ class Ledger:
             }
         kept = sum(record.done for record in self.records.values())
         for part in self._run["parts"]:
-            if part["state"] == "running":  # it was killed, and nobody has noted its end
-                part |= {"state": "broken off", "ended": self._last_sign(),
+            if part["state"] == "running":  # it was killed before it could record its end
+                part |= {"state": "broken off", "ended": self._last_write(),
                          "done": max(0, kept - part["done_before"])}
         self._run["parts"].append({
             "state": "running", "started": _now(), "ended": None, "done_before": kept,
-            **asked, **facts,
+            **inputs, **facts,
         })
         self._write_run()
 
     def kept(self, case: Case) -> bool:
-        """Whether the same was asked of the same scan, and the answer is still there."""
+        """Whether the same request was done on the same scan, and its result is still there."""
         record = self.records.get(case.name)
         if record is None or not record.done or record.case != case:
             return False
         segmentation = self._folder / record.outcome.files["segmentation"]
         return segmentation.is_file() and record.stamp == stamp(case)
 
-    def hand_out(self, case: Case) -> None:
-        """Notes the state of a scan before it is read: what changes afterwards was not seen."""
+    def note_state(self, case: Case) -> None:
+        """Notes the state of a scan before it is read, so that later changes are noticed."""
         self._stamps[case.name] = stamp(case)
 
     def record(self, case: Case, outcome: Outcome) -> None:
-        """Notes, at once and whole, that a case has ended.
+        """Writes the record of a case that has ended, atomically.
 
         Raises:
             OutputNotWritten: the disk is full.
@@ -192,26 +191,26 @@ class Ledger:
         self.records[case.name] = record
 
     def forget(self, entries: list[Entry]) -> None:
-        """Drops the results and records of cases that are about to run again.
+        """Removes the results and records of cases that are about to run again.
 
-        A case that then fails, or has fewer prompts, would leave files of another time behind.
+        A case that then fails, or has fewer prompts, would leave outdated files behind.
         """
         for entry in entries:
             record = self.records.pop(entry.case.name, None)
             if record is None:
                 continue
-            # The segmentation first: without it, a record counts for nothing.
+            # The segmentation first: without it, a record is not valid.
             for path in _paths(record.outcome.files):
                 (self._folder / path).unlink(missing_ok=True)
             (self._folder / RECORDS / f"{entry.case.name}.json").unlink(missing_ok=True)
 
     def end(self, state: str, numbers: Mapping[str, Any]) -> None:
-        """Notes how the run ended: "finished", "cancelled" or "stopped"."""
+        """Records how the run ended: "finished", "cancelled" or "stopped"."""
         self._run["parts"][-1] |= {"state": state, "ended": _now(), **numbers}
         self._write_run()
 
     def close(self) -> None:
-        """Gives the folder free."""
+        """Releases the folder."""
         self._lock.release()
 
     def _check_same(self, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -226,8 +225,8 @@ class Ledger:
                 "Use the same ones, as its run.json says, or choose another folder.",
             )
 
-    def _last_sign(self) -> str:
-        """When the run in the folder wrote for the last time."""
+    def _last_write(self) -> str:
+        """When the run in the folder last wrote a file."""
         written = [self._folder / RUN, self._folder / CASES,
                    *(self._folder / RECORDS).glob("*.json")]
         newest = max(path.stat().st_mtime for path in written if path.exists())
@@ -243,11 +242,11 @@ class Ledger:
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
-            raise OtherRun(f"{RUN} in {self._folder.name} is no run of this program.",
+            raise OtherRun(f"{RUN} in {self._folder.name} is not from this program.",
                            "Choose another folder.") from None
 
     def _read_records(self) -> dict[str, Record]:
-        """Those that can be read: a case whose record is damaged runs again."""
+        """The records that can be read: a case whose record is damaged runs again."""
         records = {}
         for path in sorted((self._folder / RECORDS).glob("*.json")):
             try:
@@ -262,12 +261,12 @@ class Ledger:
 
 
 def stamp(case: Case) -> list[int]:
-    """Number, bytes and newest change of a scan's files; empty where that cannot be told."""
+    """Number, bytes and newest change of a scan's files; empty where they cannot be read."""
     try:
         files = [case.image]
         if case.image.is_dir():
             # The slices of a series may lie in folders below.
-            files = [Path(place, name) for place, _, names in os.walk(case.image)
+            files = [Path(folder, name) for folder, _, names in os.walk(case.image)
                      for name in names]
         states = [file.stat() for file in files]
     except OSError:
@@ -277,7 +276,7 @@ def stamp(case: Case) -> list[int]:
 
 
 def _stays_inside(record: Record) -> bool:
-    """Whether its files lie in the folder; a folder may come from elsewhere, and files go."""
+    """Whether its files lie in the folder: they may be removed, and a record may be foreign."""
     name, paths = record.case.name, map(PurePath, _paths(record.outcome.files))
     return PurePath(name).name == name and not any(
         path.is_absolute() or ".." in path.parts for path in paths)
@@ -286,8 +285,8 @@ def _stays_inside(record: Record) -> bool:
 def _paths(files: Mapping[str, Any]) -> list[str]:
     """All paths in Outcome.files, the segmentation's first."""
     maps = [path for one in files.get("maps", ()) for path in one.values()]
-    alone = [files[kind] for kind in ("segmentation", "dicom") if kind in files]
-    return [*alone, *files.get("thumbnails", ()), *maps]
+    single = [files[kind] for kind in ("segmentation", "dicom") if kind in files]
+    return [*single, *files.get("thumbnails", ()), *maps]
 
 
 def _now() -> str:
@@ -311,7 +310,7 @@ class Row:
 
 
 def write_tables(folder: Path, rows: Sequence[Row]) -> None:
-    """Writes both tables; each is whole at any moment.
+    """Writes both tables, each atomically.
 
     Raises:
         OutputNotWritten: the tables that were there stay.
@@ -322,7 +321,7 @@ def write_tables(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """CSV in UTF-8; the bytes of a name that is no UTF-8 are written as escapes."""
+    """CSV in UTF-8; bytes of a name that are not UTF-8 are written as escapes."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)

@@ -1,4 +1,4 @@
-"""Finding a Ray cluster, joining it, and dividing it into places that all work alike."""
+"""Finding a Ray cluster, joining it, and dividing it into equal workers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from DiffuGTSLib.errors import DiffuGTSError, PackageMissing
 LOCAL, AUTO = "local", "auto"
 THREADS = "OMP_NUM_THREADS"
 _DEFAULT_PORT = 6379
-_SECONDS_TO_ANSWER = 10.0
+_TIMEOUT_SECONDS = 10.0
 
 
 class ClusterUnreachable(DiffuGTSError):
-    """There is no Ray cluster at the address, or it does not take this machine in."""
+    """There is no Ray cluster at the address, or it rejects this machine."""
 
     code = "cluster-unreachable"
 
 
-class NoPlace(DiffuGTSError):
+class NoResources(DiffuGTSError):
     """The cluster has no GPU or no cores for the batch."""
 
     code = "no-place"
@@ -36,9 +36,9 @@ class Layout:
     """How a cluster is divided.
 
     Attributes:
-        count: of places.
-        cores: that each one takes; 0 on GPU machines that offer none.
-        gpu: whether each one takes a GPU.
+        count: of workers.
+        cores: of each worker; 0 on GPU machines that offer none.
+        gpu: whether each worker has a GPU.
     """
 
     count: int
@@ -47,7 +47,7 @@ class Layout:
 
     @property
     def threads(self) -> int:
-        """Of the networks on the CPU; the same in all places, for their results depend on it."""
+        """Of the networks on the CPU; the same in all workers, as results depend on it."""
         return max(1, self.cores)
 
 
@@ -81,9 +81,9 @@ def located(address: str) -> str:
         address = os.environ.get("RAY_ADDRESS") or _found()
     scheme = "ray://" if address.startswith("ray://") else ""
     host, port = _host_and_port(address.removeprefix(scheme))
-    # Ray itself tries for minutes, and may end the process then.
+    # Ray itself tries for minutes, and may then end the process.
     try:
-        socket.create_connection((host, port), _SECONDS_TO_ANSWER).close()
+        socket.create_connection((host, port), _TIMEOUT_SECONDS).close()
     except OSError:
         raise ClusterUnreachable(
             f"No Ray cluster answers at {host}:{port}.",
@@ -96,7 +96,7 @@ def join(ray: Any, address: str) -> bool:
     """Joins the cluster that `located` found; False where this process has joined one before.
 
     Raises:
-        ClusterUnreachable: it does not take this machine in.
+        ClusterUnreachable: it rejects this machine.
     """
     if ray.is_initialized():
         return False
@@ -106,7 +106,7 @@ def join(ray: Any, address: str) -> bool:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **more)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterUnreachable(
-            "The Ray cluster does not take this machine in.",
+            "The Ray cluster rejects this machine.",
             "Start the batch on a machine of the cluster, with the same versions of Python and "
             "Ray.",
         ) from error
@@ -114,42 +114,42 @@ def join(ray: Any, address: str) -> bool:
 
 
 def divided(nodes: Sequence[Mapping[str, Any]], device: str, jobs: int | None) -> Layout:
-    """A place a GPU, or where no GPU is asked for or there, some cores each.
+    """A worker per GPU; without GPUs, or where the CPU is requested, workers of some cores each.
 
-    On the CPU a place has as many cores as a node; of unequal nodes, the most with which there
-    are as many places as nodes. OMP_NUM_THREADS, if set, says how many instead.
+    On the CPU a worker has as many cores as a node; of unequal nodes, the largest number with
+    which there are as many workers as nodes. OMP_NUM_THREADS, if set, overrides it.
 
     Args:
         nodes: as ray.nodes() describes them.
         device: as in Settings.
-        jobs: number of places; None for as many as there is room for.
+        jobs: number of workers; None for as many as fit.
 
     Raises:
-        NoPlace: there is room for none.
+        NoResources: not even one fits.
     """
-    rooms = [node["Resources"] for node in nodes if node["Alive"]]
-    asked = os.environ.get(THREADS, "")
-    threads = int(asked) if asked.isdigit() and int(asked) else None
-    gpus = sum(int(room.get("GPU", 0)) for room in rooms)
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    requested = os.environ.get(THREADS, "")
+    threads = int(requested) if requested.isdigit() and int(requested) else None
+    gpus = sum(int(node.get("GPU", 0)) for node in resources)
     if device.startswith("cuda") or (device == AUTO and gpus):
         if not gpus:
-            raise NoPlace("The cluster has no GPU.", "Use --device cpu, or another cluster.")
-        beside = min(int(room.get("CPU", 0) // room["GPU"]) for room in rooms
-                     if room.get("GPU", 0) >= 1)
+            raise NoResources("The cluster has no GPU.", "Use --device cpu, or another cluster.")
+        beside = min(int(node.get("CPU", 0) // node["GPU"]) for node in resources
+                     if node.get("GPU", 0) >= 1)
         return Layout(jobs or gpus, min(threads or beside, beside), True)
-    cores = [int(room.get("CPU", 0)) for room in rooms if room.get("CPU", 0) >= 1]
-    each = threads or _most_cores(cores, jobs or len(cores))
+    cores = [int(node.get("CPU", 0)) for node in resources if node.get("CPU", 0) >= 1]
+    each = threads or _max_cores(cores, jobs or len(cores))
     count = sum(number // each for number in cores)
     if not count:
-        raise NoPlace(
+        raise NoResources(
             f"No machine of the cluster has {each} core{'s' if each > 1 else ''} for the batch.",
             f"Set {THREADS} to fewer, or add machines.",
         )
     return Layout(jobs or count, each, False)
 
 
-def _most_cores(cores: Sequence[int], wanted: int) -> int:
-    """The most cores a place with which `wanted` places have room; 1 if they never have."""
+def _max_cores(cores: Sequence[int], wanted: int) -> int:
+    """The most cores per worker with which `wanted` workers fit; 1 if they never do."""
     fitting = (each for each in range(max(cores, default=1), 0, -1)
                if sum(number // each for number in cores) >= wanted)
     return next(fitting, 1)
@@ -182,7 +182,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Ray replaces the handler of SIGTERM, which ends a batch in good order."""
+    """Ray replaces the handler of SIGTERM, with which a batch exits cleanly."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

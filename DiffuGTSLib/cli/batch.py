@@ -1,6 +1,6 @@
 """The command `diffugts batch`: many scans into one folder.
 
-What a batch shows on the console: a bar on stderr while it runs, a summary after it.
+Shows a progress bar on stderr while the batch runs, and a summary after it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from DiffuGTSLib.batch.driver import Listener, Summary
+from DiffuGTSLib.batch.driver import OnEvent, Summary
 from DiffuGTSLib.batch.report import duration
 from DiffuGTSLib.cli import common
 from DiffuGTSLib.cli.common import STAGES, own_stdout, plain_errors, print_json
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from DiffuGTSLib.batch.executor import Executor
 
 _SECONDS_BETWEEN_LINES = 60.0  # where stderr is a file and not a terminal
-_MOST_FAILURES = 20
-_LONGEST_NAME = 32
+_MAX_FAILURES = 20
+_MAX_NAME = 32
 _STAGES = STAGES | {"write": "writing the results"}
 
 
@@ -52,12 +52,12 @@ class FormatChoice(enum.StrEnum):
 InputsArgument = Annotated[list[str], typer.Argument(
     help="Scans: files, folders, DICOM folders, patterns in quotes, tables (.csv, .json).")]
 OutputOption = Annotated[Path, typer.Option(
-    "--output", "-o", help="Folder for all results; made if need be.")]
+    "--output", "-o", help="Folder for all results; created if need be.")]
 PromptOption = Annotated[list[str] | None, typer.Option(
     "--prompt", "-p", help='What to look for, as "liver tumor"; may be repeated. '
-    "Not needed where a table says it.")]
+    "Not needed where a table has it.")]
 ResumeOption = Annotated[bool, typer.Option(
-    "--resume", help="Go on with the run in the folder; what is done is not done again.")]
+    "--resume", help="Continue the run in the folder; finished cases are kept.")]
 JobsOption = Annotated[int | None, typer.Option(
     min=1, help="Scans at the same time: processes on the CPU, or GPUs.")]
 ClusterOption = Annotated[str | None, typer.Option(
@@ -99,15 +99,16 @@ def batch(
             suffix=f".{file_format.value}", dicom_seg=dicom_seg, maps=maps,
         )
         cancelled = threading.Event()
-        with _signals(cancelled), _listener(json_events, cancelled, out) as listen:
+        with _signals(cancelled), _event_handler(json_events, cancelled, out) as on_event:
             try:
-                executor, place = _executor(jobs, cluster)
+                executor, name = _executor(jobs, cluster)
                 summary = run_batch(inputs, prompt or (), settings, executor, resume=resume,
-                                    place=place, listener=listen, cancelled=cancelled)
+                                    executor_name=name, on_event=on_event,
+                                    cancelled=cancelled)
             except DiffuGTSError as error:
-                _tell_error(error, listen, json_events)
+                _send_error(error, on_event, json_events)
                 raise
-        _tell(summary, as_json, json_events, out)
+        _print_result(summary, as_json, json_events, out)
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
 
@@ -118,20 +119,20 @@ def register(app: typer.Typer) -> None:
 
 
 def _executor(jobs: int | None, cluster: str | None) -> tuple[Executor, str]:
-    """Where the cases are processed, and what to call it."""
+    """The executor and its description for run.json."""
     if cluster is not None:
         from DiffuGTSLib.batch.ray_executor import RayExecutor
 
         return RayExecutor(cluster, jobs), "Ray cluster"
-    from DiffuGTSLib.batch.local_executor import Processes
+    from DiffuGTSLib.batch.local_executor import LocalExecutor
 
     count = jobs or 1
-    return Processes(count), f"{count} process{'es' if count > 1 else ''}"
+    return LocalExecutor(count), f"{count} process{'es' if count > 1 else ''}"
 
 
 @contextmanager
 def _signals(cancelled: threading.Event) -> Iterator[None]:
-    """The first Ctrl+C, or kill, ends the run in good order; the second one at once."""
+    """The first Ctrl+C, or kill, ends the run cleanly; the second one at once."""
 
     def cancel(number: int, frame: Any) -> None:
         cancelled.set()
@@ -149,19 +150,17 @@ def _signals(cancelled: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _listener(
+def _event_handler(
     json_events: bool, cancelled: threading.Event, out: TextIO
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """What is told the events: the bar, or whoever reads stdout."""
+    """Handles the events: with the progress bar, or as JSON lines on stdout."""
     if not json_events:
-        pass  # MIG
-
-        with console_listener() as listen:
-            yield listen
+        with progress_bar() as on_event:
+            yield on_event
         return
 
     def send(event: dict[str, Any]) -> None:
-        # Nobody reads any more: the run ends as if it was cancelled.
+        # Nobody reads stdout any more: cancel the run.
         try:
             print(json.dumps(event, allow_nan=False), file=out, flush=True)
         except OSError:
@@ -182,22 +181,20 @@ def _wait_for_cancel(cancelled: threading.Event) -> None:
         print("Ending.", file=sys.stderr, flush=True)
 
 
-def _tell_error(
-    error: Exception, listen: Callable[[dict[str, Any]], None], json_events: bool
+def _send_error(
+    error: Exception, on_event: Callable[[dict[str, Any]], None], json_events: bool
 ) -> None:
-    """The run cannot start or go on: an event too, beside the sentence on stderr."""
+    """Where the run cannot start or go on: an event besides the message on stderr."""
     if json_events:
         from DiffuGTSLib.batch.case import Failure
 
-        listen({"type": "error", **asdict(Failure.of(error))})
+        on_event({"type": "error", **asdict(Failure.of(error))})
 
 
-def _tell(summary: Summary, as_json: bool, json_events: bool, out: TextIO) -> None:
+def _print_result(summary: Summary, as_json: bool, json_events: bool, out: TextIO) -> None:
     if as_json:
         print_json(document(summary), out)
     elif not json_events:
-        pass  # MIG
-
         print_summary(summary, out)
 
 
@@ -220,16 +217,18 @@ def document(summary: Summary) -> dict[str, Any]:
 
 
 @contextmanager
-def console_listener() -> Iterator[Listener]:
-    """A listener that shows the cases, the stage and the time left; lines now and then where
-    stderr is no terminal. Those name no case: they end up in logs."""
+def progress_bar() -> Iterator[OnEvent]:
+    """Shows the cases, the stage and the time left; where stderr is no terminal, a line at times.
+
+    Such a line names no case, as it ends up in logs.
+    """
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
                TextColumn("{task.fields[left]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal,
                   redirect_stdout=False, redirect_stderr=False) as progress:
         shown = _Shown(progress, progress.add_task("loading the model", total=1.0, left=""))
-        yield shown.tell
+        yield shown.handle
 
 
 class _Shown:
@@ -241,7 +240,7 @@ class _Shown:
         self._total = self._ended = self._failed = 0
         self._last = time.monotonic()
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def handle(self, event: dict[str, Any]) -> None:
         kind = event["type"]
         if kind == "started":
             self._total = sum(case["status"] != "skipped" for case in event["cases"])
@@ -260,8 +259,8 @@ class _Shown:
         left = event["seconds_left"]
         left = "" if left is None else f"about {duration(left)} left"
         name = event["case"]
-        if len(name) > _LONGEST_NAME:
-            name = f"{name[: _LONGEST_NAME - 1]}…"
+        if len(name) > _MAX_NAME:
+            name = f"{name[: _MAX_NAME - 1]}…"
         doing = f"{name}: {_STAGES.get(event['stage'], event['stage'])}"
         self._progress.update(self._task, completed=event["overall"], left=left,
                               description=f"{self._count()}  {escape(doing)}")
@@ -280,11 +279,11 @@ def print_summary(summary: Summary, out: TextIO) -> None:
     console = Console(file=out, highlight=False, markup=False)
     if summary.cancelled:
         left = f"{summary.waiting} waiting, g" if summary.waiting else "G"
-        console.print(f"Cancelled. What is finished stays. {left}o on with --resume.")
+        console.print(f"Cancelled. Finished cases stay. {left}o on with --resume.")
     counts = {"done": summary.done, "done before": summary.kept, "failed": summary.failed,
               "skipped": summary.skipped, "waiting": summary.waiting}
-    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    console.print(f"{told or 'No case was run'}; {duration(summary.seconds)}.")
+    text = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    console.print(f"{text or 'No case was run'}; {duration(summary.seconds)}.")
     if summary.left_out.count:
         console.print(summary.left_out.sentence, soft_wrap=True)
     notes = Counter(note for row in summary.rows if row.outcome for note in row.outcome.notes)
@@ -293,9 +292,9 @@ def print_summary(summary: Summary, out: TextIO) -> None:
     failed = [row for row in summary.rows if row.status == "failed" and row.problem]
     if failed:
         table = Table("failed", "why", box=None)
-        for row in failed[:_MOST_FAILURES]:
+        for row in failed[:_MAX_FAILURES]:
             table.add_row(row.case.name, row.problem.message if row.problem else "")
         console.print(table)
-        if len(failed) > _MOST_FAILURES:
-            console.print(f"{len(failed) - _MOST_FAILURES} more are in cases.csv.")
+        if len(failed) > _MAX_FAILURES:
+            console.print(f"{len(failed) - _MAX_FAILURES} more are in cases.csv.")
     console.print(f"Report: {summary.report}", soft_wrap=True)

@@ -29,8 +29,8 @@ FOOTER = "Research use only, not for clinical decisions"
 SEGMENTED, REFERENCE = "#ffe14d", "#4dd2ff"
 ATTENTION_COLOURS, RESIDUAL_COLOURS = "inferno", "viridis"
 SCALE_BAR_MM = 50.0
-# A magnified view shows three diameters, never less than twice the scale bar and a bit.
-_SMALLEST_VIEW_MM = 120.0
+# A magnified view shows three diameters, at least twice the scale bar and a margin.
+_MIN_VIEW_MM = 120.0
 _SHADOW = [withStroke(linewidth=2, foreground="black")]  # white marks on white bone
 _PANEL_WIDTH, _GAP, _TOP, _BOTTOM, _LEFT = 2.9, 0.08, 0.8, 0.95, 0.42  # inches
 
@@ -40,15 +40,15 @@ class _Plane:
     """A slice plane in display order: rows downwards, columns to the right."""
 
     name: str
-    axis: int  # of the array (S, P, L) that the plane is cut across
+    axis: int  # of the array (S, P, L) that the plane is perpendicular to
     letters: tuple[str, str, str, str]  # left, right, top, bottom
 
-    def cut(self, array: np.ndarray, index: int) -> np.ndarray:
+    def extract(self, array: np.ndarray, index: int) -> np.ndarray:
         """One slice (rows, columns); superior is up in the upright planes."""
         plane = np.take(array, index, axis=self.axis)
         return plane if self.axis == 0 else plane[::-1]
 
-    def place(self, focus: np.ndarray, size: np.ndarray) -> tuple[float, float]:
+    def position(self, focus: np.ndarray, size: np.ndarray) -> tuple[float, float]:
         """The focus (S, P, L) in mm as (column, row) from the picture's upper left corner."""
         row, column = np.delete(focus, self.axis)
         return column, row if self.axis == 0 else size[0] - row
@@ -104,10 +104,10 @@ def overview(
 ) -> None:
     """Writes a PNG: axial, coronal and sagittal through the largest lesion, five columns.
 
-    With a reference that is not empty they go through its largest part, so that what was missed is
-    seen, too. Without either the whole scan is shown, through the highest attention where tissue
-    was painted, else through the middle. Planes are the scan's own, named after the nearest
-    anatomical plane.
+    With a reference that is not empty they go through its largest part, so that missed lesions
+    are shown too. Without either the whole scan is shown, through the highest attention where
+    tissue was inpainted, else through the middle. Planes are the scan's own, named after the
+    nearest anatomical plane.
 
     Args:
         image: the scan (HU or MR intensity); all images are 3D on one grid.
@@ -179,7 +179,7 @@ def views_of(
     else:
         focus, wanted = _without_lesion(volumes), np.inf
     longest = float(max(np.array(volumes["scan"].shape) * spacing))
-    zoom = max(wanted, _SMALLEST_VIEW_MM) / longest
+    zoom = max(wanted, _MIN_VIEW_MM) / longest
     return Views(volumes, spacing, focus, zoom if zoom < 0.75 else 1.0,
                   _window(volumes["scan"], spacing, focus, modality),
                   _residual_top(volumes["residual"]))
@@ -198,11 +198,11 @@ def _through(mask: sitk.Image, spacing: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _without_lesion(volumes: dict[str, np.ndarray]) -> np.ndarray:
     """Where to look (S, P, L) when nothing was segmented."""
-    painted = volumes["healthy"] != volumes["scan"]
-    if not painted.any():
-        return np.array(painted.shape) // 2
-    candidates = np.where(painted, volumes["attention"], -1.0)
-    return np.array(np.unravel_index(np.argmax(candidates), painted.shape))
+    inpainted = volumes["healthy"] != volumes["scan"]
+    if not inpainted.any():
+        return np.array(inpainted.shape) // 2
+    candidates = np.where(inpainted, volumes["attention"], -1.0)
+    return np.array(np.unravel_index(np.argmax(candidates), inpainted.shape))
 
 
 def _residual_top(residual: np.ndarray) -> float:
@@ -277,34 +277,34 @@ def _panel(
 ) -> None:
     """One picture of the grid: scan and attention whole, the others magnified."""
     index = int(views.focus[plane.axis])
-    focus = plane.place((views.focus + 0.5) * views.spacing, views.size)
+    focus = plane.position((views.focus + 0.5) * views.spacing, views.size)
     part = _magnified_view(whole, focus, views.zoom)
     view = whole if column < 2 else part
     tall, wide = np.delete(views.size, plane.axis)
-    place: dict[str, Any] = {"extent": (0, wide, tall, 0), "interpolation": "bilinear"}
+    options: dict[str, Any] = {"extent": (0, wide, tall, 0), "interpolation": "bilinear"}
     low, high = views.window
 
-    def cut(name: str) -> np.ndarray:
-        return np.asarray(plane.cut(views.volumes[name], index), dtype=np.float32)
+    def extract(name: str) -> np.ndarray:
+        return np.asarray(plane.extract(views.volumes[name], index), dtype=np.float32)
 
-    grey = cut("healthy" if column == 2 else "scan")
-    blank = column in (2, 3) and np.array_equal(cut("healthy"), cut("scan"))
-    axes.imshow(grey, cmap="gray", vmin=low, vmax=high, alpha=0.35 if blank else 1.0, **place)
+    grey = extract("healthy" if column == 2 else "scan")
+    blank = column in (2, 3) and np.array_equal(extract("healthy"), extract("scan"))
+    axes.imshow(grey, cmap="gray", vmin=low, vmax=high, alpha=0.35 if blank else 1.0, **options)
     if blank:
-        words = "nothing painted" if column == 2 else "no residual"
+        words = "nothing inpainted" if column == 2 else "no residual"
         axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center",
                   color="white", fontsize=13, path_effects=_SHADOW)
     elif column in (1, 3):
         name, colours, top = (("attention", ATTENTION_COLOURS, 1.0) if column == 1
                               else ("residual", RESIDUAL_COLOURS, views.residual_top))
-        values = cut(name)
+        values = extract(name)
         # Low values let the scan shine through.
         axes.imshow(values, cmap=colours, vmin=0, vmax=top,
-                    alpha=np.clip(1.6 * values / top, 0, 0.8), **place)
+                    alpha=np.clip(1.6 * values / top, 0, 0.8), **options)
     if column == 4:
-        _outline(axes, cut("mask"), (wide, tall), SEGMENTED, "solid")
+        _outline(axes, extract("mask"), (wide, tall), SEGMENTED, "solid")
         if "reference" in views.volumes:
-            _outline(axes, cut("reference"), (wide, tall), REFERENCE, "dashed")
+            _outline(axes, extract("reference"), (wide, tall), REFERENCE, "dashed")
     if column < 2 and views.zoom < 1:
         axes.add_patch(Rectangle((part[0], part[2]), part[1] - part[0], part[3] - part[2],
                                  fill=False, edgecolor="white", linewidth=0.9,
@@ -330,9 +330,9 @@ def _outline(
 
 def _letters(axes: Axes, letters: tuple[str, str, str, str]) -> None:
     """Orientation letters at the four sides."""
-    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"),
-              (0.5, 0.98, "center", "top"), (0.5, 0.02, "center", "bottom"))
-    for letter, (x, y, horizontal, vertical) in zip(letters, places, strict=True):
+    positions = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"),
+                 (0.5, 0.98, "center", "top"), (0.5, 0.02, "center", "bottom"))
+    for letter, (x, y, horizontal, vertical) in zip(letters, positions, strict=True):
         axes.text(x, y, letter, transform=axes.transAxes, ha=horizontal, va=vertical,
                   color="white", fontsize=9, path_effects=_SHADOW)
 

@@ -54,8 +54,8 @@ def strip(result: Result, image: sitk.Image, modality: Modality) -> Image.Image:
         _coloured(views, "residual", RESIDUAL_COLOURS, views.residual_top, part),
     ]
     joined = np.zeros((SIDE, len(pictures) * (SIDE + GAP) - GAP, 3))
-    for place, picture in enumerate(pictures):
-        joined[:, place * (SIDE + GAP) :][:, :SIDE] = picture
+    for index, picture in enumerate(pictures):
+        joined[:, index * (SIDE + GAP) :][:, :SIDE] = picture
     return Image.fromarray(np.uint8(np.clip(joined, 0, 1) * 255))
 
 
@@ -78,14 +78,14 @@ def _square(centre: np.ndarray, half: float) -> _Box:
 
 def _sampled(views: Views, name: str, box: _Box, order: int) -> np.ndarray:
     """SIDE x SIDE samples of the axial slice; black, the least value, outside of it."""
-    plane = PLANES[0].cut(views.volumes[name], int(views.focus[0]))
+    plane = PLANES[0].extract(views.volumes[name], int(views.focus[0]))
     plane = np.asarray(plane, np.float32)
     left, upper, right, lower = box
     steps = (np.arange(SIDE) + 0.5) / SIDE
     rows = (upper + steps * (lower - upper)) / views.spacing[1] - 0.5
     columns = (left + steps * (right - left)) / views.spacing[2] - 0.5
-    places = np.meshgrid(rows, columns, indexing="ij")
-    return ndimage.map_coordinates(plane, places, order=order, mode="constant",
+    positions = np.meshgrid(rows, columns, indexing="ij")
+    return ndimage.map_coordinates(plane, positions, order=order, mode="constant",
                                    cval=float(plane.min()), prefilter=False)
 
 

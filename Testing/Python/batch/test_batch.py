@@ -55,7 +55,7 @@ def ran(model, inputs, tmp_path_factory):
     return done, output
 
 
-def test_bad_cases_are_told_and_do_not_stop_the_others(ran):
+def test_bad_cases_are_reported_and_do_not_stop_the_others(ran):
     done, output = ran
     expected = dict.fromkeys(GOOD, "done") | dict.fromkeys(
         ("corrupt", "flat", "empty", "closed", "missing"), "failed")
@@ -107,7 +107,7 @@ def test_nothing_but_results_is_left(ran):
     assert left == {"run.json", "cases.csv", "lesions.csv", "report.html", "segmentations",
                     "records", "thumbnails"}
     hidden = [path.name for path in ran[1].rglob(".*")]
-    assert hidden == [".lock"]  # of the records; see batch_ledger
+    assert hidden == [".lock"]  # of the records; see output_folder.py
     assert len(list((ran[1] / "segmentations").iterdir())) == len(GOOD)
 
 
@@ -136,7 +136,7 @@ def test_the_report_needs_no_other_file(ran):
     assert page.count("data:image/jpeg;base64,") == len(GOOD)
     assert "http" not in page
     assert "src=\"data:" in page
-    assert "Bärbel&#x27;s" in page
+    assert "Bärbel&#39;s" in page
 
 
 def test_an_earlier_run_is_not_written_over(ran, inputs, model):

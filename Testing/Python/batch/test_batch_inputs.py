@@ -1,4 +1,4 @@
-"""Which scans the inputs of a batch mean, what is asked of them, and how they are named."""
+"""Which scans the inputs of a batch mean, their prompts, and how they are named."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from support.tiny_model import ball_scan
 from DiffuGTSLib.batch.find_scans import find
 from DiffuGTSLib.batch.input_table import BadTable, read_table
 from DiffuGTSLib.batch.inputs import (
-    LONGEST_BYTES,
+    MAX_NAME_BYTES,
+    InputMissing,
     LeftOut,
-    NothingAsked,
     assign,
     gather,
     name_cases,
@@ -45,7 +45,7 @@ def left_out(*inputs: Path | str, avoid: Path = NOWHERE) -> LeftOut:
 
 
 def cases(*inputs: Path, prompts: tuple[str, ...] = (LUNG,)):
-    return [entry.case for entry in name_cases(gather(inputs, prompts, NOWHERE).asked, {})]
+    return [entry.case for entry in name_cases(gather(inputs, prompts, NOWHERE).requests, {})]
 
 
 def test_a_folder_is_searched_with_those_below_it(tmp_path):
@@ -63,8 +63,8 @@ def test_results_of_any_batch_are_no_scans(tmp_path, source):
     scans = touch(tmp_path / "scans", "deep/er/p.nii.gz", "out/maps/a/residual.nii.gz",
                   "old/segmentations/a.nii.gz", "old/records/a.json", "old/run.json")
     assert found(f"{scans}/{source}", avoid=scans / "out") == ["p.nii.gz"]
-    told = left_out(f"{scans}/{source}", avoid=scans / "out")
-    assert told.examples == ("old (results of a batch)",)
+    ignored = left_out(f"{scans}/{source}", avoid=scans / "out")
+    assert ignored.examples == ("old (results of a batch)",)
     assert found(scans / "old" / "segmentations") == ["a.nii.gz"]
 
 
@@ -77,9 +77,9 @@ def test_results_may_go_into_the_folder_of_the_scans(tmp_path):
 def test_files_that_are_no_scans_are_counted_and_named(tmp_path):
     touch(tmp_path, "a.nii", "b.hdr", "b.img", "DICOMDIR", "d/a.seg.nrrd", "d/notes.txt", "z.csv",
           *(f"{number}.png" for number in range(4)), ".hidden")
-    told = left_out(tmp_path, tmp_path)
-    assert told == LeftOut(7, ("0.png", "1.png", "2.png", "3.png", "z.csv"))
-    assert told.sentence.endswith("no scans: 7 (0.png, 1.png, 2.png, 3.png, z.csv, …).")
+    ignored = left_out(tmp_path, tmp_path)
+    assert ignored == LeftOut(7, ("0.png", "1.png", "2.png", "3.png", "z.csv"))
+    assert ignored.sentence.endswith("no scans: 7 (0.png, 1.png, 2.png, 3.png, z.csv, …).")
 
 
 def test_what_another_input_names_is_not_left_out(tmp_path):
@@ -150,7 +150,7 @@ def test_dicom_files_without_an_image_are_named_and_skipped(tmp_path):
     '\ufeffName;IMAGE;Prompt;remark\nfirst;a.nii;"lung tumor\nliver tumor";x\n\n;b.nii;;\n',
     "image\tprompt\tname\na.nii\tlung tumor;liver tumor\tfirst\nb.nii\n",
 ])
-def test_a_table_tells_image_prompts_and_name(tmp_path, content):
+def test_a_table_gives_image_prompts_and_name(tmp_path, content):
     path = tmp_path / "scans.csv"
     path.write_text(content, encoding="utf-8")
     first, second = read_table(path)
@@ -177,7 +177,7 @@ def test_a_table_that_says_too_little_is_refused(tmp_path, content, suffix):
         read_table(path)
 
 
-def test_a_table_may_tell_the_mr_sequence_of_each_scan(tmp_path):
+def test_a_table_may_give_the_mr_sequence_of_each_scan(tmp_path):
     touch(tmp_path, "a.nii", "b.nii")
     (tmp_path / "t.csv").write_text("image,sequence\na.nii, T1C\nb.nii,\na.nii,\n")
     assert [case.sequence for case in cases(tmp_path / "t.csv")] == ["t1c", ""]
@@ -186,7 +186,7 @@ def test_a_table_may_tell_the_mr_sequence_of_each_scan(tmp_path):
 def test_two_sequences_for_one_scan_are_refused(tmp_path):
     touch(tmp_path, "a.nii")
     (tmp_path / "t.csv").write_text("image,sequence\na.nii,t1\na.nii,t2\n")
-    with pytest.raises(BadTable, match=r"a\.nii is said to be of two MR sequences: t1 and t2"):
+    with pytest.raises(BadTable, match=r"a\.nii has two different MR sequences: t1 and t2"):
         cases(tmp_path / "t.csv")
 
 
@@ -213,12 +213,12 @@ def test_a_prompt_that_nobody_understands_is_refused_before_anything_runs(tmp_pa
 def test_a_bad_prompt_in_a_table_is_the_problem_of_its_row(tmp_path):
     touch(tmp_path, "a.nii", "b.nii")
     (tmp_path / "t.csv").write_text(f"image,prompt\na.nii,why?\nb.nii,{LUNG}\n")
-    bad, good = name_cases(gather([tmp_path / "t.csv"], (), NOWHERE).asked, {})
+    bad, good = name_cases(gather([tmp_path / "t.csv"], (), NOWHERE).requests, {})
     assert (bad.problem.code, good.problem) == ("prompt-not-understood", None)
 
 
 def test_a_scan_without_any_prompt_is_refused(tmp_path):
-    with pytest.raises(NothingAsked):
+    with pytest.raises(InputMissing):
         cases(touch(tmp_path, "a.nii"), prompts=())
 
 
@@ -235,16 +235,16 @@ def test_names_are_fit_for_files(text, name):
 def test_long_names_are_cut_and_stay_apart(tmp_path):
     one, other = safe("ä" * 300 + "1"), safe("ä" * 300 + "2")
     assert one != other
-    assert max(len(one.encode()), len(other.encode())) <= LONGEST_BYTES
+    assert max(len(one.encode()), len(other.encode())) <= MAX_NAME_BYTES
 
 
-def test_equal_names_are_told_apart_by_the_folders_above():
+def test_equal_names_are_distinguished_by_the_folders_above():
     paths = [Path("/d/p1/image.nii"), Path("/d/p2/image.nii"), Path("/d/p1/other.nii")]
     names = assign([("image", paths[0]), ("image", paths[1]), ("other", paths[2])])
     assert names == ["p1_image", "p2_image", "other"]
 
 
-def test_names_that_only_a_disk_confuses_are_told_apart():
+def test_names_that_only_a_disk_confuses_are_distinguished():
     same = Path("/d/x.nii")
     assert assign([("Scan", same), ("scan", same), ("scan_2", same)], ["SCAN"]) == [
         "Scan_2", "scan_3", "scan_2_2"]
@@ -252,9 +252,9 @@ def test_names_that_only_a_disk_confuses_are_told_apart():
 
 def test_a_case_of_an_earlier_run_keeps_its_name(tmp_path):
     touch(tmp_path, "p1/image.nii", "p2/image.nii")
-    asked = gather([tmp_path], (LUNG,), NOWHERE).asked
+    requests = gather([tmp_path], (LUNG,), NOWHERE).requests
     known = {(str(tmp_path / "p2" / "image.nii"), ""): "image"}
-    assert [entry.case.name for entry in name_cases(asked, known)] == ["image_2", "image"]
+    assert [entry.case.name for entry in name_cases(requests, known)] == ["image_2", "image"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are always text there")

@@ -17,7 +17,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from support.batch_runs import HeldScans, InThisProcess, statuses, table, voxels, write_scan
+from support.batch_runs import BlockedScans, InThisProcess, statuses, table, voxels, write_scan
 from support.dicom_files import write_enhanced, write_series
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
@@ -50,14 +50,14 @@ class Ran:
         self.events = []
         executor, cancelled = InThisProcess(), threading.Event()
 
-        def listen(event):
+        def on_event(event):
             self.events.append(event)
             if at is not None and event["type"] == at[0]:
                 at[1](cancelled)
 
         self.summary = run_batch(inputs, prompts or (PROMPT,), settings, executor, resume=resume,
-                                 listener=listen, cancelled=cancelled)
-        self.asked = executor.asked
+                                 on_event=on_event, cancelled=cancelled)
+        self.started = executor.started
 
     def of(self, kind, **fields):
         return [event for event in self.events if event["type"] == kind
@@ -127,7 +127,7 @@ def test_a_scan_that_allows_no_dicom_segmentation_keeps_its_other_outputs(settin
     print_summary(ran.summary, said := io.StringIO())
     assert f"1 case: {note}" in said.getvalue()
     again = Ran([study], replace(settings, dicom_seg=True), resume=True)
-    assert not again.asked
+    assert not again.started
     assert again.summary.rows[0].outcome.notes == [note]
 
 
@@ -146,29 +146,29 @@ def test_a_case_runs_again_when_its_scan_or_prompt_has_changed(settings, tmp_pat
     write_scan(changed, 5)
     bad.write_bytes(content)
     again = Ran([same, changed, bad], settings, resume=True)
-    assert sorted(again.asked) == ["b", "c"]
+    assert sorted(again.started) == ["b", "c"]
     assert statuses(settings.folder) == dict.fromkeys("abc", "done")
     other = Ran([same], settings, OTHER, resume=True)
-    assert (other.asked, len(statuses(settings.folder))) == (["a"], 3)
+    assert (other.started, len(statuses(settings.folder))) == (["a"], 3)
 
 
 def test_the_sequence_in_a_table_goes_before_that_of_all_scans(model, settings, tmp_path):
-    """This model tells a T1 and a FLAIR apart, and has to know which one it gets."""
+    """This model distinguishes T1 from FLAIR, and has to know which one it gets."""
     names = shutil.copytree(model, tmp_path / "named")
     card = Card.read(names)
     replace(card, class_labels={"CT": 1, "MR/t1": 8, "MR/flair": 9}).write(names)
     for name in "abc":
         write_scan(tmp_path / f"{name}.nrrd")
     (tmp_path / "t.csv").write_text("image,sequence\na.nrrd,t1\nb.nrrd,\nc.nrrd,t2\n")
-    asking = replace(settings, model=str(names))
-    ran = Ran([tmp_path / "t.csv"], asking)
+    named = replace(settings, model=str(names))
+    ran = Ran([tmp_path / "t.csv"], named)
     assert {event["case"]: event["code"] for event in ran.of("case-failed")} == dict.fromkeys(
         "bc", "sequence-unknown")
-    told = replace(asking, sequence="t1", folder=tmp_path / "told")
-    Ran([tmp_path / "t.csv"], told)
-    assert statuses(told.folder) == {"a": "done", "b": "done", "c": "failed"}
+    shared = replace(named, sequence="t1", folder=tmp_path / "shared")
+    Ran([tmp_path / "t.csv"], shared)
+    assert statuses(shared.folder) == {"a": "done", "b": "done", "c": "failed"}
     (tmp_path / "t.csv").write_text("image,sequence\na.nrrd,t1\nb.nrrd,\nc.nrrd,flair\n")
-    assert Ran([tmp_path / "t.csv"], told, resume=True).asked == ["c"]
+    assert Ran([tmp_path / "t.csv"], shared, resume=True).started == ["c"]
 
 
 @pytest.mark.parametrize("field", ["name", "segmentation"])
@@ -180,7 +180,7 @@ def test_a_record_cannot_remove_what_lies_elsewhere(settings, tmp_path, field):
     owner[field] = "../../other" if field == "name" else "../other.json"
     record.write_text(json.dumps(document))
     (tmp_path / "other.json").write_text("not of this run")
-    assert Ran([scan], settings, OTHER, resume=True).asked == ["a"]
+    assert Ran([scan], settings, OTHER, resume=True).started == ["a"]
     assert (tmp_path / "other.json").exists()
 
 
@@ -189,7 +189,7 @@ def test_a_lost_segmentation_or_a_damaged_record_is_made_again(settings, tmp_pat
     Ran(scans, settings)
     (settings.folder / "segmentations" / "a.seg.nrrd").unlink()
     (settings.folder / "records" / "b.json").write_text('{"case": ')
-    assert sorted(Ran(scans, settings, resume=True).asked) == ["a", "b"]
+    assert sorted(Ran(scans, settings, resume=True).started) == ["a", "b"]
 
 
 def test_results_of_other_options_do_not_get_into_one_folder(settings, tmp_path):
@@ -201,17 +201,17 @@ def test_results_of_other_options_do_not_get_into_one_folder(settings, tmp_path)
 
 
 def test_a_cancelled_batch_keeps_what_is_done_and_says_what_waits(settings, tmp_path):
-    held = HeldScans(tmp_path / "scans")
+    blocked = BlockedScans(tmp_path / "scans")
 
     def cancel(cancelled):
         cancelled.set()
-        held.open()
+        blocked.open()
 
-    summary = Ran(held.paths, settings, at=("case-done", cancel)).summary
+    summary = Ran(blocked.paths, settings, at=("case-done", cancel)).summary
     assert (summary.exit_code, summary.done, summary.waiting) == (130, 1, 4)
     assert statuses(settings.folder) == dict.fromkeys("bcde", "waiting") | {"a": "done"}
     assert [path.name for path in (settings.folder / "segmentations").iterdir()] == ["a.seg.nrrd"]
-    assert table(settings.folder / "cases.csv")[0]["image"] == str(held.paths[0])
+    assert table(settings.folder / "cases.csv")[0]["image"] == str(blocked.paths[0])
     print_summary(summary, said := io.StringIO())
     assert "4 waiting, go on with --resume" in said.getvalue()
 
@@ -226,11 +226,11 @@ def test_the_summary_names_what_was_left_out(settings, tmp_path):
 def test_a_scan_that_changes_while_it_is_segmented_runs_again(settings, tmp_path):
     scan = write_scan(tmp_path / "a.nrrd")
     Ran([scan], settings, at=("case-started", lambda cancelled: os.utime(scan, (1, 1))))
-    assert Ran([scan], settings, resume=True).asked == ["a"]
-    assert Ran([scan], settings, resume=True).asked == []
+    assert Ran([scan], settings, resume=True).started == ["a"]
+    assert Ran([scan], settings, resume=True).started == []
 
 
-def test_nothing_of_an_earlier_time_is_left_of_a_case_that_runs_again(settings, tmp_path):
+def test_no_file_of_the_earlier_run_is_left_of_a_case_that_runs_again(settings, tmp_path):
     scan = write_scan(tmp_path / "a.nrrd")
     Ran([scan], replace(settings, maps=True), PROMPT, OTHER)
     scan.write_bytes(scan.read_bytes()[:300])
@@ -241,7 +241,7 @@ def test_nothing_of_an_earlier_time_is_left_of_a_case_that_runs_again(settings, 
     assert not [path for name in folders for path in (settings.folder / name).rglob("*.*")]
 
 
-def test_events_tell_how_far_the_whole_is(settings, tmp_path):
+def test_events_report_the_progress_of_the_whole_batch(settings, tmp_path):
     scans = [write_scan(tmp_path / f"{name}.nrrd", seed) for seed, name in enumerate("ab")]
     events = Ran(scans, settings).events
     kinds = [event["type"] for event in events]
@@ -270,10 +270,10 @@ def test_files_that_cannot_be_written_stop_the_run_and_leave_nothing_half(
     assert sum(path.name.endswith(".seg.nrrd") for path in left) == finished
     assert sum(path.suffix == ".jpg" for path in left) == finished
     again = Ran(scans, settings, resume=True)
-    assert (len(again.asked), again.summary.exit_code) == (4 - finished, 0)
+    assert (len(again.started), again.summary.exit_code) == (4 - finished, 0)
 
 
-def test_a_place_that_cannot_be_written_to_is_told_at_once(settings, tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_reported_at_once(settings, tmp_path):
     scan = write_scan(tmp_path / "a.nrrd")
     settings.folder.write_text("a file")
     with pytest.raises(OutputNotWritten):

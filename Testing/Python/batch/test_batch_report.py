@@ -117,7 +117,7 @@ def test_the_report_is_sound_and_names_every_case(tmp_path):
     assert "not for clinical decisions" in page.text
 
 
-def test_the_report_tells_of_all_parts_of_the_run_and_their_time(tmp_path):
+def test_the_report_lists_all_parts_of_the_run_and_their_time(tmp_path):
     ends = [("10:00", "10:05", "broken off", 2), ("11:00", "11:30", "finished", 3)]
     parts = [RUN["parts"][0] | {
         "started": f"2026-01-01T{start}:00+00:00", "ended": f"2026-01-01T{end}:00+00:00",
@@ -129,7 +129,7 @@ def test_the_report_tells_of_all_parts_of_the_run_and_their_time(tmp_path):
     assert "running" in report(tmp_path, waiting("c")).text
 
 
-def test_a_duration_is_told_in_what_matters():
+def test_a_duration_is_given_in_its_largest_units():
     assert [duration(s) for s in (0, 89, 90, 3569, 3570, 12000)] == [
         "0 s", "89 s", "2 min", "59 min", "1 h 0 min", "3 h 20 min"]
 
@@ -200,7 +200,7 @@ def pictures() -> list[np.ndarray]:
     result = SimpleNamespace(attention=score, pseudo_healthy=image * 0 + 40, residual=score * 3,
                              mask=mask, lesions=find_lesions(mask, score))
     whole = np.asarray(strip(result, image, "CT")).astype(int)
-    return [whole[:, place * (SIDE + GAP) :][:, :SIDE] for place in range(len(PANELS))]
+    return [whole[:, index * (SIDE + GAP) :][:, :SIDE] for index in range(len(PANELS))]
 
 
 def test_the_whole_slice_is_shown_with_a_frame_around_what_is_magnified(pictures):

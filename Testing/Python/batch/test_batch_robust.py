@@ -1,4 +1,4 @@
-"""Batches that are killed, crowded, out of disk, or whose processes die; and that go on."""
+"""Batches that are killed, started twice, out of disk, or whose processes die; and resumed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from support.batch_runs import EventStream, HeldScans, batch, statuses, table, voxels, write_scan
+from support.batch_runs import BlockedScans, EventStream, batch, statuses, table, voxels, write_scan
 from support.gates import Gate
 from support.tiny_model import PROMPT, write_tiny_model
 
 from DiffuGTSLib.batch.case import Case, Settings
-from DiffuGTSLib.batch.local_executor import Processes
+from DiffuGTSLib.batch.local_executor import LocalExecutor
 
 
 @pytest.fixture(scope="module")
@@ -28,38 +28,38 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def held(tmp_path_factory) -> HeldScans:
-    return HeldScans(tmp_path_factory.mktemp("scans"))
+def blocked(tmp_path_factory) -> BlockedScans:
+    return BlockedScans(tmp_path_factory.mktemp("scans"))
 
 
 @pytest.fixture(scope="module")
-def killed(model, held, tmp_path_factory):
-    """A batch that was killed while it worked on its second case and another one knocked."""
+def killed(model, blocked, tmp_path_factory):
+    """A batch that was killed while it worked on its second case and a second one tried."""
     output = tmp_path_factory.mktemp("out")
-    stream = EventStream(held.paths, output, model)
+    stream = EventStream(blocked.paths, output, model)
     stream.until("case-done")
-    crowded = batch(held.paths, output, model, "--resume")
+    second = batch(blocked.paths, output, model, "--resume")
     children = psutil.Process(stream.process.pid).children(recursive=True)
     stream.process.kill()
     stream.process.wait()
-    held.open()
+    blocked.open()
     left = psutil.wait_procs(children, timeout=300)[1]
-    held.shut()
-    return SimpleNamespace(output=output, crowded=crowded, children=children, left=left)
+    blocked.shut()
+    return SimpleNamespace(output=output, second=second, children=children, left=left)
 
 
 @pytest.fixture(scope="module")
-def resumed(model, held, killed):
+def resumed(model, blocked, killed):
     """What happened to it then: it was resumed, cancelled, and resumed once more."""
     output, record = killed.output, killed.output / "records" / "a.json"
     (output / "segmentations" / f".{'0' * 32}.nrrd").write_bytes(b"half")
     before = record.stat().st_mtime_ns
-    asked = EventStream(held.paths, output, model, "--resume")
-    asked.until("case-started")
-    asked.cancel()
-    held.open()
-    cancelled = asked.until("finished") | {"code": asked.process.wait(300)}
-    again = EventStream(held.paths, output, model, "--resume")
+    first = EventStream(blocked.paths, output, model, "--resume")
+    first.until("case-started")
+    first.cancel()
+    blocked.open()
+    cancelled = first.until("finished") | {"code": first.process.wait(300)}
+    again = EventStream(blocked.paths, output, model, "--resume")
     events = {kind: again.until(kind) for kind in ("started", "finished")}
     return SimpleNamespace(
         output=output, cancelled=cancelled, **events, code=again.process.wait(300),
@@ -67,8 +67,8 @@ def resumed(model, held, killed):
 
 
 def test_a_second_batch_into_the_same_folder_is_refused(killed):
-    assert killed.crowded.returncode == 1
-    assert "Another batch" in killed.crowded.stderr
+    assert killed.second.returncode == 1
+    assert "Another batch" in killed.second.stderr
 
 
 def test_the_children_of_a_killed_batch_end_too(killed):
@@ -76,11 +76,11 @@ def test_the_children_of_a_killed_batch_end_too(killed):
     assert not killed.left
 
 
-def test_a_killed_batch_goes_on_without_doing_a_case_again(resumed, held):
+def test_a_killed_batch_resumes_without_repeating_a_case(resumed, blocked):
     kept = {case["name"] for case in resumed.started["cases"] if case["status"] == "done"}
     assert "a" in kept
     assert resumed.untouched
-    assert resumed.finished["done"] + resumed.finished["kept"] == len(held.names)
+    assert resumed.finished["done"] + resumed.finished["kept"] == len(blocked.names)
     assert resumed.code == 0
 
 
@@ -91,29 +91,29 @@ def test_a_line_on_stdin_cancels_a_batch(resumed):
     assert cancelled["waiting"] >= 1
 
 
-def test_ctrl_c_ends_a_batch_in_good_order(model, tmp_path):
-    held = HeldScans(tmp_path / "scans")
-    stream = EventStream(held.paths, tmp_path / "out", model)
+def test_ctrl_c_ends_a_batch_cleanly(model, tmp_path):
+    blocked = BlockedScans(tmp_path / "scans")
+    stream = EventStream(blocked.paths, tmp_path / "out", model)
     stream.until("case-done")
     stream.process.send_signal(signal.SIGINT)
     stream.until_ending()
-    held.open()
+    blocked.open()
     assert stream.until("finished")["cancelled"]
     assert stream.process.wait(300) == 130
     found = statuses(tmp_path / "out")
-    assert (found["a"], found[held.names[-1]]) == ("done", "waiting")
+    assert (found["a"], found[blocked.names[-1]]) == ("done", "waiting")
 
 
-def test_a_resumed_batch_has_every_row_once_and_nothing_unfinished(resumed, held):
+def test_a_resumed_batch_has_every_row_once_and_nothing_unfinished(resumed, blocked):
     output = resumed.output
-    assert statuses(output) == dict.fromkeys(held.names, "done")
+    assert statuses(output) == dict.fromkeys(blocked.names, "done")
     lesions = [(row["case"], row["label"]) for row in table(output / "lesions.csv")]
     assert len(set(lesions)) == len(lesions)
     assert sorted(path.name for path in (output / "segmentations").iterdir()) == [
-        f"{name}.seg.nrrd" for name in held.names]
+        f"{name}.seg.nrrd" for name in blocked.names]
 
 
-def test_the_run_tells_of_each_time_that_it_was_started(resumed):
+def test_the_run_records_each_time_that_it_was_started(resumed):
     parts = json.loads((resumed.output / "run.json").read_text())["parts"]
     assert [part["state"] for part in parts] == ["broken off", "cancelled", "finished"]
     assert [part["done_before"] for part in parts][:2] == [0, 1]
@@ -137,43 +137,43 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", disk], check=False)
 
 
-def test_a_full_disk_stops_the_batch_and_spares_what_is_finished(small_disk, model, tmp_path):
+def test_a_full_disk_stops_the_batch_and_keeps_what_is_finished(small_disk, model, tmp_path):
     disk, grow = small_disk
-    held = HeldScans(tmp_path / "scans")
-    stream = EventStream(held.paths, disk / "out", model)
+    blocked = BlockedScans(tmp_path / "scans")
+    stream = EventStream(blocked.paths, disk / "out", model)
     stream.until("case-done")
-    held.open()
+    blocked.open()
     assert stream.until("error")["code"] == "output-not-written"
     said = stream.process.communicate()[1]
     assert (stream.process.returncode, "disk" in said, "--resume" in said) == (1, True, True)
     records = {path.stem for path in (disk / "out" / "records").glob("*.json")}
-    assert 0 < len(records) < len(held.names)
+    assert 0 < len(records) < len(blocked.names)
     assert all(voxels(disk / "out", name).any() for name in records)
     assert grow()
-    assert batch(held.paths, disk / "out", model, "--resume").returncode == 0
-    assert statuses(disk / "out") == dict.fromkeys(held.names, "done")
+    assert batch(blocked.paths, disk / "out", model, "--resume").returncode == 0
+    assert statuses(disk / "out") == dict.fromkeys(blocked.names, "done")
 
 
 def test_two_processes_do_the_same_as_one_and_survive_a_death(
-    one_thread, resumed, model, held, tmp_path
+    one_thread, resumed, model, blocked, tmp_path
 ):
-    """Case "x" dies with its process each time, as if memory ran out; the others do not mind."""
-    executor = Processes(jobs=2)
+    """Case "x" kills its process each time, as if memory ran out; others are not affected."""
+    executor = LocalExecutor(jobs=2)
     settings = Settings(str(model), "cpu", folder=tmp_path)
     starts: list[str] = []
 
-    def listen(case: str, stage: str, *step: float) -> None:
+    def on_progress(case: str, stage: str, *step: float) -> None:
         if stage == "start":
             starts.append(case)
             if case == "x":
-                (child,) = (one for one in executor._places if "x" in one.cases)
+                (child,) = (one for one in executor._workers if "x" in one.cases)
                 os.kill(child.process.pid, signal.SIGKILL)
 
-    paths = [Gate(write_scan(tmp_path / "x.nrrd")).path, *held.paths[:3]]
+    paths = [Gate(write_scan(tmp_path / "x.nrrd")).path, *blocked.paths[:3]]
     cases = [Case(path.stem, path, (PROMPT,)) for path in paths]
     try:
         executor.start(settings)
-        outcomes = {one.case: one for one in executor.run(cases, listen, threading.Event())}
+        outcomes = {one.case: one for one in executor.run(cases, on_progress, threading.Event())}
     finally:
         executor.close()
     assert {name: one.status for name, one in outcomes.items()} == {

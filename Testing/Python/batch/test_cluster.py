@@ -15,15 +15,21 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from support.batch_runs import EventStream, HeldScans, batch, statuses, voxels, write_scan
+from support.batch_runs import BlockedScans, EventStream, batch, statuses, voxels, write_scan
 from support.gates import Gate
 from support.tiny_model import PROMPT, write_tiny_model
 
 from DiffuGTSLib.batch.case import Settings
 from DiffuGTSLib.batch.driver import run_batch
-from DiffuGTSLib.batch.local_executor import Processes
-from DiffuGTSLib.batch.ray_actor import ClusterPlace
-from DiffuGTSLib.batch.ray_connection import ClusterUnreachable, Layout, NoPlace, divided, located
+from DiffuGTSLib.batch.local_executor import LocalExecutor
+from DiffuGTSLib.batch.ray_actor import RayWorker
+from DiffuGTSLib.batch.ray_connection import (
+    ClusterUnreachable,
+    Layout,
+    NoResources,
+    divided,
+    located,
+)
 from DiffuGTSLib.batch.ray_executor import RayExecutor
 from DiffuGTSLib.errors import PackageMissing
 
@@ -83,7 +89,7 @@ def processes(*names: str) -> list[psutil.Process]:
 @pytest.fixture(scope="module")
 def single(one_thread, settings, scans) -> Path:
     """What one child process on this machine makes of the scans, with as many threads."""
-    run_batch(scans, (PROMPT,), settings, Processes())
+    run_batch(scans, (PROMPT,), settings, LocalExecutor())
     return settings.folder
 
 
@@ -91,14 +97,14 @@ def single(one_thread, settings, scans) -> Path:
 def resumed(cluster, settings, scans, tmp_path_factory):
     """A batch on the cluster that was cancelled in its second case and then resumed."""
     output = tmp_path_factory.mktemp("cluster")
-    model, held = Path(settings.model), HeldScans(tmp_path_factory.mktemp("held"))
-    first = EventStream(held.paths, output, model, "--cluster", cluster.address, "--jobs", "1")
+    model, blocked = Path(settings.model), BlockedScans(tmp_path_factory.mktemp("blocked"))
+    first = EventStream(blocked.paths, output, model, "--cluster", cluster.address, "--jobs", "1")
     first.until("case-done")
     first.cancel()
-    held.open()
+    blocked.open()
     cancelled = first.until("finished") | {"code": first.process.wait(300)}
-    left = psutil.wait_procs(processes("ClusterPlace"), timeout=300)[1]
-    scans = [*held.paths, *scans[len(held.paths) :]]
+    left = psutil.wait_procs(processes("RayWorker"), timeout=300)[1]
+    scans = [*blocked.paths, *scans[len(blocked.paths) :]]
     second = EventStream(scans, output, model, "--cluster", "auto", "--resume")
     events = [json.loads(line) for line in second.process.stdout]
     return SimpleNamespace(output=output, cancelled=cancelled, events=events, left=left,
@@ -106,18 +112,18 @@ def resumed(cluster, settings, scans, tmp_path_factory):
 
 
 class Assembled(RayExecutor):
-    """Waits for all places: the first one could do all cases before the second has its model."""
+    """Waits for all workers: the first could do all cases before the second has its model."""
 
     def start(self, settings: Settings) -> dict:
         facts = super().start(settings)
-        while not all(place.ready for place in self._places):
-            for reference in self._answered():
+        while not all(worker.ready for worker in self._workers):
+            for reference in self._completed():
                 self._handle(reference)
         return facts
 
 
 class NodeKiller:
-    """Kills a node in the middle of its cases, once the other places have done all of theirs.
+    """Kills a node in the middle of its cases, once the other workers have done all of theirs.
 
     All scans are gates, and those that the node is given stay shut until then.
     """
@@ -128,15 +134,15 @@ class NodeKiller:
         self.starts: Counter[str] = Counter()
         self.lost: list[str] = []
 
-    def listen(self, event: dict) -> None:
+    def on_event(self, event: dict) -> None:
         if event["type"] == "case-started":
             self.starts[event["case"]] += 1
         if self.lost:
             return
-        (doomed,) = (one for one in self._executor._places if one.node == self._node.node_id)
+        (doomed,) = (one for one in self._executor._workers if one.node == self._node.node_id)
         if event["type"] == "case-started" and event["case"] not in doomed.cases:
             self._gates[event["case"]].open()
-        others = [one for one in self._executor._places if one is not doomed and one.cases]
+        others = [one for one in self._executor._workers if one is not doomed and one.cases]
         if event["type"] == "case-done" and not others:
             self.lost = list(doomed.cases)
             self._kill()
@@ -145,15 +151,15 @@ class NodeKiller:
 
     def _kill(self) -> None:
         raylets = {info.process.pid for info in self._node.all_processes["raylet"]}
-        (place,) = (one for one in processes("ClusterPlace") if one.ppid() in raylets)
+        (worker,) = (one for one in processes("RayWorker") if one.ppid() in raylets)
         self._cluster.remove_node(self._node, allow_graceful=False)
-        place.kill()
-        psutil.wait_procs([place], timeout=300)
+        worker.kill()
+        psutil.wait_procs([worker], timeout=300)
 
 
 @pytest.fixture(scope="module")
 def survived(resumed, cluster, settings, tmp_path_factory):
-    """A batch during which one of the two nodes was killed, with cases at hand."""
+    """A batch during which one of the two nodes was killed, with cases assigned to it."""
     folder = tmp_path_factory.mktemp("gates")
     gates = {name: Gate(write_scan(folder / f"{name}.nrrd", seed))
              for seed, name in enumerate(NAMES)}
@@ -161,7 +167,7 @@ def survived(resumed, cluster, settings, tmp_path_factory):
     killer = NodeKiller(cluster, executor, gates)
     output = tmp_path_factory.mktemp("survived")
     summary = run_batch([gate.path for gate in gates.values()], (PROMPT,),
-                        replace(settings, folder=output), executor, listener=killer.listen)
+                        replace(settings, folder=output), executor, on_event=killer.on_event)
     return SimpleNamespace(output=output, summary=summary, lost=killer.lost, starts=killer.starts)
 
 
@@ -180,7 +186,7 @@ def test_a_cluster_does_all_cases_bit_identical_to_a_single_machine(resumed, sin
     assert_same_files(resumed.output, single)
 
 
-def test_a_cancelled_batch_ends_its_places_and_goes_on_later(resumed):
+def test_a_cancelled_batch_ends_its_workers_and_can_be_resumed(resumed):
     assert (resumed.cancelled["cancelled"], resumed.cancelled["code"]) == (True, 130)
     assert not resumed.left
     finished = resumed.events[-1]
@@ -210,15 +216,15 @@ def test_a_node_that_is_killed_loses_no_case_and_changes_no_voxel(survived, sing
 
 
 def test_a_scan_that_takes_its_process_down_fails_alone(cluster, settings, scans, tmp_path):
-    def listen(event: dict) -> None:
+    def on_event(event: dict) -> None:
         if event["type"] == "case-started" and event["case"] == "a":
-            (place,) = processes("ClusterPlace")
-            place.kill()
+            (worker,) = processes("RayWorker")
+            worker.kill()
 
     ours = replace(settings, folder=tmp_path / "out")
     executor = RayExecutor(cluster.address, jobs=1)
     inputs = [Gate(write_scan(tmp_path / "a.nrrd")).path, scans[1]]
-    summary = run_batch(inputs, (PROMPT,), ours, executor, listener=listen)
+    summary = run_batch(inputs, (PROMPT,), ours, executor, on_event=on_event)
     assert (summary.done, summary.failed) == (1, 1)
     assert statuses(ours.folder) == {"a": "failed", "b": "done"}
     assert json.loads((ours.folder / "records" / "a.json").read_text())["outcome"]["error"][
@@ -264,33 +270,33 @@ def test_usage_statistics_are_off(monkeypatch):
 
 def test_a_machine_that_does_not_see_the_output_folder_says_so(settings, tmp_path):
     elsewhere = replace(settings, folder=tmp_path / "none").as_dict()
-    answer = ClusterPlace(elsewhere, "cpu", ".sign").load()
+    answer = RayWorker(elsewhere, "cpu", ".marker").load()
     assert answer["failure"]["code"] == "folder-not-shared"
 
 
-def rooms(*resources: dict[str, float]) -> list[dict]:
+def machines(*resources: dict[str, float]) -> list[dict]:
     return [{"Alive": True, "Resources": one} for one in resources]
 
 
 @pytest.mark.parametrize(("nodes", "device", "jobs", "expected"), [
-    (rooms({"CPU": 8}, {"CPU": 8}), "auto", None, Layout(2, 8, False)),
-    (rooms({"CPU": 8}, {"CPU": 8}), "auto", 4, Layout(4, 4, False)),
-    (rooms({"CPU": 2}, {"CPU": 64}, {"CPU": 64}), "cpu", None, Layout(4, 32, False)),
-    (rooms({}, {"CPU": 4, "GPU": 2}, {"CPU": 16, "GPU": 1}), "auto", None, Layout(3, 2, True)),
-    (rooms({"CPU": 4, "GPU": 2}), "cpu", None, Layout(1, 4, False)),
+    (machines({"CPU": 8}, {"CPU": 8}), "auto", None, Layout(2, 8, False)),
+    (machines({"CPU": 8}, {"CPU": 8}), "auto", 4, Layout(4, 4, False)),
+    (machines({"CPU": 2}, {"CPU": 64}, {"CPU": 64}), "cpu", None, Layout(4, 32, False)),
+    (machines({}, {"CPU": 4, "GPU": 2}, {"CPU": 16, "GPU": 1}), "auto", None, Layout(3, 2, True)),
+    (machines({"CPU": 4, "GPU": 2}), "cpu", None, Layout(1, 4, False)),
 ])
-def test_places_are_gpus_or_equal_numbers_of_cores(nodes, device, jobs, expected, monkeypatch):
+def test_workers_are_gpus_or_equal_numbers_of_cores(nodes, device, jobs, expected, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert divided(nodes, device, jobs) == expected
 
 
-def test_the_threads_that_are_asked_for_are_those_of_a_place(monkeypatch):
+def test_the_requested_threads_are_those_of_a_worker(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert divided(rooms({"CPU": 8}, {"CPU": 2}), "cpu", None) == Layout(2, 3, False)
-    with pytest.raises(NoPlace, match="3 cores"):
-        divided(rooms({"CPU": 2}), "cpu", None)
+    assert divided(machines({"CPU": 8}, {"CPU": 2}), "cpu", None) == Layout(2, 3, False)
+    with pytest.raises(NoResources, match="3 cores"):
+        divided(machines({"CPU": 2}), "cpu", None)
 
 
-def test_a_cluster_without_a_gpu_is_refused_where_one_is_asked_for():
-    with pytest.raises(NoPlace, match="no GPU"):
-        divided(rooms({"CPU": 8}), "cuda", None)
+def test_a_cluster_without_a_gpu_is_refused_where_one_is_requested():
+    with pytest.raises(NoResources, match="no GPU"):
+        divided(machines({"CPU": 8}), "cuda", None)

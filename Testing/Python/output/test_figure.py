@@ -64,17 +64,17 @@ def test_the_axial_outline_lies_at_the_upper_left_and_the_coronal_one_low(tmp_pa
     axial, coronal, sagittal = figure.PLANES
     at = (views.focus + 0.5) * views.spacing
     assert views.focus.tolist() == [6, 10, 12]
-    assert axial.place(at, views.size) == (25.0, 21.0)
-    assert coronal.place(at, views.size) == (25.0, 94.0)
-    assert sagittal.place(at, views.size) == (21.0, 94.0)
+    assert axial.position(at, views.size) == (25.0, 21.0)
+    assert coronal.position(at, views.size) == (25.0, 94.0)
+    assert sagittal.position(at, views.size) == (21.0, 94.0)
 
 
-def test_a_slice_shows_its_focus_where_place_says(tmp_path):
+def test_a_slice_shows_its_focus_at_the_position(tmp_path):
     array = np.zeros((5, 6, 7))
     array[1, 2, 3] = 1
     for plane in figure.PLANES:
-        row, column = np.argwhere(plane.cut(array, (1, 2, 3)[plane.axis]))[0]
-        at = plane.place(np.array([1.5, 2.5, 3.5]), np.array([5.0, 6.0, 7.0]))
+        row, column = np.argwhere(plane.extract(array, (1, 2, 3)[plane.axis]))[0]
+        at = plane.position(np.array([1.5, 2.5, 3.5]), np.array([5.0, 6.0, 7.0]))
         assert at == (column + 0.5, row + 0.5)
 
 
@@ -125,17 +125,17 @@ def test_without_a_lesion_the_whole_scan_is_shown(tmp_path):
                             images["pseudo_healthy"]}, [], "CT").zoom == 1.0
 
 
-def test_where_nothing_was_painted_the_middle_is_shown_and_it_is_said(tmp_path):
+def test_where_nothing_was_inpainted_the_middle_is_shown_and_labelled(tmp_path):
     images = parts()
     images |= {"mask": images["mask"] * 0, "residual": images["residual"] * 0}
-    painted = drawn(images, tmp_path / "a.png")
+    inpainted = drawn(images, tmp_path / "a.png")
     images["pseudo_healthy"] = images["image"]
     views = figure.views_of({**images, "scan": images["image"], "healthy": images["image"]}, [],
                             "CT")
     assert views.focus.tolist() == [15, 30, 40]
     pixels = drawn(images, tmp_path / "b.png")
     third = slice(int(0.42 * pixels.shape[1]), int(0.58 * pixels.shape[1]))
-    white = [(picture[:, third].min(axis=-1) > 250).sum() for picture in (painted, pixels)]
+    white = [(picture[:, third].min(axis=-1) > 250).sum() for picture in (inpainted, pixels)]
     assert white[1] > white[0] + 100  # the words
 
 

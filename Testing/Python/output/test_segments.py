@@ -50,7 +50,7 @@ def test_nothing_found_is_a_sentence_with_the_highest_score(result):
         "threshold 1.00).")
 
 
-def test_a_lesion_that_is_not_prominent_enough_is_told_what_it_needs(result):
+def test_a_lesion_that_is_not_prominent_enough_says_what_it_needs(result):
     peak = result.highest_score
     demanding = replace(result.with_threshold(0.5), prominence=20.0)
     assert not demanding.found

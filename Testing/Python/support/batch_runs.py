@@ -1,4 +1,4 @@
-"""Batches to look at: real ones, in child processes or, quicker, in this one."""
+"""Batches for tests: in child processes or, quicker, in this one."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def batch(
     before: tuple[str, ...] = (), prompt: str = PROMPT,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a batch to its end; `before` stands in front of the command."""
-    asked = ("--prompt", prompt) if prompt else ()
+    prompts = ("--prompt", prompt) if prompt else ()
     return subprocess.run(
-        [*before, *command(inputs, output, model, *asked, *more)], capture_output=True, text=True,
+        [*before, *command(inputs, output, model, *prompts, *more)], capture_output=True, text=True,
         env=environment(), timeout=300, check=False, stdin=subprocess.DEVNULL,
     )
 
@@ -80,14 +80,14 @@ class EventStream:
 
 
     def cancel(self) -> None:
-        """Tells the run to end; it knows when this returns."""
+        """Cancels the run; it has received that when this returns."""
         assert self.process.stdin is not None
         self.process.stdin.write('{"type": "cancel"}\n')
         self.process.stdin.flush()
         self.until_ending()
 
     def until_ending(self) -> None:
-        """Waits until the run says that it has been told to end."""
+        """Waits until the run confirms that it was cancelled."""
         assert self.process.stderr is not None
         said = []
         for line in self.process.stderr:
@@ -97,11 +97,11 @@ class EventStream:
         raise AssertionError("".join(said))
 
 
-class HeldScans:
-    """A free scan "a", as many gates as a process has hands, and a last scan.
+class BlockedScans:
+    """A normal scan "a", a blocked scan for each thread of a worker, and a last scan.
 
-    Once "a" is done, the process holds a gate with each hand, and the last scan waits until one
-    of them is opened.
+    Reading a blocked scan waits until its gate is opened. So once "a" is done, all threads of the
+    worker wait, and the last scan is not started before a gate is opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -125,33 +125,33 @@ class InThisProcess:
     """An executor that runs the real processor in threads of this process."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.started: list[str] = []
 
     def start(self, settings: Settings) -> dict[str, Any]:
         self._processor = CaseProcessor(settings)
         return self._processor.facts()
 
     def run(
-        self, cases: Iterable[Case], listen: Any, cancelled: threading.Event
+        self, cases: Iterable[Case], on_progress: Any, cancelled: threading.Event
     ) -> Iterator[Outcome]:
         waiting: queue.SimpleQueue[Case | None] = queue.SimpleQueue()
         ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
 
         def work() -> None:
             while (case := waiting.get()) is not None:
-                def tell(*step: Any, name: str = case.name) -> None:
-                    listen(name, *step)
+                def progress(*step: Any, name: str = case.name) -> None:
+                    on_progress(name, *step)
 
-                ended.put(self._processor.process(case, tell, cancelled))
+                ended.put(self._processor.process(case, progress, cancelled))
 
         threads = [threading.Thread(target=work, daemon=True) for _ in range(HANDS)]
         for thread in threads:
             thread.start()
         for case in cases:
-            self.asked.append(case.name)
-            listen(case.name, "start", 0, 1, 0.0)
+            self.started.append(case.name)
+            on_progress(case.name, "start", 0, 1, 0.0)
             waiting.put(case)
-        for _ in self.asked:
+        for _ in self.started:
             yield ended.get()
         for _ in threads:
             waiting.put(None)
