@@ -39,8 +39,8 @@ class DiffuGTS(ScriptedLoadableModule):
         self.parent.helpText = _(
             "Segments what a text names in a CT or MR scan, lesion by lesion, and shows the "
             "evidence: where the model looked, what the tissue would look like healthy, and the "
-            "difference. Select a scan, type what to look for, as in <i>liver tumor</i>, and "
-            "press Enter. Everything runs on this machine; nothing is sent anywhere. "
+            "difference. Select a scan, type what to look for, such as <i>liver tumor</i>, and "
+            "press Enter. Everything runs on this computer; no data are sent anywhere. "
             "<b>Research use, not for clinical decisions.</b>"
         ) + self.getDefaultModuleDocumentationLink()
         self.parent.acknowledgementText = _(
@@ -52,7 +52,7 @@ class DiffuGTS(ScriptedLoadableModule):
 
 
 def registerSampleData() -> None:
-    """Puts the scans of the library's example_scans.json into the module Sample Data."""
+    """Registers the library's example_scans.json with the module Sample Data."""
     if LibraryLauncher.libraryFolder() is None:
         return
     LibraryLauncher.useLibrary()
@@ -69,7 +69,7 @@ def registerSampleData() -> None:
 
 
 class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Slicer's place for the panel; the panel itself is DiffuGTSPanel/widgets/Panel.py."""
+    """The module's widget; the panel in it is DiffuGTSPanel/widgets/Panel.py."""
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -78,7 +78,7 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel: Any = None
 
     def setup(self) -> None:
-        """Makes logic and panel; called once, when the module is first shown."""
+        """Creates logic and panel; called once, when the module is first shown."""
         ScriptedLoadableModuleWidget.setup(self)
         from DiffuGTSPanel.widgets.Panel import Panel
 
@@ -95,11 +95,11 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.enter()
 
     def exit(self) -> None:
-        """Another module is shown; a run goes on."""
+        """Another module is shown; a run continues."""
         self.panel.exit()
 
     def cleanup(self) -> None:
-        """The module is reloaded, or Slicer ends: with it the background process."""
+        """The module is reloaded or Slicer ends: ends the background process."""
         self.removeObservers()
         if self.panel is not None:
             self.panel.cleanup()
@@ -107,7 +107,7 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.shutdown()
 
     def onReload(self) -> None:
-        """Reloads the panel's files too, so that all of them are of one version."""
+        """Reloads the panel's files too, so that all have the same version."""
         reloadPackages()
         ScriptedLoadableModuleWidget.onReload(self)
 
@@ -119,7 +119,7 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 def reloadPackages() -> None:
-    """Forgets the panel's and the library's modules and imports the panel's anew."""
+    """Unloads the modules of panel and library, and imports the panel's again."""
     loaded = [name for name in sys.modules if name.split(".")[0] in (_PANEL, _LIBRARY)]
     again = sorted(name for name in loaded if name.startswith(f"{_PANEL}."))
     for name in loaded:
@@ -142,12 +142,12 @@ class DiffuGTSTest(ScriptedLoadableModuleTest):
         self.logic.shutdown()
 
     def runTest(self) -> None:
-        """Runs all; the runs need the packages that the panel installs."""
+        """Runs all tests; those of runs need the packages that the panel installs."""
         tests = [self.test_promptsAreUnderstood, self.test_voxelsComeBackWhereTheyWere]
         if self.logicIsReady():
             tests += [self.test_phantomIsSegmented, self.test_unknownPromptIsRefused]
         else:
-            self.delayDisplay(_("Packages are missing: the runs are not tested."))
+            self.delayDisplay(_("Packages are missing: runs are not tested."))
         for test in tests:
             self.setUp()
             try:
@@ -157,13 +157,13 @@ class DiffuGTSTest(ScriptedLoadableModuleTest):
         self.delayDisplay(_("All tests passed."))
 
     def logicIsReady(self) -> bool:
-        """Whether all packages are there; at the first test there is no logic yet."""
-        from DiffuGTSPanel.library.PythonPackages import Packages
+        """Whether all packages are installed; before the first test there is no logic."""
+        from DiffuGTSPanel.library.PythonPackages import PythonPackages
 
-        return not Packages().missing()
+        return not PythonPackages().missing()
 
     def test_promptsAreUnderstood(self) -> None:
-        """What is typed is read without torch."""
+        """Prompts are understood without torch."""
         before = "torch" in sys.modules  # another extension may have imported it
         good, bad = self.logic.understand("hepatic neoplasm; the weather")
         self.assertTrue(good.ok)
@@ -173,10 +173,10 @@ class DiffuGTSTest(ScriptedLoadableModuleTest):
         self.assertEqual("torch" in sys.modules, before)
 
     def test_voxelsComeBackWhereTheyWere(self) -> None:
-        """Lesions drawn from an array lie at the volume's voxels, oblique and transformed."""
-        from DiffuGTSPanel.data.Run import Part, PromptResult
+        """Lesions from an array are at the volume's voxels, oblique and transformed."""
+        from DiffuGTSPanel.data.Run import LesionMask, PromptResult
         from DiffuGTSPanel.scene import LesionSegments
-        from DiffuGTSPanel.scene.VolumeGrid import place
+        from DiffuGTSPanel.scene.VolumeGrid import gridOf
 
         volume, truth = self.phantomVolume()
         turned = vtk.vtkTransform()
@@ -185,14 +185,14 @@ class DiffuGTSTest(ScriptedLoadableModuleTest):
         transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
         transform.SetMatrixTransformToParent(turned.GetMatrix())
         volume.SetAndObserveTransformNodeID(transform.GetID())
-        placement = place(volume, volume.GetImageData())
+        grid = gridOf(volume, volume.GetImageData())
         result = PromptResult(0, "x", "lung tumor", True, 1.0, 0.5, "", "",
-                              parts={1: Part(truth.astype(np.uint8), (0, 0, 0))})
+                              masks={1: LesionMask(truth.astype(np.uint8), (0, 0, 0))})
         described = [{"number": 1, "volume_ml": 1.0, "longest_diameter_mm": 1.0,
                       "perpendicular_mm": 1.0, "mean_score": 1.0, "max_score": 1.0,
                       "slice_range": [0, 1], "centroid_ras_mm": [0, 0, 0]}]
         node = LesionSegments.newSegmentation(volume, "test")
-        for _segment in LesionSegments.addLesions(node, volume, placement, result, described, 0):
+        for _segment in LesionSegments.addLesions(node, volume, grid, result, described, 0):
             pass
         array = slicer.util.arrayFromSegmentBinaryLabelmap(
             node, result.lesions[0].segmentId, volume)
@@ -212,7 +212,7 @@ class DiffuGTSTest(ScriptedLoadableModuleTest):
                                              "probability", "pseudo_healthy"})
 
     def test_unknownPromptIsRefused(self) -> None:
-        """A text that names no finding is refused, and leaves nothing behind."""
+        """A text that names no finding is refused and leaves no nodes."""
         from DiffuGTSPanel.data.Failure import Failure
 
         volume, _truth = self.phantomVolume()

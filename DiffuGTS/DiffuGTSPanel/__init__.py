@@ -1,1 +1,1 @@
-"""The panel of DiffuGTS in 3D Slicer, and the logic behind it; one class a file."""
+"""The panel of DiffuGTS in 3D Slicer and the logic behind it."""

@@ -93,12 +93,12 @@ def wait(condition: Any, what: str) -> None:
 
     loop, poll, end = qt.QEventLoop(), qt.QTimer(), time.monotonic() + SECONDS
 
-    def look() -> None:
+    def check() -> None:
         if condition() or time.monotonic() > end:
             loop.quit()
 
     poll.setInterval(20)
-    poll.connect("timeout()", look)
+    poll.connect("timeout()", check)
     poll.start()
     loop.exec_()
     poll.stop()

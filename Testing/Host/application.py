@@ -65,7 +65,7 @@ class ModuleSelector(QObject):
         self._selected = name
         if name:
             panel = slicer.util.getModule(name).widgetRepresentation()
-            self._window._place.setWidget(panel)
+            self._window._scrollArea.setWidget(panel)
             panel.enter()
 
     selectedModule = Property(str, lambda self: self._selected)
@@ -79,9 +79,9 @@ class MainWindow(QMainWindow):
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("qSlicerMainWindow")
-        self._place = QScrollArea(self)
-        self._place.setWidgetResizable(True)
-        self.setCentralWidget(self._place)
+        self._scrollArea = QScrollArea(self)
+        self._scrollArea.setWidgetResizable(True)
+        self.setCentralWidget(self._scrollArea)
         self._selector = ModuleSelector(self)
 
     def moduleSelector(self) -> ModuleSelector:
@@ -89,8 +89,8 @@ class MainWindow(QMainWindow):
         return self._selector
 
     def _release(self, panel: Any) -> None:
-        if self._place.widget() is panel:
-            self._place.takeWidget()
+        if self._scrollArea.widget() is panel:
+            self._scrollArea.takeWidget()
         self._selector._selected = ""
 
 
@@ -215,5 +215,5 @@ class Application(QApplication):
         return self
 
     def isExtensionInstalled(self, name: str) -> bool:
-        """None, unless a test says so (host.install_extension)."""
+        """None, unless a test sets it (host.install_extension)."""
         return name in self._extensions

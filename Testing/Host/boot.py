@@ -51,7 +51,7 @@ class Host:
         sys.__excepthook__(kind, error, trace)
 
     def _on_message(self, _kind: Any, _context: Any, message: str) -> None:
-        if not message.startswith("This plugin does not support"):  # said of Qt without a screen
+        if not message.startswith("This plugin does not support"):  # Qt without a screen
             self.warnings.append(message)
 
     def process(self) -> None:

@@ -88,9 +88,9 @@ class ctkCollapsibleButton(QAbstractButton):
         arrow = element.PE_IndicatorArrowRight if self._closed else element.PE_IndicatorArrowDown
         option.rect = QRect(6, (self._header().height() - 12) // 2, 12, 12)
         style.drawPrimitive(arrow, option, painter, self)
-        place = self._header().adjusted(24, 0, 0, 0)
+        area = self._header().adjusted(24, 0, 0, 0)
         left = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft
-        painter.drawText(place, left | Qt.TextFlag.TextShowMnemonic, self.text)
+        painter.drawText(area, left | Qt.TextFlag.TextShowMnemonic, self.text)
         painter.end()
 
     def hitButton(self, position: Any) -> bool:
@@ -277,7 +277,7 @@ class ctkPathLineEdit(QWidget):
 
 
 class ctkDirectoryButton(QPushButton):
-    """A button that shows a folder and asks for another."""
+    """A button that shows a folder and selects another."""
 
     STAND_IN = True
     directoryChanged = Signal(str)

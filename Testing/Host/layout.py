@@ -137,7 +137,7 @@ class LayoutManager(QObject):
         return self._slices.get(name)
 
     def threeDWidget(self, index: int) -> ThreeDWidget | None:
-        """The 3D view at that place, or None."""
+        """The 3D view at that index, or None."""
         return self._three_d[index] if 0 <= index < len(self._three_d) else None
 
     def mrmlSliceLogics(self) -> Any:
@@ -180,7 +180,7 @@ def application_logic(scene: Any) -> Any:
 
 
 def _remote_files(scene: Any) -> None:
-    """The cache for remote files, which reading a scene bundle asks for."""
+    """The cache for remote files, which reading a scene bundle needs."""
     logic = slicer.vtkMRMLRemoteIOLogic()
     logic.SetMRMLScene(scene)
     logic.GetCacheManager().SetRemoteCacheDirectory(slicer.app.temporaryPath)

@@ -41,7 +41,7 @@ class CoreModule(QObject):
 
 
 def _share(home: Path) -> str:
-    """A folder of shared files with the colours that labelmaps ask for by default."""
+    """A folder of shared files with the colours that labelmaps use by default."""
     folder = home / "share" / "ColorFiles"
     folder.mkdir(parents=True)
     shades = [(37 * i % 256, 91 * i % 256, 173 * i % 256) for i in range(1, 64)]

@@ -174,11 +174,11 @@ class qMRMLNodeComboBox(qMRMLWidget):
         self._on_chosen(self._box.currentIndex)
 
     def setCurrentNodeIndex(self, index: int) -> None:
-        """Chooses the node by its place among the nodes."""
+        """Selects the node by its index."""
         self.setCurrentNode(self.nodeFromIndex(index))
 
     def nodeFromIndex(self, index: int) -> Any:
-        """The node at that place, or None."""
+        """The node at that index, or None."""
         nodes = self._nodes()
         return nodes[index] if 0 <= index < len(nodes) else None
 

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 
 class Installer:
-    """Which packages are there, and what was asked for.
+    """Which packages are installed, and what was requested.
 
     Attributes:
         missing: packages that the host pretends not to have (their names, lower case).

@@ -67,7 +67,7 @@ def _dynamic(self: QtCore.QObject, name: str) -> bool:
 
 
 def _read_property(self: QtCore.QObject, name: str) -> Any:
-    # Some getters are virtual (sizeHint): PySide then asks the object for an override by its name.
+    # Some getters are virtual (sizeHint): PySide then looks for an override by name.
     _being_read.add((id(self), name))
     try:
         return QObject.property(self, name)

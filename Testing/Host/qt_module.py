@@ -17,7 +17,7 @@ REFUSED = {"QSignalBlocker", "QtMsgType"}
 
 
 class QtModule(types.ModuleType):
-    """Looks a name up in Qt's modules when it is asked for; other names raise."""
+    """Looks a name up in Qt's modules on first access; other names raise."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("Q") and name not in REFUSED:
@@ -39,7 +39,7 @@ def patch_qt() -> None:
         return
     for part in PARTS:
         module = importlib.import_module(f"PySide6.{part}")
-        for name in dir(module):  # not vars(): PySide makes its classes when they are asked for
+        for name in dir(module):  # not vars(): PySide creates its classes on access
             kind = getattr(module, name)
             if isinstance(kind, type) and issubclass(kind, QtCore.QObject):
                 patch(kind)

@@ -19,7 +19,7 @@ from typing import Any
 TESTING = Path(__file__).resolve().parents[1]
 REPOSITORY = TESTING.parent
 if not __package__:
-    # In the place of this folder, whose files are not to be taken for packages of their names.
+    # Instead of this folder, whose files must not shadow packages of the same names.
     sys.path[:1] = [str(TESTING), str(REPOSITORY)]
 
 from Host.boot import Host, boot  # noqa: E402
@@ -39,7 +39,7 @@ BITS = 6
 
 
 def scan_and_prompt(arguments: argparse.Namespace) -> tuple[Path, str]:
-    """What to run: as told, else from the data folder, else a phantom."""
+    """The scan and prompt: as specified, else from the data folder, else a phantom."""
     if arguments.scan:
         return arguments.scan, arguments.prompt
     data = Path(os.environ.get("DIFFUGTS_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -156,21 +156,21 @@ def take(host: Host, scan: Path, prompt: str, folder: Path) -> None:
 
 def _batch(host: Host, panel: Any, studio: Studio, scan: Path, prompt: str) -> None:
     """Runs a batch over another scan, the volume of the scene and a file that is none."""
-    # A name that looks well in the picture.
-    place = Path(tempfile.gettempdir()) / "thighs"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    (place / "damaged.nii.gz").write_bytes(b"no image")
+    # A short name for the screenshot.
+    folder = Path(tempfile.gettempdir()) / "thighs"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "damaged.nii.gz").write_bytes(b"no image")
     other = scan.parents[1] / OTHER / scan.name
-    file = place / f"{OTHER}.nii.gz"
+    file = folder / f"{OTHER}.nii.gz"
     shutil.copyfile(other if other.exists() else scan, file)
     for button in ("findButton", "lesionsButton", "evidenceButton", "advancedButton"):
         getattr(panel.ui, button).collapsed = True
     panel.ui.batchButton.collapsed = False
     batch = panel.batch
-    batch.inputs.add(file, place / "damaged.nii.gz", panel.parameters.volume)
+    batch.inputs.add(file, folder / "damaged.nii.gz", panel.parameters.volume)
     batch.ui.batchPromptEdit.setText(prompt)
-    batch.ui.outputEdit.currentPath = str(place / "results")
+    batch.ui.outputEdit.currentPath = str(folder / "results")
     batch.start()
     run = batch.run
     host.until(lambda: not run.active or run.count("done"), SECONDS, "the first scan")
@@ -178,11 +178,11 @@ def _batch(host: Host, panel: Any, studio: Studio, scan: Path, prompt: str) -> N
     host.until(lambda: not run.active, SECONDS, "the end of the batch")
     batch.table.ui.caseTable.selectRow(0)
     studio.panel("panel-batch")
-    shutil.rmtree(place)
+    shutil.rmtree(folder)
 
 
 def _during(host: Host, panel: Any, studio: Studio) -> None:
-    """Starts the run and takes a picture while healthy tissue is painted."""
+    """Starts the run and takes a screenshot during inpainting."""
     panel.start()
     bar = panel.runSection.ui.progressBar
     host.until(lambda: panel.run is None or (bar.maximum > 0 and bar.value > 450), SECONDS,

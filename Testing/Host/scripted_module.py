@@ -58,7 +58,7 @@ class qSlicerScriptedLoadableModule(QObject):
 
 
 class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
-    """The panel's place in the application; holds the module's Python widget."""
+    """The panel's container in the application; holds the module's Python widget."""
 
     STAND_IN = True
 

@@ -1,7 +1,7 @@
 """Pictures of the scene: three slices and a 3D view as Slicer draws them, off-screen.
 
 The views are those of trame-slicer, drawn by VTK in software; they show what the scene's slice
-and composite nodes say, so a picture of a test is what the person would see.
+and composite nodes specify, so a test's image is what the user would see.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _views(width: int, height: int) -> Iterator[dict[str, Any]]:
     logic = slicer.app.applicationLogic()
     collections = (logic.GetSliceLogics(), logic.GetViewLogics())
     before = [collection.GetNumberOfItems() for collection in collections]
-    # VTK says at length that it found no X server and takes EGL.
+    # VTK warns at length that it found no X server and uses EGL.
     warnings = vtk.vtkObject.GetGlobalWarningDisplay()
     vtk.vtkObject.GlobalWarningDisplayOff()
     known = _parts()
@@ -172,17 +172,17 @@ def render(
     with _views(width, height) as views:
         _add_legends_again()
         _fit(views, position, zoom)
-        for place, name in enumerate(("Red", "1", "Green", "Yellow")):
-            left = (place % 2) * (width + GAP)
-            top = (place // 2) * (height + HEADER + GAP)
+        for index, name in enumerate(("Red", "1", "Green", "Yellow")):
+            left = (index % 2) * (width + GAP)
+            top = (index // 2) * (height + HEADER + GAP)
             _draw(painter, views[name], name, QRect(left, top, width, height + HEADER))
     painter.end()
     return picture
 
 
-def _draw(painter: QPainter, view: Any, name: str, place: QRect) -> None:
+def _draw(painter: QPainter, view: Any, name: str, area: QRect) -> None:
     colour = QColor.fromRgbF(*COLOURS.get(name, (0.45, 0.55, 0.75)))
-    header = QRect(place.left(), place.top(), place.width(), HEADER)
+    header = QRect(area.left(), area.top(), area.width(), HEADER)
     painter.fillRect(header, colour)
     painter.setPen(QColor("black"))
     font = QFont(painter.font())
@@ -193,7 +193,7 @@ def _draw(painter: QPainter, view: Any, name: str, place: QRect) -> None:
     pixels = _grab(view)
     height, width, _ = pixels.shape
     image = QImage(pixels.data, width, height, 3 * width, QImage.Format.Format_RGB888)
-    painter.drawImage(place.left(), place.top() + HEADER, image)
+    painter.drawImage(area.left(), area.top() + HEADER, image)
 
 
 def save(path: Path | str, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""A case of a batch into the scene: its scan and its lesions, one over the other."""
+"""Loads a case of a batch into the scene: its scan and its lesions."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from DiffuGTSPanel.batch.BatchScanExport import SceneScan
+from DiffuGTSPanel.batch.BatchScanExport import ExportedVolume
 from DiffuGTSPanel.data.Batch import BatchCase
 from DiffuGTSPanel.data.Failure import Failure
 from DiffuGTSPanel.data.Run import inScene
 from DiffuGTSPanel.process import LibraryLauncher
 from DiffuGTSPanel.scene import SliceViews
 from DiffuGTSPanel.scene.ScanExport import putBeside
-from DiffuGTSPanel.scene.VolumeGrid import Placement, worldOf
+from DiffuGTSPanel.scene.VolumeGrid import VolumeGrid, worldOf
 
 
-def show(case: BatchCase, scan: SceneScan | None) -> None:
-    """Shows scan and lesions of a case; what is not in the scene yet is loaded.
+def loadCase(case: BatchCase, scan: ExportedVolume | None) -> None:
+    """Shows scan and lesions of a case, loading what is not in the scene.
 
     Args:
         case: gets its nodes.
-        scan: of a case that came from the scene.
+        scan: the volume that was exported for the case; None for one from a file.
 
     Raises:
-        Failure: the scan, or the result, cannot be read or is gone.
+        Failure: the scan or the result cannot be read, or the volume was removed.
     """
     case.volume, case.segments = inScene(case.volume), inScene(case.segments)
     if case.volume is None:
@@ -37,19 +37,21 @@ def show(case: BatchCase, scan: SceneScan | None) -> None:
                           _("Its segmentation is in the output folder."))
         case.volume = loadScan(case.image, case.series, case.name)
     if case.segments is None and case.segmentation is not None:
-        case.segments = _loadSegments(case, scan.placement if scan else None)
-    _onlyThis(case.segments)
+        case.segments = _loadSegments(case, scan.grid if scan else None)
+    _hideOtherCases(case.segments)
     slicer.util.setSliceViewerLayers(background=case.volume, foreground=None, fit=True)
     if case.lesions:
-        place = tuple(case.lesions[0]["centroid_ras_mm"])
-        SliceViews.jumpTo(worldOf(case.volume, scan.placement.own(place)) if scan else place)
+        position = tuple(case.lesions[0]["centroid_ras_mm"])
+        if scan is not None:
+            position = worldOf(case.volume, scan.grid.toVolume(position))
+        SliceViews.jumpTo(position)
 
 
 def loadScan(image: Path, series: str, name: str) -> Any:
-    """A volume node with a scan from the disk.
+    """Loads a scan from the disk as a volume node.
 
-    DICOM is read as the batch has read it, without Slicer's database: of a series of several in
-    one folder the right one, and multi-frame files with their frames in place.
+    DICOM is read as the batch reads it, without Slicer's database: one series of several in a
+    folder, and multi-frame files with the positions of their frames.
 
     Raises:
         Failure: it cannot be read.
@@ -65,19 +67,19 @@ def loadScan(image: Path, series: str, name: str) -> Any:
                 loaded = read_series(image, series_files(image, series)).image
             return _asNode(loaded, name)
         with quiet():
-            manyFrames = frames_in(read_header(image)) > 1
-        if manyFrames:
+            isMultiframe = frames_in(read_header(image)) > 1
+        if isMultiframe:
             return _asNode(read_multiframe(image), name)
         return slicer.util.loadVolume(str(image), properties={"name": name, "singleFile": True})
     except DiffuGTSError as error:
         raise Failure(error.code, error.message, error.hint) from None
     except RuntimeError:
         raise Failure("unreadable-image", _("{name} cannot be read.").format(name=image.name),
-                      _("Check that the file is there and whole.")) from None
+                      _("Check that the file exists and is complete.")) from None
 
 
 def _asNode(image: Any, name: str) -> Any:
-    """An image of SimpleITK as a volume node."""
+    """A SimpleITK image as a volume node."""
     import SimpleITK as sitk
 
     lps = np.eye(4)
@@ -87,16 +89,16 @@ def _asNode(image: Any, name: str) -> Any:
         sitk.GetArrayFromImage(image), ijkToRAS=np.diag([-1.0, -1, 1, 1]) @ lps, name=name)
 
 
-def _loadSegments(case: BatchCase, placement: Placement | None) -> Any:
+def _loadSegments(case: BatchCase, grid: VolumeGrid | None) -> Any:
     name = _("{scan} lesions").format(scan=case.volume.GetName())
     try:
         node = slicer.util.loadSegmentation(str(case.segmentation), properties={"name": name})
     except RuntimeError:
         raise Failure("result-not-read", _("The segmentation can no longer be read."),
-                      _("Run the batch again and go on with the earlier run (resume): it does what "
-                        "is missing.")) from None
-    if placement is not None:
-        _ontoOwnGrid(node, placement)
+                      _("Run the batch again and resume the earlier run: it creates what is "
+                        "missing.")) from None
+    if grid is not None:
+        _moveToOwnGrid(node, grid)
         node.SetAndObserveTransformNodeID(case.volume.GetTransformNodeID())
     node.SetReferenceImageGeometryParameterFromVolumeNode(case.volume)
     putBeside(node, case.volume)
@@ -104,26 +106,26 @@ def _loadSegments(case: BatchCase, placement: Placement | None) -> Any:
     return node
 
 
-def _ontoOwnGrid(node: Any, placement: Placement) -> None:
-    """Moves segments from the grid that the model saw to the volume's own, voxel by voxel."""
-    change = placement.regionToRas @ np.linalg.inv(placement.fileToRas)
+def _moveToOwnGrid(node: Any, grid: VolumeGrid) -> None:
+    """Moves segments from the file's grid to the volume's own, voxel by voxel."""
+    change = grid.regionToRas @ np.linalg.inv(grid.fileToRas)
     if np.allclose(change, np.eye(4)):
         return
     segmentation = node.GetSegmentation()
     labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    # Several segments may share an image.
+    # Segments may share an image.
     images = {image.GetAddressAsString(""): image for image in (
         segmentation.GetNthSegment(index).GetRepresentation(labelmap)
         for index in range(segmentation.GetNumberOfSegments()))}
     matrix = vtk.vtkMatrix4x4()
     for image in images.values():
         image.GetImageToWorldMatrix(matrix)
-        own = change @ slicer.util.arrayFromVTKMatrix(matrix)
-        image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(own))
+        moved = change @ slicer.util.arrayFromVTKMatrix(matrix)
+        image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(moved))
 
 
-def _onlyThis(segments: Any) -> None:
-    """Hides the lesions of other cases: they would lie over this one's scan."""
+def _hideOtherCases(segments: Any) -> None:
+    """Hides the lesions of other cases, which would cover this scan."""
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
         if node.GetAttribute("DiffuGTS.Batch") is not None:
             node.SetDisplayVisibility(node is segments)

@@ -1,4 +1,4 @@
-"""A batch at work: scene volumes to files, the command `diffugts batch`, its events."""
+"""Controls one batch: export of volumes, the command `diffugts batch`, its events."""
 
 from __future__ import annotations
 
@@ -10,98 +10,100 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from DiffuGTSPanel.batch.BatchScanExport import BatchScans
-from DiffuGTSPanel.data.Batch import BatchCase, BatchProgress, BatchRun, leftOut
-from DiffuGTSPanel.data.Failure import Failure, hintOf, unexpected
+from DiffuGTSPanel.batch.BatchScanExport import BatchScanExport
+from DiffuGTSPanel.data.Batch import BatchCase, BatchProgress, BatchRun, leftOutText
+from DiffuGTSPanel.data.Failure import Failure, hintFrom, unexpectedFailure
 from DiffuGTSPanel.data.Run import stageText
 from DiffuGTSPanel.process import LibraryLauncher
-from DiffuGTSPanel.process.ChildProcess import ChildProcess, Ending, Log
-from DiffuGTSPanel.process.Piecewise import Piecewise, Steps
+from DiffuGTSPanel.process.ChildProcess import ChildProcess, Log, ProcessExit
+from DiffuGTSPanel.process.Piecewise import IdleTask, Piecewise
 
 Event = dict[str, Any]
 # The command waits ten seconds for its own children.
-PATIENCE_SECONDS = 30.0
-_SECONDS_AT_THE_END = 2.0
-# While the networks work on one scan, others are read and written; that is not worth telling.
-_BESIDE = ("read", "write")
+CANCEL_TIMEOUT_SECONDS = 30.0
+_SHUTDOWN_SECONDS = 2.0
+# Other scans are read and written while one is in the networks; those stages are not shown.
+_BACKGROUND_STAGES = ("read", "write")
 
 
-class BatchWork:
-    """Brings one batch from its start to its end.
+class BatchController:
+    """Controls one batch from its start to its end.
 
-    The command ends when its stdin closes, so that it cannot outlive Slicer, however that ends.
+    The command ends when its stdin closes, so it cannot outlive Slicer, whatever ends that.
 
     Args:
-        run: which one.
+        run: to control.
         paths: of files, folders, patterns and tables.
         nodes: volumes of the scene.
-        scans: writes the volumes to files.
-        log: for what the command prints on stderr.
+        scanExport: writes the volumes to files.
+        log: for the command's stderr.
         python: to run it in; "" is Slicer's own.
-        onEnded: called once it has ended, before the run's caller is told.
+        onEnded: called when the batch has ended, before the run's own callback.
     """
 
     def __init__(
-        self, run: BatchRun, paths: Sequence[Path], nodes: Sequence[Any], *, scans: BatchScans,
-        log: Log, python: str, onEnded: Callable[[BatchWork], None],
+        self, run: BatchRun, paths: Sequence[Path], nodes: Sequence[Any], *,
+        scanExport: BatchScanExport, log: Log, python: str,
+        onEnded: Callable[[BatchController], None],
     ) -> None:
         self.run = run
         self._paths, self._nodes = paths, nodes
-        self._scans, self._log, self._python = scans, log, python
+        self._scanExport, self._log, self._python = scanExport, log, python
         self._onEnded = onEnded
         self._child: ChildProcess | None = None
         self._cases: dict[str, BatchCase] = {}
         self._failure: Failure | None = None
-        self._ending: Ending | None = None
+        self._exit: ProcessExit | None = None
         self._cancelling = False
         self._shown = ("", "")
-        self._patience: Any = None
+        self._cancelTimer: Any = None
         run.state = "running"
-        self._tell(_("Preparing the scans"), "", 0.0, None)
-        self._steps: Steps | None = Steps(scans.write(nodes), self._start, self._stepsFailed)
+        self._reportProgress(_("Preparing the scans"), "", 0.0, None)
+        self._task: IdleTask | None = IdleTask(
+            scanExport.write(nodes), self._start, self._taskFailed)
 
     @property
     def processId(self) -> int:
-        """Of the command; 0 when it does not run."""
+        """Of the command; 0 when it is not running."""
         return self._child.processId if self._child is not None else 0
 
     def cancel(self) -> None:
-        """Stops the batch; what is finished stays."""
+        """Cancels the batch; finished cases are kept."""
         if self._cancelling or not self.run.active:
             return
         self._cancelling = True
         if self._child is None:
-            self._stopSteps()
+            self._stopTask()
             self._end("cancelled")
             return
         self._child.write(b'{"type": "cancel"}\n')
-        self._patience = qt.QTimer()
-        self._patience.setSingleShot(True)
-        self._patience.connect("timeout()", self._child.endTree)
-        self._patience.start(int(PATIENCE_SECONDS * 1000))
+        self._cancelTimer = qt.QTimer()
+        self._cancelTimer.setSingleShot(True)
+        self._cancelTimer.connect("timeout()", self._child.killTree)
+        self._cancelTimer.start(int(CANCEL_TIMEOUT_SECONDS * 1000))
 
     def shutdown(self) -> None:
-        """Ends the command, waiting for it a little: Slicer itself is about to end."""
-        self.run.callbacks.forget()
-        self._stopSteps()
+        """Ends the command, waiting briefly: Slicer itself is about to end."""
+        self.run.callbacks.clear()
+        self._stopTask()
         child = self._child
         if child is None or not child.running:
             self._end("cancelled")
         else:
             self._cancelling = True
             child.closeStdin()
-            if not child.wait(_SECONDS_AT_THE_END):
-                child.endTree()
-                child.wait(_SECONDS_AT_THE_END)
+            if not child.wait(_SHUTDOWN_SECONDS):
+                child.killTree()
+                child.wait(_SHUTDOWN_SECONDS)
 
     def _start(self) -> None:
-        self._steps = None
+        self._task = None
         try:
-            inputs = self._scans.table(self.run.id, self._paths, self._nodes)
+            inputs = self._scanExport.table(self.run.id, self._paths, self._nodes)
         except Failure as failure:
             self._end("failed", failure)
             return
-        self._tell(_("Starting the model"), "", 0.0, None)
+        self._reportProgress(_("Starting the model"), "", 0.0, None)
         arguments = ["batch", "--json-events", f"--output={self.run.folder}",
                      *(f"--prompt={text}" for text in self.run.prompts),
                      *self.run.options.arguments(), "--", *map(str, inputs)]
@@ -116,73 +118,74 @@ class BatchWork:
         except ValueError:
             self._log.add(line)
             return
-        take = {"started": self._started, "case-started": self._caseStarted,
+        handle = {"started": self._started, "case-started": self._caseStarted,
                 "progress": self._progress, "case-done": self._caseDone,
                 "case-failed": self._caseFailed, "finished": self._finished,
                 "error": self._error}.get(event["type"])
-        if take is not None:
-            take(event)
+        if handle is not None:
+            handle(event)
 
-    # Events of the command.
+    # Events of the command
 
     def _started(self, event: Event) -> None:
         run = self.run
-        run.leftOut = leftOut(event["left_out"])
+        run.leftOut = leftOutText(event["left_out"])
         run.cases = [
             BatchCase(each["name"], Path(each["image"]), each["series"], tuple(each["prompts"]),
                       each["status"]) for each in event["cases"]]
         self._cases = {case.name: case for case in run.cases}
-        kept = [case for case in run.cases if case.status in ("done", "failed")]
+        earlier = [case for case in run.cases if case.status in ("done", "failed")]
         for case in run.cases:
-            scan = self._scans.find(case.image)
+            scan = self._scanExport.find(case.image)
             case.volume = scan.volume if scan is not None else None
         for case in run.cases:
-            run.callbacks.tell("onCase", run, case)
-        self._steps = Steps(self._readKept(kept), self._keptRead, self._stepsFailed)
+            run.callbacks.call("onCase", run, case)
+        self._task = IdleTask(self._readRecords(earlier), self._recordsRead, self._taskFailed)
 
-    def _readKept(self, cases: Sequence[BatchCase]) -> Piecewise:
-        """What earlier runs have found, from their records."""
+    def _readRecords(self, cases: Sequence[BatchCase]) -> Piecewise:
+        """Reads the results of earlier runs from their records."""
         for case in cases:
             record = self.run.folder / "records" / f"{case.name}.json"
             try:
                 outcome = json.loads(record.read_text(encoding="utf-8"))["outcome"]
             except (OSError, ValueError, KeyError):
-                continue  # it is about to run again
+                continue  # the case will run again
             case.results, case.seconds = outcome["prompts"], outcome["seconds"]
             if case.status == "done":
                 case.segmentation = self.run.folder / outcome["files"]["segmentation"]
             elif outcome["error"] and case.failure is None:
                 case.failure = Failure(**outcome["error"])
-            self.run.callbacks.tell("onCase", self.run, case)
+            self.run.callbacks.call("onCase", self.run, case)
             yield
 
-    def _keptRead(self) -> None:
-        self._steps = None
-        if self._ending is not None:
-            self._ended(self._ending)
+    def _recordsRead(self) -> None:
+        self._task = None
+        if self._exit is not None:
+            self._ended(self._exit)
 
     def _caseStarted(self, event: Event) -> None:
         self._set(event["case"], status="running", fraction=0.0)
 
     def _progress(self, event: Event) -> None:
         case = self._set(event["case"], fraction=event["fraction"])
-        if event["stage"] not in _BESIDE or not self._shown[0]:
+        if event["stage"] not in _BACKGROUND_STAGES or not self._shown[0]:
             stage = event["stage"]
             self._shown = case.name, _("Writing the result") if stage == "write" else (
                 stageText(stage))
-        self._tell(self._shown[1], self._shown[0], event["overall"], event["seconds_left"])
+        name, text = self._shown
+        self._reportProgress(text, name, event["overall"], event["seconds_left"])
 
     def _caseDone(self, event: Event) -> None:
         self._set(event["case"], status="done", fraction=1.0, seconds=event["seconds"],
                   results=event["prompts"], segmentation=Path(event["segmentation"]),
                   failure=None)
         try:
-            self._scans.touch()
+            self._scanExport.touch()
         except Failure as failure:
-            self._log.add(failure.message)  # the cases that need the files will say so, too
+            self._log.add(failure.message)  # cases that need the files will fail, too
 
     def _caseFailed(self, event: Event) -> None:
-        failure = Failure(event["code"], event["message"], hintOf(event))
+        failure = Failure(event["code"], event["message"], hintFrom(event))
         self._set(event["case"], status="failed", seconds=event["seconds"], failure=failure)
 
     def _finished(self, event: Event) -> None:
@@ -195,39 +198,39 @@ class BatchWork:
         case = self._cases[name]
         for key, value in values.items():
             setattr(case, key, value)
-        self.run.callbacks.tell("onCase", self.run, case)
+        self.run.callbacks.call("onCase", self.run, case)
         return case
 
-    # The end.
+    # End of the batch
 
-    def _ended(self, ending: Ending) -> None:
-        self._ending = ending
-        if self._patience is not None:
-            self._patience.stop()
-        if self._steps is not None:
-            return  # what earlier runs have found is still being read
+    def _ended(self, result: ProcessExit) -> None:
+        self._exit = result
+        if self._cancelTimer is not None:
+            self._cancelTimer.stop()
+        if self._task is not None:
+            return  # the records of earlier runs are still being read
         if self._cancelling:
             self._end("cancelled")
         elif self._failure is not None:
             self._end("failed", self._failure)
-        elif ending.kind == "ended" and ending.code in (0, 1) and self.run.cases:
+        elif result.kind == "ended" and result.code in (0, 1) and self.run.cases:
             self._end("finished")
         else:
-            self._end("failed", _endingInWords(ending))
+            self._end("failed", _exitFailure(result))
 
-    def _stepsFailed(self, error: Exception) -> None:
-        self._steps = None
-        failure = error if isinstance(error, Failure) else unexpected(error)
+    def _taskFailed(self, error: Exception) -> None:
+        self._task = None
+        failure = error if isinstance(error, Failure) else unexpectedFailure(error)
         if self._child is None:
             self._end("failed", failure)
             return
         self._log.add(failure.message)
-        self._keptRead()
+        self._recordsRead()
 
-    def _stopSteps(self) -> None:
-        if self._steps is not None:
-            self._steps.stop()
-        self._steps = None
+    def _stopTask(self) -> None:
+        if self._task is not None:
+            self._task.stop()
+        self._task = None
 
     def _end(self, state: str, failure: Failure | None = None) -> None:
         if not self.run.active:
@@ -238,39 +241,38 @@ class BatchWork:
             if case.status == "running":
                 self._set(case.name, status="waiting", fraction=0.0)
         if state == "finished" and not run.count("failed"):
-            # Otherwise they are needed again to go on.
-            self._scans.remove(case.image for case in run.cases)
+            # Otherwise they are needed to resume.
+            self._scanExport.remove(case.image for case in run.cases)
         self._onEnded(self)
         if failure is not None:
-            run.callbacks.tell("onError", run, failure)
+            run.callbacks.call("onError", run, failure)
         else:
-            run.callbacks.tell("onFinished" if state == "finished" else "onCancelled", run)
+            run.callbacks.call("onFinished" if state == "finished" else "onCancelled", run)
 
-    def _tell(
+    def _reportProgress(
         self, text: str, case: str, fraction: float, secondsLeft: float | None
     ) -> None:
         run = self.run
         total = len(run.cases) - run.count("skipped")
-        run.callbacks.tell("onProgress", run, BatchProgress(
+        run.callbacks.call("onProgress", run, BatchProgress(
             run.count("done"), run.count("failed"), total, case, fraction, secondsLeft, text))
 
 
 def _hint(event: Event) -> str:
-    """The command's hints name its options; here they are called otherwise."""
-    resume = _("Go on with the earlier run (resume), or choose another folder.")
+    """The hint in the panel's terms; the command's name its options."""
+    resume = _("To continue there, resume the earlier run; or choose another folder.")
     return {"folder-not-empty": resume,
-            "output-not-written": _("Free some space on the disk, then go on with the earlier run "
-                                    "(resume)."),
-            }.get(event["code"], hintOf(event))
+            "output-not-written": _("Free some space on the disk, then resume the earlier run."),
+            }.get(event["code"], hintFrom(event))
 
 
-def _endingInWords(ending: Ending) -> Failure:
-    hint = _("What is finished is kept: run again and go on with the earlier run (resume).")
-    if ending.kind == "not-started":
+def _exitFailure(result: ProcessExit) -> Failure:
+    hint = _("Finished scans are kept: run again and resume the earlier run.")
+    if result.kind == "not-started":
         return Failure("python-unusable", _("The Python of the background process cannot be "
                        "started."), _("Choose another one under Advanced, or Slicer's own."))
-    said = [word for word in ending.words if word.strip() and not word.startswith("Hint: ")]
-    if ending.kind == "ended" and said:
-        return Failure("batch-failed", said[-1], hint)
+    lines = [line for line in result.errorLines if not line.startswith("Hint: ")]
+    if result.kind == "ended" and lines:
+        return Failure("batch-failed", lines[-1], hint)
     return Failure("worker-died", _("The batch ended unexpectedly ({kind} {code}).").format(
-        kind=_("signal") if ending.kind == "killed" else _("exit code"), code=ending.code), hint)
+        kind=_("signal") if result.kind == "killed" else _("exit code"), code=result.code), hint)

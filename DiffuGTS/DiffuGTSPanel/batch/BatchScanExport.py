@@ -1,4 +1,4 @@
-"""The scans of a batch: volumes of the scene as files, and the table that names them all."""
+"""The inputs of a batch: volumes of the scene as files, and the table of all scans."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ from DiffuGTSPanel.data.Failure import Failure
 from DiffuGTSPanel.process import LibraryLauncher
 from DiffuGTSPanel.process.Piecewise import Piecewise
 from DiffuGTSPanel.scene import ScanExport, VolumeFile
-from DiffuGTSPanel.scene.VolumeGrid import Placement
+from DiffuGTSPanel.scene.VolumeGrid import VolumeGrid
 
 
 @dataclass(frozen=True)
-class SceneScan:
-    """A volume of the scene that was written to a file, and the grid it was written with."""
+class ExportedVolume:
+    """A volume of the scene that was exported to a file, and its grids."""
 
     volume: Any
-    placement: Placement
+    grid: VolumeGrid
 
 
-def split(inputs: Any) -> tuple[list[Path], list[Any]]:
-    """Paths and volume nodes, each in their order.
+def splitInputs(inputs: Any) -> tuple[list[Path], list[Any]]:
+    """The paths and the volume nodes among the inputs, each in their order.
 
     Args:
-        inputs: a path, a pattern, a volume node, or a list of such.
+        inputs: a path, a pattern, a volume node, or a list of these.
 
     Raises:
-        TypeError: something else is among them.
+        TypeError: for anything else.
     """
-    alone = isinstance(inputs, str | Path) or hasattr(inputs, "IsA")
-    each = [inputs] if alone else list(inputs)
-    nodes = [one for one in each if hasattr(one, "IsA")]
-    # Relative ones count from where Slicer was started, as in its console.
-    paths = [Path(os.path.abspath(one)) for one in each if not hasattr(one, "IsA")]
+    single = isinstance(inputs, str | Path) or hasattr(inputs, "IsA")
+    items = [inputs] if single else list(inputs)
+    nodes = [item for item in items if hasattr(item, "IsA")]
+    # Relative to the folder in which Slicer was started, as in its console.
+    paths = [Path(os.path.abspath(item)) for item in items if not hasattr(item, "IsA")]
     return paths, nodes
 
 
-class BatchScans:
-    """The temporary files of all batches of a session.
+class BatchScanExport:
+    """The exported volumes of all batches of a session.
 
     A volume that has not changed keeps its file, so that a batch can be resumed.
 
     Args:
-        folder: for files; removed by whoever made it.
+        folder: for files; its owner removes it.
     """
 
     def __init__(self, folder: ScanExport.JobFolder) -> None:
         self._folder = folder
         self._files: dict[tuple[object, ...], Path] = {}
-        self._scans: dict[Path, SceneScan] = {}
+        self._scans: dict[Path, ExportedVolume] = {}
         self._count = 0
 
-    def find(self, image: Path) -> SceneScan | None:
-        """The volume that a file was written from; None for other files."""
+    def find(self, image: Path) -> ExportedVolume | None:
+        """The volume that was exported to a file; None for other files."""
         return self._scans.get(image)
 
     def write(self, nodes: Sequence[Any]) -> Piecewise:
-        """Writes the volumes that are not written yet, piece by piece.
+        """Exports the volumes that have no file yet, in pieces.
 
         Raises:
-            Failure: one is no scan or is gone, or there is no space; its name is told.
+            Failure: one is not a scan or was removed, or there is no space; names the volume.
         """
         for node in nodes:
             try:
@@ -79,12 +79,12 @@ class BatchScans:
                 raise Failure(failure.code, message, failure.hint) from None
 
     def table(self, name: str, paths: Sequence[Path], nodes: Sequence[Any]) -> list[Path]:
-        """The inputs for the command: a table of all scans, and the tables among `paths`.
+        """The inputs of the command: a table of all scans, and the tables among `paths`.
 
-        Thousands of paths would be too long for a command line.
+        A command line is too short for thousands of paths.
 
         Args:
-            name: of the batch, for the table's file.
+            name: of the table's file.
 
         Raises:
             Failure: there are no scans, or the temporary folder cannot be written.
@@ -101,24 +101,24 @@ class BatchScans:
                           _("Add files, folders or volumes of the scene."))
         if not rows:
             return tables
-        file = self._place() / f"{name}.json"
+        file = self._batchFolder() / f"{name}.json"
         with _writable():
             file.write_text(json.dumps(rows), encoding="utf-8")
         return [file, *tables]
 
     def touch(self) -> None:
-        """Marks the files as in use: another Slicer would take old ones for left behind.
+        """Marks the files as in use: another Slicer removes old ones as stale.
 
         Raises:
             Failure: the temporary folder cannot be written.
         """
         with _writable():
-            os.utime(self._place())
+            os.utime(self._batchFolder())
 
     def remove(self, images: Iterable[Path]) -> None:
-        """Removes the files among `images` that were written here."""
+        """Removes the files among `images` that were exported here."""
         for image in set(images) & set(self._scans):
-            with contextlib.suppress(OSError):  # the folder goes at the end of the session anyway
+            with contextlib.suppress(OSError):  # removed with the folder at the end of the session
                 image.unlink(missing_ok=True)
 
     def _write(self, node: Any) -> Piecewise:
@@ -127,25 +127,25 @@ class BatchScans:
         if key in self._files and self._files[key].is_file():
             return
         self._count += 1
-        path = self._place() / f"{source.hint or 'scan'}_{self._count}.nrrd"
-        yield from VolumeFile.write(path, source.array, source.placement.fileToRas, source.tag)
+        path = self._batchFolder() / f"{source.hint or 'scan'}_{self._count}.nrrd"
+        yield from VolumeFile.write(path, source.array, source.grid.fileToRas, source.tag)
         if _key(node) != key:
             path.unlink(missing_ok=True)
             raise Failure("volume-changed", _("The scan changed while it was being read."),
                           _("Run again."))
         self._files[key] = path
-        self._scans[path] = SceneScan(node, source.placement)
+        self._scans[path] = ExportedVolume(node, source.grid)
 
-    def _place(self) -> Path:
-        place = self._folder.new("batch")
+    def _batchFolder(self) -> Path:
+        folder = self._folder.new("batch")
         with _writable():
-            place.mkdir(parents=True, exist_ok=True)  # some systems clear such folders
-        return place
+            folder.mkdir(parents=True, exist_ok=True)  # some systems clear temporary folders
+        return folder
 
 
 @contextlib.contextmanager
 def _writable() -> Iterator[None]:
-    """What is written to the temporary folder; a disk that refuses is told in words."""
+    """Turns an error in writing to the temporary folder into a failure."""
     try:
         yield
     except OSError:

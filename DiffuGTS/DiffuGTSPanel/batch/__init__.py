@@ -1,0 +1,1 @@
+"""Batches: queue, controller, files and results."""

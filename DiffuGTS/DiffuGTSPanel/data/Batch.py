@@ -1,4 +1,4 @@
-"""What a batch is made of: its options, its cases, what is told about it."""
+"""The data of a batch: options, cases, progress, callbacks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from DiffuGTSPanel.data.Run import MethodOptions, nothingFound
 
 @dataclass(frozen=True)
 class BatchOptions(MethodOptions):
-    """What a batch may be told.
+    """Options of a batch.
 
     Attributes:
-        resume: go on with the run that is in the output folder.
-        jobs: scans at the same time, in processes of their own; None is one.
+        resume: continue the run that is in the output folder.
+        jobs: scans processed in parallel, one child process each; None is one.
         maps: also write attention, pseudo-healthy scan, residual and more.
         dicomSeg: also write DICOM segmentations of scans that are DICOM.
     """
@@ -30,7 +30,7 @@ class BatchOptions(MethodOptions):
     dicomSeg: bool = False
 
     def arguments(self) -> list[str]:
-        """As the command line takes them."""
+        """As arguments of `diffugts batch`."""
         valued = {
             "--jobs": self.jobs, "--model": self.model, "--device": self.device,
             "--threshold": self.threshold, "--seed": self.seed, "--samples": self.samples,
@@ -48,13 +48,13 @@ class BatchCase:
     """A scan of a batch.
 
     Attributes:
-        name: unique in the output folder; files are called like it.
+        name: unique in the output folder; the base name of its files.
         image: the file or DICOM folder; of a volume of the scene, its copy.
         series: DICOM series UID where the folder holds several.
-        prompts: what is looked for.
+        prompts: what to segment.
         status: "waiting", "running", "done", "failed", "skipped" (no scan).
         fraction: of a running case, 0 to 1.
-        seconds: that it took; 0 where not known.
+        seconds: processing time; 0 where not known.
         results: of a done case, one a prompt: title, found, highest_score, threshold,
             needed_score, lesions.
         segmentation: of a done case, the file.
@@ -78,37 +78,37 @@ class BatchCase:
 
     @property
     def lesions(self) -> list[dict[str, Any]]:
-        """Those of all prompts, as the tables hold them."""
+        """Those of all prompts, as in lesions.csv."""
         return [lesion for result in self.results for lesion in result["lesions"]]
 
     @property
     def volumeMl(self) -> float:
-        """Of all lesions."""
+        """Total volume of all lesions."""
         return _volumeMlOf(self.lesions)
 
     @property
     def sentence(self) -> str:
-        """What came out, in words; "" while that is open."""
+        """The outcome in words; "" before there is one."""
         if self.failure is not None:
             return self.failure.message
         return " ".join(self.sentences)
 
     @property
     def sentences(self) -> list[str]:
-        """What each prompt has found, in words."""
+        """The outcome of each prompt in words."""
         return [_found(result) for result in self.results]
 
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """How far a batch is.
+    """Progress of a batch.
 
     Attributes:
         done, failed, total: cases; those of an earlier run count as done, skipped ones not at all.
-        case: the name of the one at work; "" before the first.
+        case: the name of the one being processed; "" before the first.
         fraction: of all, 0 to 1.
-        secondsLeft: None while it is too early to say.
-        text: what is being done.
+        secondsLeft: None while unknown.
+        text: the stage in words.
     """
 
     done: int
@@ -122,7 +122,7 @@ class BatchProgress:
 
 @dataclass
 class BatchCallbacks:
-    """What the caller wants to be told; None where not."""
+    """Callbacks of the caller; None where there is none."""
 
     onProgress: Callable[[BatchRun, BatchProgress], None] | None = None
     onCase: Callable[[BatchRun, BatchCase], None] | None = None
@@ -130,14 +130,14 @@ class BatchCallbacks:
     onError: Callable[[BatchRun, Failure], None] | None = None
     onCancelled: Callable[[BatchRun], None] | None = None
 
-    def tell(self, name: str, *values: Any) -> None:
+    def call(self, name: str, *values: Any) -> None:
         """Calls one of them, where there is one."""
         callback = getattr(self, name)
         if callback is not None:
             callback(*values)
 
-    def forget(self) -> None:
-        """Nothing is told any more."""
+    def clear(self) -> None:
+        """Removes all callbacks."""
         for each in fields(self):
             setattr(self, each.name, None)
 
@@ -151,12 +151,12 @@ class BatchRun:
         prompts: as typed.
         folder: of the results.
         options: as given.
-        callbacks: whom to tell.
+        callbacks: of the caller.
         state: "waiting", "running", "finished" (also where cases failed), "failed", "cancelled".
         cases: all that were found, in their order; none before the inputs have been searched.
-        leftOut: what lay among the scans and is none, in words; "" where nothing did.
-        failure: why the batch could not start or go on.
-        seconds: that the cases took together, once it has ended.
+        leftOut: files among the inputs that are no scans, in words; "" where there are none.
+        failure: why the batch could not start or continue.
+        seconds: total processing time, once it has ended.
     """
 
     id: str
@@ -172,7 +172,7 @@ class BatchRun:
 
     @property
     def active(self) -> bool:
-        """Whether it waits or is at work."""
+        """Whether it is waiting or running."""
         return self.state in ("waiting", "running")
 
     @property
@@ -198,13 +198,13 @@ class BatchRun:
         return ", ".join(text.format(count=count) for text, count in counts if count)
 
 
-def leftOut(told: dict[str, Any]) -> str:
-    """What the library left out, in words; "" where it was nothing."""
-    count, examples = told["count"], list(told["examples"])
+def leftOutText(leftOut: dict[str, Any]) -> str:
+    """The files that the library left out, in words; "" where there are none."""
+    count, examples = leftOut["count"], list(leftOut["examples"])
     if not count:
         return ""
     names = ", ".join(examples + (["\u2026"] if count > len(examples) else []))
-    return _("Left out, as they are no scans: {count} ({names}).").format(count=count, names=names)
+    return _("Skipped, not scans: {count} ({names}).").format(count=count, names=names)
 
 
 def _volumeMlOf(lesions: list[dict[str, Any]]) -> float:

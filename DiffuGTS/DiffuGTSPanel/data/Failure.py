@@ -1,4 +1,4 @@
-"""What the person is told when something cannot be done: a sentence and what to do about it."""
+"""Errors as the user sees them: one sentence and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Event = dict[str, Any]
 
 
 class Failure(Exception):
-    """The only exception that reaches the panel and whoever calls the logic.
+    """The only exception that reaches the panel and callers of the logic.
 
     Args:
         code: short and stable, for programs; those of DiffuGTSLib/errors.py are among them.
-        message: one sentence for a person.
+        message: one sentence for the user.
         hint: what to do about it; may be empty.
-        suggestions: texts that would have been understood, best first; with the code
-            "sequence-unknown" the MR sequences of which one has to be stated.
+        suggestions: prompts that are understood, closest match first; with the code
+            "sequence-unknown" the MR sequences of which one has to be chosen.
     """
 
     def __init__(
@@ -32,21 +32,20 @@ class Failure(Exception):
         self.suggestions = tuple(suggestions)
 
 
-def failureOf(event: Event) -> Failure:
-    """What an `error` event tells."""
-    return Failure(event["code"], event["message"], hintOf(event), event["suggestions"])
+def failureFrom(event: Event) -> Failure:
+    """The failure that an `error` event of the worker reports."""
+    return Failure(event["code"], event["message"], hintFrom(event), event["suggestions"])
 
 
-def hintOf(event: Event) -> str:
-    """What to do about an error; the library's hints may name options of its command line."""
+def hintFrom(event: Event) -> str:
+    """The hint of an `error` event in the panel's terms; the library's may name CLI options."""
     if event["code"] == "sequence-unknown":
         return _("Choose it under Advanced > MR sequence.")
     return str(event["hint"])
 
 
-def unexpected(error: Exception) -> Failure:
-    """A mistake in the program, told in one sentence."""
-    # With its place in the code, for whoever looks into Slicer's own log.
+def unexpectedFailure(error: Exception) -> Failure:
+    """A programming error as a failure; the traceback goes to Slicer's own log."""
     logging.getLogger("DiffuGTS").error("unexpected", exc_info=error)
-    return Failure("internal", _("Something went wrong inside the extension: {kind}.").format(
-        kind=type(error).__name__), _("Report it with the log."))
+    return Failure("internal", _("An unexpected error occurred in the extension: {kind}.").format(
+        kind=type(error).__name__), _("Please report it together with the log."))

@@ -1,4 +1,4 @@
-"""What a run is made of: its options, its results, what is told about it."""
+"""The data of a run: options, results, progress, callbacks."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Position = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """What the method may be told, for one scan or for many.
+    """Options of the method, for one scan or a batch.
 
     Attributes:
-        seed: the same one gives the same segments.
-        threshold: of the score, 0 to 1; None leaves it to the model.
-        modality: "CT", "MR", or None to find out for each scan.
+        seed: the same seed gives the same segments.
+        threshold: of the score, 0 to 1; None is the model's own.
+        modality: "CT", "MR", or None to detect it for each scan.
         model: catalogue name or folder.
         device: "auto", "cpu", "cuda:0" ...
-        samples: pseudo-healthy scans to draw; None leaves it to the model.
-        sequence: of MR scans, "t1", "t1c", "t2", "flair" or "other"; None reads their names.
-        skullStripped: whether brains were cut out of heads; None reads the scans' names.
+        samples: pseudo-healthy samples to draw; None is the model's own number.
+        sequence: of MR scans, "t1", "t1c", "t2", "flair" or "other"; None reads the name.
+        skullStripped: whether the skull was removed; None reads the scan's name.
     """
 
     seed: int = 0
@@ -45,7 +45,7 @@ class MethodOptions:
 
 @dataclass(frozen=True)
 class Options(MethodOptions):
-    """What a run may be told.
+    """Options of a run.
 
     Attributes:
         frames: "this" or "all" frames of a sequence.
@@ -55,8 +55,8 @@ class Options(MethodOptions):
 
 
 @dataclass(frozen=True)
-class Understanding:
-    """How a prompt was understood.
+class ParsedPrompt:
+    """How a prompt is understood.
 
     Attributes:
         text: as typed.
@@ -64,11 +64,12 @@ class Understanding:
         sentence: the reading in words, or why there is none.
         title: the canonical name.
         anatomy, finding: in words; no anatomy means anywhere.
-        modalities: in which the model was shown the place.
+        modalities: in which the model was trained on that anatomy.
         known: every word is in the vocabulary.
-        suggestions: the nearest that are understood, where this one is not.
+        suggestions: closest matches that are understood, where this one is not.
         hint: what to do then.
-        beyond: it holds unknown words, of which the worker's text encoder may still make sense.
+        hasUnknownWords: some words are not in the vocabulary; the worker's text encoder may
+            still understand them.
     """
 
     text: str
@@ -81,7 +82,7 @@ class Understanding:
     known: bool = True
     suggestions: tuple[str, ...] = ()
     hint: str = ""
-    beyond: bool = False
+    hasUnknownWords: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,14 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         stage: prepare, start, read, encode, attention, inpaint, residual, lesions, receive.
-        index, prompt: which prompt is at work.
+        index, prompt: the prompt being processed.
         done, total: steps of the stage.
         fraction: of the whole run, 0 to 1.
-        secondsLeft: None while it is too early to say.
+        secondsLeft: None while unknown.
         text: the stage in words.
     """
 
@@ -140,7 +141,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Preview:
-    """What can be shown before the long part begins: scene nodes, on the volume's grid."""
+    """The first scene nodes, before inpainting begins; on the volume's grid."""
 
     index: int
     prompt: str
@@ -181,48 +182,48 @@ class Lesion:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The voxels of one lesion.
+class LesionMask:
+    """The mask of one lesion.
 
     Attributes:
-        array: (K, J, I) uint8, 1 in the lesion; of the size of its box.
+        array: (K, J, I) uint8, 1 in the lesion; of the size of its bounding box.
         start: index (i, j, k) of its first voxel on the volume's own grid.
     """
 
     array: np.ndarray
     start: tuple[int, int, int]
 
-    def overlap(self, other: Part) -> int:
-        """How many voxels both have."""
+    def overlap(self, other: LesionMask) -> int:
+        """The number of voxels in both."""
         starts = np.maximum(self.start, other.start)
         ends = np.minimum(np.add(self.start, self.array.shape[::-1]),
                           np.add(other.start, other.array.shape[::-1]))
         if (starts >= ends).any():
             return 0
         views = []
-        for part in (self, other):
+        for mask in (self, other):
             i, j, k = (slice(a, b) for a, b in zip(
-                starts - part.start, ends - part.start, strict=True))
-            views.append(part.array[k, j, i])
+                starts - mask.start, ends - mask.start, strict=True))
+            views.append(mask.array[k, j, i])
         return int(np.count_nonzero(views[0] & views[1]))
 
 
 @dataclass
 class PromptResult:
-    """What one prompt found.
+    """The result of one prompt.
 
     Attributes:
-        index, prompt, title: which prompt, as typed, and its canonical name.
+        index, prompt, title: position and text of the prompt, and its canonical name.
         found: whether any lesion was found.
         highestScore, threshold: 0 to 1.
         terminology: of the segments, as Slicer writes it.
         sentence: the outcome in words.
         lesions: largest first.
-        parts: their voxels, by number.
+        masks: their voxels, by number.
         evidence: volume nodes that have been read so far, by kind.
         files: where the evidence lies, by kind.
         frame: of the sequence; None without one.
-        notes: what else has to be known of it; sentences.
+        notes: further sentences to show with it.
     """
 
     index: int
@@ -234,7 +235,7 @@ class PromptResult:
     terminology: str
     sentence: str
     lesions: list[Lesion] = field(default_factory=list)
-    parts: dict[int, Part] = field(default_factory=dict)
+    masks: dict[int, LesionMask] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     frame: int | None = None
@@ -243,7 +244,7 @@ class PromptResult:
 
 @dataclass
 class Callbacks:
-    """What the caller wants to be told; None where not."""
+    """Callbacks of the caller; None where there is none."""
 
     onProgress: Callable[[Run, Progress], None] | None = None
     onPreview: Callable[[Run, Preview], None] | None = None
@@ -252,8 +253,8 @@ class Callbacks:
     onCancelled: Callable[[Run], None] | None = None
     onUpdated: Callable[[Run], None] | None = None
 
-    def forget(self) -> None:
-        """Nothing is told any more."""
+    def clear(self) -> None:
+        """Removes all callbacks."""
         for each in fields(self):
             setattr(self, each.name, None)
 
@@ -266,7 +267,7 @@ class Run:
         id: of the run.
         prompts: as typed.
         options: as given.
-        callbacks: whom to tell.
+        callbacks: of the caller.
         state: "waiting", "running", "finished", "failed", "cancelled".
         results: one a prompt; of a sequence, one a prompt and frame.
         threshold: of the segments; None before there are any.
@@ -287,7 +288,7 @@ class Run:
 
     @property
     def active(self) -> bool:
-        """Whether it waits or is at work."""
+        """Whether it is waiting or running."""
         return self.state in ("waiting", "running")
 
     @property
@@ -312,9 +313,9 @@ def inScene(node: Any) -> Any:
 
 
 def nothingFound(result: Mapping[str, Any]) -> str:
-    """That there is no lesion, and why, of what the library tells of a result."""
+    """That no lesion was found and why, from a result's event or record."""
     score, threshold = result["highest_score"], result["threshold"]
-    needed = result.get("needed_score", threshold)  # batches of before do not say it
+    needed = result.get("needed_score", threshold)  # not in records of older batches
     text = _('No tumor found for "{title}" (highest score {score:.2f}, threshold '
              "{threshold:.2f}).")
     if threshold < min(score, needed):
@@ -329,7 +330,8 @@ def stageText(stage: str) -> str:
     return {
         "prepare": _("Preparing the scan"), "start": _("Starting the model"),
         "read": _("Reading the scan"), "encode": _("Encoding the scan"),
-        "attention": _("Looking for what the text names"),
-        "inpaint": _("Painting healthy tissue"), "residual": _("Comparing with healthy tissue"),
+        "attention": _("Computing attention"),
+        "inpaint": _("Inpainting healthy tissue"),
+        "residual": _("Computing the residual"),
         "lesions": _("Measuring lesions"), "receive": _("Loading the result"),
     }.get(stage, stage)

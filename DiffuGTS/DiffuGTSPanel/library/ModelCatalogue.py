@@ -1,4 +1,4 @@
-"""The catalogue of models, and what can be done with one: download, verify, remove."""
+"""The model catalogue: list, download, verify and remove models."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from slicer.i18n import tr as _
 from DiffuGTSPanel.data.Failure import Failure
 from DiffuGTSPanel.data.Run import ModelEntry
 from DiffuGTSPanel.process import LibraryLauncher
-from DiffuGTSPanel.process.ChildProcess import Ending, Task
+from DiffuGTSPanel.process.ChildProcess import CommandTask, ProcessExit
 
-# The panel has shown the licence, or asked whether to remove, before.
-_AGREED = {"download": ("--accept-licence",), "remove": ("--yes",), "verify": ()}
+# The panel has asked for consent to the licence or the removal before.
+_CONSENT_OPTIONS = {"download": ("--accept-licence",), "remove": ("--yes",), "verify": ()}
 
 
 def listModels() -> list[ModelEntry]:
-    """All models of the catalogue and of the store; no torch, no network."""
+    """All models of the catalogue and the store, without torch and network."""
     LibraryLauncher.useLibrary()
     from DiffuGTSLib.models.store import describe_models
 
@@ -29,8 +29,8 @@ def _entry(facts: dict[str, Any]) -> ModelEntry:
     size = facts["bytes"] or facts["expected_bytes"]
     message = facts["message"]
     if not facts["installed"] and "download" in facts["actions"]:
-        # The library names the command.
-        message = _("Not installed; Download is under Advanced.")
+        # The library's message names its command.
+        message = _("Not installed. Download it under Advanced.")
     return ModelEntry(
         facts["name"], facts["title"], facts["purpose"], tuple(facts["modalities"]),
         facts["licence"]["name"], facts["licence"]["url"], size / 1e6 if size else None,
@@ -39,36 +39,35 @@ def _entry(facts: dict[str, Any]) -> ModelEntry:
     )
 
 
-def act(
+def runAction(
     action: str, name: str, python: str, onDone: Callable[[str], None],
     onError: Callable[[Failure], None], onLine: Callable[[str], None],
-) -> Task:
+) -> CommandTask:
     """Runs `diffugts models ACTION NAME` without blocking.
 
     Args:
-        action: "download", "verify" or "remove"; the person has agreed to the licence, or to the
-            removal.
+        action: "download", "verify" or "remove"; the user has agreed to the licence or removal.
         name: of the model.
         python: to run it in; "" is Slicer's own.
-        onDone: called with a sentence.
-        onError: called with the reason why not.
+        onDone: called with a sentence for the user.
+        onError: called with the failure.
         onLine: called with each line of progress.
     """
 
-    def done(ending: Ending, lines: list[str]) -> None:
+    def done(result: ProcessExit, lines: list[str]) -> None:
         facts = _document(lines)
-        if ending.kind == "ended" and ending.code == 0:
-            each = (facts.get("models") or [facts])[0]
-            onDone(str(each.get("message") or _("Done.")))
+        if result.kind == "ended" and result.code == 0:
+            model = (facts.get("models") or [facts])[0]
+            onDone(str(model.get("message") or _("Done.")))
             return
-        # Its stderr ends with a sentence and, perhaps, a hint.
-        said = [word for word in ending.words if word.strip()] or [_("It failed without a word.")]
-        hint = said[-1].removeprefix("Hint: ") if said[-1].startswith("Hint: ") else ""
-        message = said[-2] if hint and len(said) > 1 else said[-1]
+        # The command's stderr ends with a sentence and, perhaps, a hint.
+        lines = list(result.errorLines) or [_("The command failed without an error message.")]
+        hint = lines[-1].removeprefix("Hint: ") if lines[-1].startswith("Hint: ") else ""
+        message = lines[-2] if hint and len(lines) > 1 else lines[-1]
         onError(Failure(f"model-{action}-failed", message, hint))
 
-    arguments = ["models", action, name, *_AGREED[action], "--json"]
-    return Task(LibraryLauncher.launch("cli", arguments, python), done, onLine)
+    arguments = ["models", action, name, *_CONSENT_OPTIONS[action], "--json"]
+    return CommandTask(LibraryLauncher.launch("cli", arguments, python), done, onLine)
 
 
 def _document(lines: list[str]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Prompts in words, before anything runs; needs no torch."""
+"""How prompts are understood, before anything runs; needs no torch."""
 
 from __future__ import annotations
 
 from slicer.i18n import tr as _
 
-from DiffuGTSPanel.data.Run import Understanding
+from DiffuGTSPanel.data.Run import ParsedPrompt
 from DiffuGTSPanel.process import LibraryLauncher
 
 EXAMPLES = ("liver tumor", "lung tumor", "kidney tumor", "brain tumor", "pancreas tumor",
@@ -12,27 +12,27 @@ EXAMPLES = ("liver tumor", "lung tumor", "kidney tumor", "brain tumor", "pancrea
 
 
 def prompts(text: str) -> list[str]:
-    """The prompts in a text: one a line, or divided by semicolons."""
+    """The prompts in a text, separated by line breaks or semicolons."""
     LibraryLauncher.useLibrary()
     from DiffuGTSLib.prompt.parsing import several
 
     return several(text)
 
 
-def understand(text: str, model: str) -> list[Understanding]:
+def understand(text: str, model: str) -> list[ParsedPrompt]:
     """How each prompt in `text` is understood for `model` (its catalogue name)."""
     return [_understandOne(prompt, model) for prompt in prompts(text)]
 
 
 def suggestions(prefix: str, limit: int) -> list[str]:
-    """Prompts that complete what was typed so far."""
+    """Prompts that complete the typed text."""
     LibraryLauncher.useLibrary()
     from DiffuGTSLib.prompt import parsing
 
     return parsing.suggestions(prefix, limit)
 
 
-def _understandOne(text: str, model: str) -> Understanding:
+def _understandOne(text: str, model: str) -> ParsedPrompt:
     from DiffuGTSLib.errors import PromptNotUnderstood
     from DiffuGTSLib.prompt.parsing import understand as read
     from DiffuGTSLib.prompt.vocabulary import vocabulary
@@ -40,11 +40,11 @@ def _understandOne(text: str, model: str) -> Understanding:
     try:
         prompt = read(text)
     except PromptNotUnderstood as error:
-        return Understanding(text, False, error.message, known=False,
+        return ParsedPrompt(text, False, error.message, known=False,
                              suggestions=error.suggestions, hint=error.hint,
-                             beyond=bool(vocabulary().read(text).unknown))
+                             hasUnknownWords=bool(vocabulary().read(text).unknown))
     finding = vocabulary().findings[prompt.finding].name
     words = [prompt.anatomy_name or _("anywhere"), finding, ", ".join(prompt.modalities),
              _("model {name}").format(name=model)]
-    return Understanding(text, True, " · ".join(words), prompt.title, prompt.anatomy_name, finding,
+    return ParsedPrompt(text, True, " · ".join(words), prompt.title, prompt.anatomy_name, finding,
                          prompt.modalities, prompt.known)

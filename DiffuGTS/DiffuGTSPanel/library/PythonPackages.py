@@ -1,6 +1,6 @@
-"""The Python packages that the worker needs: what is missing, how to get it, other Pythons.
+"""The Python packages of the worker: which are missing, their installation, other Pythons.
 
-Nothing here imports one of them: Slicer's own process stays without torch.
+Nothing here imports them: Slicer's own process stays without torch.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from slicer.i18n import tr as _
 
 from DiffuGTSPanel.data.Failure import Failure
 from DiffuGTSPanel.process import LibraryLauncher
-from DiffuGTSPanel.process.ChildProcess import Ending, Task
+from DiffuGTSPanel.process.ChildProcess import CommandTask, ProcessExit
 
 REQUESTER = "DiffuGTS"
-# With torch for a GPU; the CPU's takes a tenth.
+# With torch for a GPU; for the CPU it is a tenth.
 _GIGABYTES_WITH_TORCH = 3
+_INCOMPLETE = "half installed"
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A package that is needed and not there as it should be."""
+class MissingPackage:
+    """A package that is missing, too old or incomplete."""
 
     name: str
     reason: str
@@ -39,18 +40,18 @@ class Missing:
 
 @dataclass(frozen=True)
 class Device:
-    """A device that the worker can use: its name for the worker, and in words."""
+    """A device for the worker: its name for the worker, and its title for the user."""
 
     name: str
     title: str
 
 
 @dataclass(frozen=True)
-class Examination:
-    """What the doctor found in a Python.
+class PythonReport:
+    """What `DiffuGTSLib.doctor` reports on a Python.
 
     Attributes:
-        healthy: nothing that is needed is missing.
+        healthy: nothing required is missing.
         findings: name, state ("ok", "note", "missing"), found, advice.
         devices: "auto", GPUs, "cpu".
     """
@@ -60,31 +61,31 @@ class Examination:
     devices: list[Device]
 
 
-class Packages:
-    """Of Slicer's own Python, and of others on request.
+class PythonPackages:
+    """Checks and installs the packages of Slicer's own Python; checks other Pythons.
 
     Args:
-        requirements: a file as pip reads it.
+        requirements: the file with the requirements, as pip reads it.
     """
 
     def __init__(self, requirements: Path | None = None) -> None:
         self._file = requirements or LibraryLauncher.requirementsFile()
 
-    def missing(self) -> list[Missing]:
-        """What is not there, too old, or half installed; some milliseconds."""
+    def missing(self) -> list[MissingPackage]:
+        """What is not installed, too old or incomplete; takes some milliseconds."""
         LibraryLauncher.useLibrary()
         from DiffuGTSLib.doctor import packages, requirements
 
         importlib.invalidate_caches()
-        found = [Missing(each.name, each.found) for each in packages(self._file)
+        found = [MissingPackage(each.name, each.found) for each in packages(self._file)
                  if each.state == "missing"]
         wanted = next(((relation, version) for name, relation, version
                        in requirements(self._file) if name == "torch"), None)
-        torch = _torchIs(wanted[1]) if wanted else ""
-        return [Missing("torch", torch), *found] if torch else found
+        torch = _torchProblem(wanted[1]) if wanted else ""
+        return [MissingPackage("torch", torch), *found] if torch else found
 
     def sentence(self) -> str:
-        """What is missing in one sentence; "" when all is there."""
+        """What is missing in one sentence; "" when nothing is."""
         missing = self.missing()
         if not missing:
             return ""
@@ -98,10 +99,10 @@ class Packages:
     def install(self) -> None:
         """Installs what is missing into Slicer's Python; asks first and shows progress.
 
-        To be called on the main thread; calling it again is the retry.
+        Call it on the main thread; to retry, call it again.
 
         Raises:
-            Failure: declined, no network, no space, pip failed; what was there before still is.
+            Failure: declined, no network, no space or pip failed.
         """
         import slicer.packaging
 
@@ -111,12 +112,12 @@ class Packages:
                 slicer.packaging.load_requirements(str(self._file)), requester=REQUESTER)
         except subprocess.CalledProcessError as error:
             raise Failure(
-                "packages-not-installed", _("The packages could not be installed (pip ended with "
+                "packages-not-installed", _("The packages could not be installed (pip exit code "
                 "{code}).").format(code=error.returncode),
                 _("Check the network, the proxy and the free space, then try again; or choose "
                   "another Python under Advanced.")) from None
         except (RuntimeError, OSError) as error:
-            # Slicer raises this when the person declines.
+            # Slicer raises this when the user declines.
             raise Failure("packages-not-installed", _("The packages were not installed."),
                           str(error)) from None
         if self.missing():
@@ -128,15 +129,15 @@ class Packages:
         torch = next((each for each in self.missing() if each.name == "torch"), None)
         if torch is None:
             return
-        if torch.reason.startswith("half"):
-            # Its traces would make pip believe that it is there.
+        if torch.reason == _INCOMPLETE:
+            # pip would take what is left of it for an installation.
             slicer.util.pip_uninstall("torch")
         if importlib.util.find_spec("PyTorchUtils") is None:
-            return  # pip_ensure takes it from the package index
+            return  # pip_ensure installs it from the package index
         import PyTorchUtils
 
         install = PyTorchUtils.PyTorchUtilsLogic().installTorch
-        # The keywords' names differ between versions of that extension.
+        # The names of the keywords differ between versions of that extension.
         known = inspect.signature(install).parameters
         wanted: dict[str, Any] = {"askConfirmation": True, "confirm": True,
                                   "torchVersionRequirement": _requirement(self._file, "torch")}
@@ -144,61 +145,61 @@ class Packages:
             raise RuntimeError(_("torch was not installed."))
 
     def examine(
-        self, python: str, onDone: Callable[[Examination], None],
+        self, python: str, onDone: Callable[[PythonReport], None],
         onError: Callable[[Failure], None],
-    ) -> Task:
-        """Runs the doctor in a Python ("" is Slicer's own) without blocking."""
+    ) -> CommandTask:
+        """Runs `DiffuGTSLib.doctor` in a Python ("" is Slicer's own) without blocking."""
 
-        def done(ending: Ending, lines: list[str]) -> None:
+        def done(result: ProcessExit, lines: list[str]) -> None:
             try:
                 document = json.loads(lines[-1])
             except (ValueError, IndexError):
-                onError(_unusable(ending))
+                onError(_unusable(result))
                 return
-            onDone(Examination(document["healthy"], document["findings"],
+            onDone(PythonReport(document["healthy"], document["findings"],
                                _devices(document["findings"])))
 
         arguments = ["--json", "--requirements", str(self._file)]
-        return Task(LibraryLauncher.launch("doctor", arguments, python), done)
+        return CommandTask(LibraryLauncher.launch("doctor", arguments, python), done)
 
 
-def _torchIs(version: str) -> str:
-    """What is wrong with torch, without importing it; "" when nothing seems to be."""
+def _torchProblem(version: str) -> str:
+    """What is wrong with the installed torch, without importing it; "" for nothing."""
     from DiffuGTSLib.doctor import suits
 
     spec = importlib.util.find_spec("torch")
     try:
-        there = importlib.metadata.version("torch")
+        installed = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
-        there = None
-    if spec is None and there is None:
+        installed = None
+    if spec is None and installed is None:
         return "not installed"
     folders = [Path(each) for each in (spec.submodule_search_locations or ())] if spec else []
-    # The last that pip unpacks, in order of the alphabet, and what nothing works without.
-    whole = any((folder / "version.py").is_file() and list(folder.glob("_C.*"))
+    # pip unpacks in alphabetical order: the last file, and the extension module.
+    complete = any((folder / "version.py").is_file() and list(folder.glob("_C.*"))
                 for folder in folders)
-    if there is None or not whole:
-        return "half installed"
-    return "" if suits(there, ">=", version) else f"{there}; >={version} is needed"
+    if installed is None or not complete:
+        return _INCOMPLETE
+    return "" if suits(installed, ">=", version) else f"{installed}; >={version} is needed"
 
 
 def _requirement(file: Path, name: str) -> str:
-    """The version that the file asks for, as ">=2.6"."""
+    """The version that the file requires, as ">=2.6"."""
     found = re.search(rf"^{name}(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return found[1].strip() if found else ""
 
 
-def _unusable(ending: Ending) -> Failure:
-    hint = _("Choose a Python of version 3.11 or newer in which DiffuGTS' packages are installed.")
-    if ending.kind == "not-started":
+def _unusable(result: ProcessExit) -> Failure:
+    hint = _("Choose a Python 3.11 or newer in which the packages of DiffuGTS are installed.")
+    if result.kind == "not-started":
         return Failure("python-unusable", _("That program cannot be started."), hint)
-    said = ending.words[-1] if ending.words else _("it said nothing")
+    reason = result.errorLines[-1] if result.errorLines else _("no error message")
     return Failure("python-unusable", _("That Python cannot be used: {reason}").format(
-        reason=said), hint)
+        reason=reason), hint)
 
 
 def _devices(findings: list[dict[str, str]]) -> list[Device]:
-    """What can be chosen, from the doctor's findings."""
+    """The devices to choose from, according to the findings."""
     devices = [Device("auto", _("Automatic"))]
     devices += [Device(each["name"], each["found"]) for each in findings
                 if each["name"].startswith("cuda:") and each["state"] == "ok"]

@@ -1,0 +1,1 @@
+"""What DiffuGTSLib answers without a run: packages, models, prompts."""

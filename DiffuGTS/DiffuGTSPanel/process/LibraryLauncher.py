@@ -1,4 +1,4 @@
-"""Where DiffuGTSLib lies, and how a Python is started on it."""
+"""Finds DiffuGTSLib and starts a Python with it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import slicer
 
 MODULE_FOLDER = Path(__file__).resolve().parents[2]
-# Their values are Slicer's own: another Python would load Slicer's libraries through them.
+# Another Python would load Slicer's libraries through these.
 SLICERS_VARIABLES = ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH")
-# One line without double quotes: it passes through the launchers of every system unchanged.
+# One line without double quotes, so that every system's launcher passes it on unchanged.
 _START = (
     "import sys; sys.version_info < (3, 11) and "
     "sys.exit('Python 3.11 or newer is needed; this is ' + sys.version.split()[0]); "
@@ -33,7 +33,7 @@ class Launch:
 
 
 def libraryFolder() -> Path | None:
-    """The folder that holds DiffuGTSLib: the installed module's own, or the checkout.
+    """The folder that holds DiffuGTSLib: the installed module's, or the checkout's.
 
     None where neither has it; then it has to be installed in the Python that is used.
     """
@@ -44,24 +44,24 @@ def libraryFolder() -> Path | None:
 
 
 def useLibrary() -> None:
-    """Makes the library's light modules importable in this process; nothing is imported yet."""
+    """Makes the library importable in this process; imports nothing."""
     folder = libraryFolder()
     if folder is not None and str(folder) not in sys.path:
         sys.path.append(str(folder))
 
 
 def requirementsFile() -> Path:
-    """The packages that the worker needs, one a line, as pip reads them."""
+    """The file with the worker's requirements, as pip reads it."""
     return MODULE_FOLDER / "Resources" / "requirements.txt"
 
 
 def slicersPython() -> str:
-    """The program that runs Slicer's own Python."""
+    """The executable of Slicer's own Python."""
     return shutil.which("PythonSlicer") or sys.executable
 
 
 def isSlicers(python: str) -> bool:
-    """Whether `python` is Slicer's own; the empty text means so."""
+    """Whether `python` is Slicer's own; so is ""."""
     if not python:
         return True
     try:
@@ -71,15 +71,15 @@ def isSlicers(python: str) -> bool:
 
 
 def launch(module: str, arguments: Sequence[str], python: str = "") -> Launch:
-    """How `python` runs the `main` of a module of the library.
+    """The command with which `python` runs the `main` of a module of the library.
 
-    The library beside this module goes first on the path, whichever Python runs, so that panel
-    and worker are of one version.
+    The library beside this module goes first on the path, so that panel and worker have the same
+    version in every Python.
 
     Args:
         module: of DiffuGTSLib, with a `main` that reads sys.argv.
         arguments: for it.
-        python: the program; "" is Slicer's own.
+        python: the executable; "" is Slicer's own.
     """
     own = isSlicers(python)
     environment = dict(os.environ) if own else slicer.util.startupEnvironment()

@@ -1,7 +1,7 @@
-"""Long work on the main thread, done in pieces between Slicer's own events.
+"""Long work on the main thread in pieces, between Slicer's own events.
 
-Python threads do not help in Slicer: they only run while the main thread runs Python. So reading
-and writing of volumes are generators that yield after each piece of some milliseconds.
+Python threads do not help in Slicer: they run only while the main thread runs Python. So volumes
+are read and written by generators that yield after each piece of a few milliseconds.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Callable, Generator
 
 import qt
 
-# A frame at 60 Hz is 16 ms, and the last piece of a turn may take longer than what is left of it.
-SECONDS_A_TURN = 0.008
+# Half a frame at 60 Hz: the last piece of a slice may overrun it.
+SLICE_SECONDS = 0.008
 Piecewise = Generator[None, None, None]
 
 
-class Steps:
-    """Runs a generator to its end, a turn at a time, from the event loop.
+class IdleTask:
+    """Runs a generator to its end from the event loop, a time slice at a time.
 
     Args:
         work: yields after each piece.
@@ -25,7 +25,7 @@ class Steps:
         onError: called with what the generator raised.
 
     Attributes:
-        running: there is something left to do.
+        running: it has not ended.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Steps:
         self.running = True
         self._timer = qt.QTimer()
         self._timer.setInterval(0)
-        self._timer.connect("timeout()", self._turn)
+        self._timer.connect("timeout()", self._runSlice)
         self._timer.start()
 
     def stop(self) -> None:
@@ -46,10 +46,10 @@ class Steps:
         self._end()
         self._work.close()
 
-    def _turn(self) -> None:
+    def _runSlice(self) -> None:
         if not self.running:
             return
-        end = time.monotonic() + SECONDS_A_TURN
+        end = time.monotonic() + SLICE_SECONDS
         try:
             while time.monotonic() < end:
                 next(self._work)

@@ -1,0 +1,1 @@
+"""Child processes, the worker process, and long work in pieces."""

@@ -1,4 +1,4 @@
-"""Results of the worker into the scene: previews, segments, evidence; in pieces."""
+"""Loads the worker's results into the scene in pieces: previews, segments, evidence."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from DiffuGTSPanel.data.Run import EVIDENCE, Preview, PromptResult, Run, inScene
 from DiffuGTSPanel.process.Piecewise import Piecewise
 from DiffuGTSPanel.scene import EvidenceVolumes, LesionSegments
 from DiffuGTSPanel.scene.ScanExport import removeEmptyFolder
-from DiffuGTSPanel.scene.VolumeGrid import Placement
+from DiffuGTSPanel.scene.VolumeGrid import VolumeGrid
 
 Event = dict[str, Any]
 
 
-class Received:
-    """What one run has put into the scene, so that it can be taken out again.
+class ResultLoader:
+    """Loads the results of one run, and can remove them from the scene again.
 
     Attributes:
-        target: the segmentation; None before the first result.
-        own: whether the run made it.
-        stamp: since when the segments are as the run made them.
-        isEdited: somebody has changed them before `stamp`.
+        run: whose results.
+        ownsSegmentation: the run created its segmentation.
+        stamp: modification time of the last change by the run.
+        isEdited: the user has edited the segments before `stamp`.
+        droppedSegments: removed by the user, to be restored on request.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.own = run.target is None
+        self.ownsSegmentation = run.target is None
         self.stamp = 0
         self.isEdited = False
-        self.dropped = LesionSegments.Dropped()
+        self.droppedSegments = LesionSegments.DroppedSegments()
         self._previews: dict[int, Preview] = {}
 
     @property
@@ -41,121 +42,119 @@ class Received:
         """The folder of the evidence in the subject hierarchy."""
         return f"DiffuGTS {self.run.prompts[0]}"[:40]
 
-    def preview(self, event: Event, placement: Placement) -> Piecewise:
-        """Shows attention and candidates, and tells the run's caller."""
-        read = yield from EvidenceVolumes.readMap(event["attention"])
-        parts = yield from LesionSegments.readParts(event["candidates"], placement)
+    def preview(self, event: Event, grid: VolumeGrid) -> Piecewise:
+        """Loads attention and candidates, then calls `onPreview`."""
+        attentionMap = yield from EvidenceVolumes.readMap(event["attention"])
+        masks = yield from LesionSegments.readLesionMasks(event["candidates"], grid)
         volume = self._volume()
-        attention = EvidenceVolumes.addVolume("attention", read, volume, placement, self.group)
+        attention = EvidenceVolumes.addVolume(
+            "attention", attentionMap, volume, grid, self.group)
         candidates = LesionSegments.showCandidates(
-            volume, placement, parts, _("{prompt} candidates").format(prompt=event["prompt"]))
-        shown = Preview(event["index"], event["prompt"], attention, candidates)
-        self._previews[event["index"]] = shown
-        yield  # what follows is a turn's work of its own: the views
+            volume, grid, masks, _("{prompt} candidates").format(prompt=event["prompt"]))
+        preview = Preview(event["index"], event["prompt"], attention, candidates)
+        self._previews[event["index"]] = preview
+        yield  # updating the views takes a time slice of its own
         if self.run.callbacks.onPreview is not None:
-            self.run.callbacks.onPreview(self.run, shown)
+            self.run.callbacks.onPreview(self.run, preview)
 
-    def result(
-        self, event: Event, placement: Placement, frame: int | None
-    ) -> Piecewise:
-        """Makes the segments of one prompt."""
-        parts = yield from LesionSegments.readParts(event["mask"], placement)
+    def result(self, event: Event, grid: VolumeGrid, frame: int | None) -> Piecewise:
+        """Creates the segments of one prompt."""
+        masks = yield from LesionSegments.readLesionMasks(event["mask"], grid)
         volume = self._volume()
-        result = outcome(event, frame)
-        result.parts = parts
+        result = resultFrom(event, frame)
+        result.masks = masks
         preview = self._previews.pop(event["index"], None)
         if preview is not None:
-            _remove(preview.candidatesNode)
+            _removeNode(preview.candidatesNode)
             if inScene(preview.attentionNode) is not None:
                 result.evidence["attention"] = preview.attentionNode
-        # From here on what is in the scene belongs to a result, and goes with it on a cancel.
+        # From here on the nodes belong to the result and are removed with it on a cancel.
         used = sum(len(each.lesions) for each in self.run.results if each.frame == frame)
         self.run.results.append(result)
         node = self.segmentation(volume, result.title)
         yield from LesionSegments.addLesions(
-            node, volume, placement, result, event["lesions"], used)
+            node, volume, grid, result, event["lesions"], used)
         self.stamp = LesionSegments.newStamp()
         self.run.threshold = result.threshold
 
     def update(
-        self, event: Event, result: PromptResult, placement: Placement, frameNode: Any = None
+        self, event: Event, result: PromptResult, grid: VolumeGrid, frameNode: Any = None
     ) -> Piecewise:
-        """Makes the segments of a result anew, for another threshold.
+        """Replaces the segments of a result by those of another threshold.
 
         Args:
             frameNode: the segmentation of the result's frame, in a sequence.
         """
-        parts = yield from LesionSegments.readParts(event["mask"], placement)
+        masks = yield from LesionSegments.readLesionMasks(event["mask"], grid)
         volume = self._volume()
-        gone = LesionSegments.stillDropped(result, parts)
+        dropped = LesionSegments.stillDropped(result, masks)
         node = frameNode or self.segmentation(volume, result.title)
         yield from LesionSegments.removeLesions(node, result)
-        new = outcome(event, result.frame)
+        new = resultFrom(event, result.frame)
         result.found, result.threshold, result.sentence = new.found, new.threshold, new.sentence
-        result.parts = parts
+        result.masks = masks
         used = sum(len(each.lesions) for each in self.run.results
                    if each.frame == result.frame and each.index < result.index)
-        yield from LesionSegments.addLesions(node, volume, placement, result,
-                                             event["lesions"], used)
-        for lesion in [each for each in result.lesions if each.number in gone]:
-            self.dropped.take(node, lesion)
+        yield from LesionSegments.addLesions(
+            node, volume, grid, result, event["lesions"], used)
+        for lesion in [each for each in result.lesions if each.number in dropped]:
+            self.droppedSegments.remove(node, lesion)
             LesionSegments.withKept(result, lesion, False)
         self.stamp = LesionSegments.newStamp()
         self.run.threshold = result.threshold
 
     def segmentation(self, volume: Any, title: str) -> Any:
-        """The run's segmentation; made where there is none, or where it was deleted."""
+        """The run's segmentation; created where there is none or it was deleted."""
         if self.run.segmentationNode is None:
-            what = title if len(self.run.prompts) == 1 else _("lesions")
-            name = slicer.mrmlScene.GenerateUniqueName(f"{volume.GetName()} {what}")
-            self.run.target, self.own = LesionSegments.newSegmentation(volume, name), True
+            content = title if len(self.run.prompts) == 1 else _("lesions")
+            name = slicer.mrmlScene.GenerateUniqueName(f"{volume.GetName()} {content}")
+            self.run.target = LesionSegments.newSegmentation(volume, name)
+            self.ownsSegmentation = True
         return self.run.target
 
     def keepEdited(self) -> bool:
-        """Leaves segments that somebody has edited to them; True when that was so.
+        """Leaves a segmentation that the user has edited as it is; True when that was so.
 
         The next segments of the run go into a new segmentation then.
         """
         node = self.run.segmentationNode
         if node is None or not (self.isEdited or self._changed()):
             return False
-        self.run.target, self.own, self.isEdited = None, True, False
-        self.dropped = LesionSegments.Dropped()
+        self.run.target, self.ownsSegmentation, self.isEdited = None, True, False
+        self.droppedSegments = LesionSegments.DroppedSegments()
         for result in self.run.results:
             result.lesions = []
         return True
 
     def keep(self, node: Any, result: PromptResult, number: int, kept: bool) -> None:
-        """Takes a lesion's segment out of the segmentation, or puts it back."""
+        """Removes a lesion's segment from the segmentation, or restores it."""
         lesion = next(each for each in result.lesions if each.number == number)
         if lesion.kept == kept:
             return
         self.isEdited = self.isEdited or self._changed()
         if kept:
-            self.dropped.putBack(node, lesion, result.lesions)
+            self.droppedSegments.restore(node, lesion, result.lesions)
         else:
-            self.dropped.take(node, lesion)
+            self.droppedSegments.remove(node, lesion)
         LesionSegments.withKept(result, lesion, kept)
         self.stamp = LesionSegments.newStamp()
 
-    def evidence(
-        self, kind: str, result: PromptResult, placement: Placement
-    ) -> Piecewise:
-        """Reads one kind of evidence into a volume node, into `result.evidence`."""
-        read = yield from EvidenceVolumes.readMap(result.files[kind])
+    def evidence(self, kind: str, result: PromptResult, grid: VolumeGrid) -> Piecewise:
+        """Loads one kind of evidence as a volume node into `result.evidence`."""
+        evidenceMap = yield from EvidenceVolumes.readMap(result.files[kind])
         result.evidence[kind] = EvidenceVolumes.addVolume(
-            kind, read, self._volume(), placement, self.group)
+            kind, evidenceMap, self._volume(), grid, self.group)
         yield
 
     def removePreviews(self) -> None:
-        """Takes the previews out of the scene."""
+        """Removes the previews from the scene."""
         for preview in self._previews.values():
-            _remove(preview.attentionNode)
-            _remove(preview.candidatesNode)
+            _removeNode(preview.attentionNode)
+            _removeNode(preview.candidatesNode)
         self._previews.clear()
 
     def remove(self) -> None:
-        """Takes everything out of the scene that the run has put there."""
+        """Removes everything that the run has added to the scene."""
         self.removePreviews()
         node = self.run.segmentationNode
         for result in self.run.results:
@@ -163,9 +162,9 @@ class Received:
                 for _segment in LesionSegments.removeLesions(node, result):
                     pass
             for evidence in result.evidence.values():
-                _remove(evidence)
-        if self.own:
-            _remove(node)
+                _removeNode(evidence)
+        if self.ownsSegmentation:
+            _removeNode(node)
         if self.run.volumeNode is not None:
             removeEmptyFolder(self.run.volumeNode, self.group)
         self.run.results.clear()
@@ -183,8 +182,8 @@ class Received:
         return volume
 
 
-def outcome(event: Event, frame: int | None) -> PromptResult:
-    """What a `result` event tells, without lesions and voxels."""
+def resultFrom(event: Event, frame: int | None) -> PromptResult:
+    """The result of a `result` event, without lesions and masks."""
     lesions = event["lesions"]
     if lesions:
         total = sum(entry["volume_ml"] for entry in lesions)
@@ -200,7 +199,7 @@ def outcome(event: Event, frame: int | None) -> PromptResult:
         notes=list(event.get("notes", ())))
 
 
-def _remove(node: Any) -> None:
+def _removeNode(node: Any) -> None:
     if inScene(node) is None:
         return
     for index in range(node.GetNumberOfDisplayNodes()):

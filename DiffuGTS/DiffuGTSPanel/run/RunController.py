@@ -1,4 +1,4 @@
-"""A run at work: the scan to a file, the request, the worker's events, the results."""
+"""Controls one run: export of the scan, request to the worker, its events, the results."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Protocol
 
 from slicer.i18n import tr as _
 
-from DiffuGTSPanel.data.Failure import Event, Failure, failureOf, unexpected
+from DiffuGTSPanel.data.Failure import Event, Failure, failureFrom, unexpectedFailure
 from DiffuGTSPanel.data.Run import Progress, Run, stageText
-from DiffuGTSPanel.process.Piecewise import Piecewise, Steps
-from DiffuGTSPanel.run.ResultLoader import Received
+from DiffuGTSPanel.process.Piecewise import IdleTask, Piecewise
+from DiffuGTSPanel.run.ResultLoader import ResultLoader
 from DiffuGTSPanel.scene import LesionSegments, ScanExport
-from DiffuGTSPanel.scene.SequenceFrames import Frames, sequenceOf
-from DiffuGTSPanel.scene.VolumeGrid import Placement
+from DiffuGTSPanel.scene.SequenceFrames import SequenceFrames, sequenceOf
+from DiffuGTSPanel.scene.VolumeGrid import VolumeGrid
 
-# Shares of the progress bar: writing the scan before the worker's part, reading after it.
-_BEFORE, _AFTER = 0.03, 0.03
+# Fractions of the progress bar for exporting the scan and for loading the results.
+_EXPORT_FRACTION, _LOAD_FRACTION = 0.03, 0.03
 
 
 @dataclass(frozen=True)
@@ -27,97 +27,103 @@ class Job:
 
     id: str
     frame: int | None
-    placement: Placement
+    grid: VolumeGrid
 
 
-class Office(Protocol):
-    """What a run at work needs of whoever holds the worker."""
+class WorkerClient(Protocol):
+    """Sends the requests of a run to the worker."""
 
     def request(self, run: Run, request: Event) -> None:
-        """Sends a request to a worker with the run's options; raises Failure."""
+        """Sends a request to a worker with the run's model and device; raises Failure."""
 
-    def withdraw(self, jobId: str) -> None:
-        """Asks the worker to stop a job."""
+    def cancelJob(self, jobId: str) -> None:
+        """Asks the worker to cancel a job."""
 
-    def ended(self, work: Work) -> None:
-        """The run has ended; its caller is told after this."""
+    def ended(self, controller: RunController) -> None:
+        """The run has ended; its callback follows."""
 
 
-class Work:
-    """Brings one run from its start to its end.
+class RunController:
+    """Controls one run from its start to its end.
 
     Args:
-        run: which one.
+        run: to control.
         folder: for files.
-        office: what passes requests on to the worker.
+        client: sends requests to the worker.
+
+    Attributes:
+        loader: loads the results into the scene.
+        jobs: requests so far, the current one last.
+        frames: of a sequence; None for a single volume.
+        cancelling: a cancel was requested.
     """
 
-    def __init__(self, run: Run, folder: ScanExport.JobFolder, office: Office) -> None:
+    def __init__(self, run: Run, folder: ScanExport.JobFolder, client: WorkerClient) -> None:
         self.run = run
-        self.received = Received(run)
+        self.loader = ResultLoader(run)
         self.jobs: list[Job] = []
-        self.frames: Frames | None = None
+        self.frames: SequenceFrames | None = None
         self.cancelling = False
-        self._folder, self._office = folder, office
-        self._left: deque[int | None] = deque()
-        self._pieces: deque[tuple[Piecewise, Callable[[], None]]] = deque()
-        self._steps: Steps | None = None
-        self._atWorker = False
+        self._folder, self._client = folder, client
+        self._pendingFrames: deque[int | None] = deque()
+        self._queuedWork: deque[tuple[Piecewise, Callable[[], None]]] = deque()
+        self._task: IdleTask | None = None
+        self._jobActive = False
 
     def begin(self) -> None:
-        """Starts; called from the event loop."""
+        """Starts the run; called from the event loop."""
         self.run.state = "running"
-        self._left = deque([None])
-        self._try(self._beginFirst)
+        self._pendingFrames = deque([None])
+        self._guard(self._prepare)
 
-    def _beginFirst(self) -> None:
+    def _prepare(self) -> None:
         if self.run.target is not None:
             LesionSegments.checkTarget(self.run.target)
         found = sequenceOf(self.run.volumeNode)
         if self.run.options.frames == "all" and found is not None:
-            self.frames = Frames(found[0], self.run.volume)
-            self._left = deque(range(len(self.frames)))
+            self.frames = SequenceFrames(found[0], self.run.volume)
+            self._pendingFrames = deque(range(len(self.frames)))
         self._nextFrame()
 
-    def _try(self, step: Callable[[], None]) -> None:
-        """Does a step; whatever goes wrong in it ends the run with words."""
+    def _guard(self, step: Callable[[], None]) -> None:
+        """Runs a step; an error in it ends the run with a failure."""
         try:
             step()
         except Failure as failure:
             self.fail(failure)
         except Exception as error:
             if not self.run.active:
-                raise  # a mistake of whoever was told
-            self.fail(unexpected(error))
+                raise  # an error in a callback
+            self.fail(unexpectedFailure(error))
 
     def take(self, event: Event) -> None:
-        """An event of the worker for the job at work."""
+        """Handles an event of the worker for the current job."""
         kind = event["type"]
         if kind == "cancelled":
-            self._atWorker = False
+            self._jobActive = False
             self._end("cancelled")
         elif kind == "error":
-            self._atWorker = False
-            self.fail(failureOf(event))
+            self._jobActive = False
+            self.fail(failureFrom(event))
         elif self.cancelling:
             return
         elif kind == "progress":
-            self._tellProgress(event)
+            self._reportWorkerProgress(event)
         elif kind == "preview" and self.frames is None:
-            self._piece(self.received.preview(event, self._job.placement))
+            self._enqueue(self.loader.preview(event, self._job.grid))
         elif kind == "result":
             last = event["index"] == event["count"] - 1
-            self._atWorker = not last
-            work = self.received.result(event, self._job.placement, self._job.frame)
-            self._piece(work, (lambda: self._try(self._frameDone)) if last else None)
+            self._jobActive = not last
+            loading = self.loader.result(event, self._job.grid, self._job.frame)
+            self._enqueue(loading, (lambda: self._guard(self._frameDone)) if last else None)
             if last:
-                self._tell("receive", 1 - _AFTER)
+                self._reportProgress("receive", 1 - _LOAD_FRACTION)
 
     def cancel(self) -> bool:
-        """Stops the run; True when the worker has to answer first."""
+        """Cancels the run; True when the worker has to confirm first."""
         self.cancelling = True
-        self._stopPieces()
-        if self._atWorker:
+        self._stopTasks()
+        if self._jobActive:
             return True
         self._end("cancelled")
         return False
@@ -127,65 +133,65 @@ class Work:
         if self.cancelling:
             self._end("cancelled")
         elif self.run.active:
-            self._stopPieces()
+            self._stopTasks()
             self._end("failed", failure)
 
     def frameNode(self, frame: int | None) -> Any:
-        """The segmentation of a frame; None where the run is on a single volume."""
+        """The segmentation of a frame; None for a single volume."""
         if self.frames is None or frame is None:
             return None
         return self.frames.segments(frame, self.run.segmentationNode)
 
     @property
     def jobId(self) -> str:
-        """Of the job at the worker; "" where there is none."""
-        return self._job.id if self._atWorker else ""
+        """Id of the job that the worker is processing; "" without one."""
+        return self._job.id if self._jobActive else ""
 
     @property
     def _job(self) -> Job:
         return self.jobs[-1]
 
     def _nextFrame(self) -> None:
-        """Writes the volume, or its next frame, unless it was written before."""
-        frame = self._left.popleft()
+        """Exports the volume or its next frame, unless its file exists."""
+        frame = self._pendingFrames.popleft()
         options = self.run.options
         frameNode = self.frames.volume(frame) if self.frames and frame is not None else None
         roi = self.run.roi
         source = ScanExport.readSource(self.run.volumeNode, roi, options.modality, frameNode)
-        self.run.note = source.placement.note
+        self.run.note = source.grid.note
         identity = self.run.id if frame is None else f"{self.run.id}-{frame + 1}"
-        self.jobs.append(Job(identity, frame, source.placement))
-        self._tell("prepare", 0.0)
+        self.jobs.append(Job(identity, frame, source.grid))
+        self._reportProgress("prepare", 0.0)
         if self._folder.scan(source.key) is None:
-            self._piece(self._folder.writeScan(source), lambda: self._request(source))
+            self._enqueue(self._folder.writeScan(source), lambda: self._request(source))
         else:
             self._request(source)
 
-    def _request(self, source: ScanExport.Source) -> None:
+    def _request(self, source: ScanExport.ScanSource) -> None:
         options = self.run.options
-        self._tell("start", _BEFORE)
+        self._reportProgress("start", _EXPORT_FRACTION)
         path = self._folder.scan(source.key)
-        self._atWorker = True
+        self._jobActive = True
         try:
-            self._office.request(self.run, {
+            self._client.request(self.run, {
                 "type": "segment", "id": self._job.id, "image": str(path),
                 "prompt": list(self.run.prompts), "folder": str(self._folder.new(self._job.id)),
-                "seed": options.seed, "threshold": options.threshold, "modality": source.told,
-                "samples": options.samples, "skull_stripped": options.skullStripped,
-                "sequence": options.sequence,
+                "seed": options.seed, "threshold": options.threshold,
+                "modality": source.statedModality, "samples": options.samples,
+                "skull_stripped": options.skullStripped, "sequence": options.sequence,
             })
         except Failure as failure:
-            self._atWorker = False
+            self._jobActive = False
             self.fail(failure)
 
     def _frameDone(self) -> None:
-        """All results of a job are in the scene."""
+        """All results of a job have been loaded."""
         node = self.run.segmentationNode
         if self.frames is not None and self._job.frame is not None:
             self.frames.store(self._job.frame, node)
-            if self._left:
+            if self._pendingFrames:
                 node.GetSegmentation().RemoveAllSegments()
-        if self._left:
+        if self._pendingFrames:
             self._nextFrame()
             return
         if self.frames is not None:
@@ -196,16 +202,16 @@ class Work:
         if not self.run.active:
             return
         self.run.state = state
-        self._stopPieces()
+        self._stopTasks()
         if state == "finished":
-            self.received.removePreviews()
+            self.loader.removePreviews()
         else:
-            self.received.remove()
+            self.loader.remove()
             if self.frames is not None:
                 self.frames.remove()
             for job in self.jobs:
                 self._folder.removeJob(job.id)
-        self._office.ended(self)
+        self._client.ended(self)
         callbacks = self.run.callbacks
         if state == "finished" and callbacks.onFinished is not None:
             callbacks.onFinished(self.run)
@@ -214,54 +220,54 @@ class Work:
         elif failure is not None and callbacks.onError is not None:
             callbacks.onError(self.run, failure)
 
-    def _piece(self, work: Piecewise, then: Callable[[], None] | None = None) -> None:
-        """Does long work after what is under way already."""
-        self._pieces.append((work, then or (lambda: None)))
-        if self._steps is None:
-            self._nextPiece()
+    def _enqueue(self, work: Piecewise, then: Callable[[], None] | None = None) -> None:
+        """Runs long work after what is queued already."""
+        self._queuedWork.append((work, then or (lambda: None)))
+        if self._task is None:
+            self._nextTask()
 
-    def _nextPiece(self) -> None:
-        self._steps = None
-        if not self._pieces:
+    def _nextTask(self) -> None:
+        self._task = None
+        if not self._queuedWork:
             return
-        work, then = self._pieces.popleft()
+        work, then = self._queuedWork.popleft()
 
         def done() -> None:
-            self._nextPiece()
+            self._nextTask()
             then()
 
-        self._steps = Steps(work, done, self._pieceFailed)
+        self._task = IdleTask(work, done, self._taskFailed)
 
-    def _pieceFailed(self, error: Exception) -> None:
-        self._steps = None
-        failure = error if isinstance(error, Failure) else unexpected(error)
-        if self._atWorker:
-            # It is at work for nothing now.
-            self._office.withdraw(self._job.id)
+    def _taskFailed(self, error: Exception) -> None:
+        self._task = None
+        failure = error if isinstance(error, Failure) else unexpectedFailure(error)
+        if self._jobActive:
+            # The worker's result is no longer needed.
+            self._client.cancelJob(self._job.id)
         self.fail(failure)
 
-    def _stopPieces(self) -> None:
-        self._pieces.clear()
-        if self._steps is not None:
-            self._steps.stop()
-        self._steps = None
+    def _stopTasks(self) -> None:
+        self._queuedWork.clear()
+        if self._task is not None:
+            self._task.stop()
+        self._task = None
 
-    def _tellProgress(self, event: Event) -> None:
-        fraction = _BEFORE + (1 - _BEFORE - _AFTER) * event["fraction"]
-        self._tell(event["stage"], fraction, event)
+    def _reportWorkerProgress(self, event: Event) -> None:
+        fraction = _EXPORT_FRACTION + (1 - _EXPORT_FRACTION - _LOAD_FRACTION) * event["fraction"]
+        self._reportProgress(event["stage"], fraction, event)
 
-    def _tell(self, stage: str, fraction: float, event: Event | None = None) -> None:
+    def _reportProgress(self, stage: str, fraction: float, event: Event | None = None) -> None:
         if self.run.callbacks.onProgress is None:
             return
-        count = len(self.jobs) + len(self._left)
-        whole = (len(self.jobs) - 1 + fraction) / count
+        count = len(self.jobs) + len(self._pendingFrames)
+        overall = (len(self.jobs) - 1 + fraction) / count
         event = event or {"index": 0, "done": 0, "total": 1, "seconds_left": None}
-        left = event["seconds_left"] if count == 1 else None
+        secondsLeft = event["seconds_left"] if count == 1 else None
         index = event["index"]
         text = stageText(stage)
         if count > 1:
             text = _("Frame {number} of {count}: {text}").format(
                 number=len(self.jobs), count=count, text=text)
         self.run.callbacks.onProgress(self.run, Progress(
-            stage, index, self.run.prompts[index], event["done"], event["total"], whole, left,
-            text))
+            stage, index, self.run.prompts[index], event["done"], event["total"], overall,
+            secondsLeft, text))

@@ -1,4 +1,4 @@
-"""One run after the other on one worker, which is started when needed and kept."""
+"""The queue of runs, and the worker process that they share."""
 
 from __future__ import annotations
 
@@ -10,247 +10,250 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from DiffuGTSPanel.data.Failure import Failure, failureOf, unexpected
+from DiffuGTSPanel.data.Failure import Failure, failureFrom, unexpectedFailure
 from DiffuGTSPanel.data.Run import Run
-from DiffuGTSPanel.library.PythonPackages import Packages
+from DiffuGTSPanel.library.PythonPackages import PythonPackages
 from DiffuGTSPanel.process import LibraryLauncher
-from DiffuGTSPanel.process.ChildProcess import Ending, Log
-from DiffuGTSPanel.process.Piecewise import Piecewise, Steps
+from DiffuGTSPanel.process.ChildProcess import Log, ProcessExit
+from DiffuGTSPanel.process.Piecewise import IdleTask, Piecewise
 from DiffuGTSPanel.process.WorkerProcess import Event, Worker, WorkerProcess, WorkerState
-from DiffuGTSPanel.run.RunController import Work
-from DiffuGTSPanel.run.ThresholdChange import Thresholds
+from DiffuGTSPanel.run.RunController import RunController
+from DiffuGTSPanel.run.ThresholdChange import ThresholdQueue
 from DiffuGTSPanel.scene.ScanExport import JobFolder
 
-# A cancel takes effect within a denoising step; a worker that cannot is ended.
-CANCEL_PATIENCE_SECONDS = 30.0
-# Their files stay for the evidence; those of a large CT take a gigabyte a run.
+# A worker cancels within a denoising step; one that does not is killed.
+CANCEL_TIMEOUT_SECONDS = 30.0
+# Finished runs whose files are kept for the evidence: a gigabyte each for a large CT.
 KEPT_RUNS = 4
 
 
 @dataclass(frozen=True)
-class _Setting:
-    """What a worker was started with; for another one it is started anew."""
+class _WorkerSettings:
+    """What a worker was started with; a run with other settings restarts it."""
 
     python: str
     model: str
     device: str
 
 
-class Engine:
-    """Queues runs and holds the worker.
+class RunQueue:
+    """Runs one run after the other on one worker, started when needed and kept.
 
     Args:
-        log: for what the worker prints.
+        log: for the worker's output.
         packages: of Slicer's own Python.
-        makeWorker: makes the worker; another one in tests.
+        makeWorker: creates the worker; replaceable for tests.
 
     Attributes:
         python: the Python of the next worker; "" is Slicer's own.
-        worker: what is known of the worker.
+        worker: state of the worker.
         onWorker: called when that changes.
     """
 
     def __init__(
-        self, log: Log, packages: Packages, makeWorker: Callable[..., Worker] = WorkerProcess
+        self, log: Log, packages: PythonPackages, makeWorker: Callable[..., Worker] = WorkerProcess
     ) -> None:
         self.python = ""
         self.worker = WorkerState()
         self.onWorker: Callable[[WorkerState], None] | None = None
         self._log, self._packages = log, packages
-        self._process = makeWorker(onEvent=self._take, onLog=log.add, onEnded=self._died)
-        self._setting: _Setting | None = None
-        self._refusal: Failure | None = None
+        self._process = makeWorker(onEvent=self._onEvent, onLog=log.add, onEnded=self._workerDied)
+        self._settings: _WorkerSettings | None = None
+        self._startFailure: Failure | None = None
         self._folder = JobFolder()
-        self._waiting: deque[Work] = deque()
-        self._current: Work | None = None
-        self._finished: deque[Work] = deque()
-        self._thresholds = Thresholds(self._folder, self._process)
-        self._reading: list[Steps] = []
-        self._turn = _later(self._next)
+        self._waiting: deque[RunController] = deque()
+        self._current: RunController | None = None
+        self._finished: deque[RunController] = deque()
+        self._thresholdQueue = ThresholdQueue(self._folder, self._process)
+        self._readTasks: list[IdleTask] = []
+        self._nextTimer = _singleShotTimer(self._next)
+        self._cancelTimer: Any = None
 
     # Runs ----------------------------------------------------------------------------------------
 
     def add(self, run: Run) -> None:
-        """Puts a run into the queue; it begins from the event loop."""
-        self._waiting.append(Work(run, self._folder, self))
-        self._turn.start()
+        """Adds a run to the queue; it starts from the event loop."""
+        self._waiting.append(RunController(run, self._folder, self))
+        self._nextTimer.start()
 
     def cancel(self, run: Run) -> None:
-        """Stops a run; its caller is told from the event loop."""
+        """Cancels a run; its callback follows from the event loop."""
         if self._current is not None and self._current.run is run:
             self._cancelCurrent(self._current)
             return
-        work = next((each for each in self._waiting if each.run is run), None)
-        if work is not None:
-            self._waiting.remove(work)
-            _soon(work.cancel)
+        waiting = next((each for each in self._waiting if each.run is run), None)
+        if waiting is not None:
+            self._waiting.remove(waiting)
+            _fromEventLoop(waiting.cancel)
 
-    def _cancelCurrent(self, work: Work) -> None:
+    def _cancelCurrent(self, controller: RunController) -> None:
         def stop() -> None:
-            job = work.jobId
-            if work.run.active and not work.cancelling and work.cancel():
-                self.withdraw(job)
-                self._patience = _after(CANCEL_PATIENCE_SECONDS, lambda: self._lostPatience(work))
+            job = controller.jobId
+            if controller.run.active and not controller.cancelling and controller.cancel():
+                self.cancelJob(job)
+                self._cancelTimer = _singleShotTimer(lambda: self._cancelTimedOut(controller))
+                self._cancelTimer.start(int(CANCEL_TIMEOUT_SECONDS * 1000))
 
-        _soon(stop)
+        _fromEventLoop(stop)
 
-    def _lostPatience(self, work: Work) -> None:
-        if work.run.active:
-            self._log.add(_("The background process did not stop; it is ended."))
+    def _cancelTimedOut(self, controller: RunController) -> None:
+        if controller.run.active:
+            self._log.add(_("The background process did not stop in time and was terminated."))
             self._process.kill()
-            self._off()
-            work.take({"type": "cancelled"})
+            self._setOff()
+            controller.take({"type": "cancelled"})
 
     def _next(self) -> None:
         if self._current is None and self._waiting:
             self._current = self._waiting.popleft()
             self._current.begin()
 
-    def ended(self, work: Work) -> None:
-        """A run has ended: the next one may begin."""
-        if work is self._current:
+    def ended(self, controller: RunController) -> None:
+        """Starts the next run after this one."""
+        if controller is self._current:
             self._current = None
-        if work.run.state == "finished":
-            self._finished.append(work)
+        if controller.run.state == "finished":
+            self._finished.append(controller)
             while len(self._finished) > KEPT_RUNS:
                 for job in self._finished.popleft().jobs:
                     self._folder.removeJob(job.id)
         if self._process.running and self.worker.state == "working":
-            self._say(self.worker.at("ready"))
-        self._turn.start()
+            self._setState(self.worker.withState("ready"))
+        self._nextTimer.start()
 
     # The worker ----------------------------------------------------------------------------------
 
     def request(self, run: Run, request: Event) -> None:
-        """Sends a request, with a worker that has the run's model, device and Python.
+        """Sends a request to a worker with the run's model, device and Python.
 
         Raises:
             Failure: packages are missing.
         """
         options = run.options
-        setting = _Setting(self.python, options.model, options.device)
-        if not self._process.running or setting != self._setting:
-            self._start(setting)
+        settings = _WorkerSettings(self.python, options.model, options.device)
+        if not self._process.running or settings != self._settings:
+            self._start(settings)
         elif self.worker.state == "ready":
-            self._say(self.worker.at("working"))
+            self._setState(self.worker.withState("working"))
         self._process.send(request)
 
-    def withdraw(self, jobId: str) -> None:
-        """Asks the worker to stop a job; nothing to do where there is no worker."""
+    def cancelJob(self, jobId: str) -> None:
+        """Asks the worker, where it is running, to cancel a job."""
         if jobId and self._process.running:
             self._process.send({"type": "cancel", "id": jobId})
 
-    def _start(self, setting: _Setting) -> None:
-        if LibraryLauncher.isSlicers(setting.python) and self._packages.missing():
+    def _start(self, settings: _WorkerSettings) -> None:
+        if LibraryLauncher.isSlicers(settings.python) and self._packages.missing():
             raise Failure("packages-missing", self._packages.sentence(),
-                          _("Install them with the button under Set-up."))
-        arguments = ["--model", setting.model, "--device", setting.device]
-        self._setting, self._refusal = setting, None
-        self._thresholds.forget()
-        self._say(WorkerState("starting", setting.model))
-        self._process.start(LibraryLauncher.launch("worker", arguments, setting.python))
+                          _("Install them with the button at the top of the panel."))
+        arguments = ["--model", settings.model, "--device", settings.device]
+        self._settings, self._startFailure = settings, None
+        self._thresholdQueue.clear()
+        self._setState(WorkerState("starting", settings.model))
+        self._process.start(LibraryLauncher.launch("worker", arguments, settings.python))
 
-    def _take(self, event: Event) -> None:
+    def _onEvent(self, event: Event) -> None:
         kind, job = event["type"], event["id"]
         if kind == "ready":
-            self._say(self.worker.said(event).at("working" if self._current else "ready"))
+            state = "working" if self._current else "ready"
+            self._setState(WorkerState.fromReady(event).withState(state))
         elif self._current is not None and job is not None and job == self._current.jobId:
             self._current.take(event)
         elif job is None and kind == "error":
-            # It cannot start: it says why, then it ends.
-            self._refusal = failureOf(event)
+            # It could not start: it reports why, then it ends.
+            self._startFailure = failureFrom(event)
             self._log.add(event["message"])
         else:
-            self._thresholds.take(event)
+            self._thresholdQueue.take(event)
 
-    def _died(self, ending: Ending) -> None:
-        failure = self._refusal or _endingInWords(ending, self.worker.state == "starting")
+    def _workerDied(self, result: ProcessExit) -> None:
+        failure = self._startFailure or _exitFailure(result, self.worker.state == "starting")
         self._log.add(failure.message)
-        self._off()
-        self._thresholds.fail(failure)
+        self._setOff()
+        self._thresholdQueue.fail(failure)
         if self._current is not None and self._current.jobId:
             self._current.fail(failure)
 
-    def _off(self) -> None:
-        self._setting = None
-        self._say(WorkerState())
+    def _setOff(self) -> None:
+        self._settings = None
+        self._setState(WorkerState())
 
-    def _say(self, state: WorkerState) -> None:
+    def _setState(self, state: WorkerState) -> None:
         self.worker = state
         if self.onWorker is not None:
             self.onWorker(state)
 
     # Finished runs -------------------------------------------------------------------------------
 
-    def finished(self, run: Run) -> Work | None:
-        """The work of a run that has finished and whose files are still there."""
+    def finished(self, run: Run) -> RunController | None:
+        """The controller of a finished run whose files are kept; None for others."""
         return next((each for each in self._finished if each.run is run), None)
 
-    def setThreshold(self, work: Work, threshold: float) -> None:
-        """Another threshold on a finished run."""
-        self._thresholds.ask(work, threshold)
+    def setThreshold(self, controller: RunController, threshold: float) -> None:
+        """Applies another threshold to a finished run."""
+        self._thresholdQueue.add(controller, threshold)
 
     def read(
         self, work: Piecewise, onDone: Callable[[], None], onError: Callable[[Failure], None]
     ) -> None:
-        """Reads something of a finished run, in pieces."""
+        """Reads data of a finished run in pieces."""
 
         def failed(error: Exception) -> None:
-            onError(error if isinstance(error, Failure) else unexpected(error))
+            onError(error if isinstance(error, Failure) else unexpectedFailure(error))
 
-        self._reading = [each for each in self._reading if each.running]
-        self._reading.append(Steps(work, onDone, failed))
+        self._readTasks = [each for each in self._readTasks if each.running]
+        self._readTasks.append(IdleTask(work, onDone, failed))
 
     # Ends ----------------------------------------------------------------------------------------
 
     def sceneCloses(self) -> None:
-        """Stops all runs and forgets the finished ones: their nodes are about to go."""
-        for steps in self._reading:
-            steps.stop()
-        self._reading.clear()
-        self._thresholds.forget()
-        for work in self._finished:
-            work.run.volume = work.run.roi = work.run.target = None
-            for job in work.jobs:
+        """Cancels all runs and drops the finished ones: their nodes are about to be removed."""
+        for task in self._readTasks:
+            task.stop()
+        self._readTasks.clear()
+        self._thresholdQueue.clear()
+        for controller in self._finished:
+            controller.run.volume = controller.run.roi = controller.run.target = None
+            for job in controller.jobs:
                 self._folder.removeJob(job.id)
         self._finished.clear()
-        for work in list(self._waiting):
-            self.cancel(work.run)
+        for controller in list(self._waiting):
+            self.cancel(controller.run)
         if self._current is not None:
             self.cancel(self._current.run)
 
     def shutdown(self) -> None:
-        """Ends the worker and removes all files; nothing is told any more."""
-        for work in [*self._waiting, *filter(None, [self._current])]:
-            work.run.callbacks.forget()
+        """Ends the worker and removes all files; no callback follows."""
+        for controller in [*self._waiting, *filter(None, [self._current])]:
+            controller.run.callbacks.clear()
         self.sceneCloses()
         self._waiting.clear()
         self._process.stop(wait=True)
-        self._off()
+        self._setOff()
         if self._current is not None:
             self._current.take({"type": "cancelled"})
         self._folder.remove()
 
 
-def _endingInWords(ending: Ending, starting: bool) -> Failure:
-    last = ending.words[-1] if ending.words else ""
-    if ending.kind == "not-started":
+def _exitFailure(result: ProcessExit, starting: bool) -> Failure:
+    last = result.errorLines[-1] if result.errorLines else ""
+    if result.kind == "not-started":
         return Failure("python-unusable", _("The Python of the background process cannot be "
                        "started."), _("Choose another one under Advanced, or Slicer's own."))
-    if starting and ending.kind == "ended":
-        reason = last or _("exit code {code}").format(code=ending.code)
+    if starting and result.kind == "ended":
+        reason = last or _("exit code {code}").format(code=result.code)
         return Failure("worker-not-started", _("The background process could not start: "
                        "{reason}").format(reason=reason),
-                       _("Look at the log; check the Python under Advanced."))
+                       _("See the log and check the Python under Advanced."))
     return Failure(
         "worker-died",
         _("The background process ended unexpectedly ({kind} {code}).").format(
-            kind=_("signal") if ending.kind == "killed" else _("exit code"), code=ending.code),
-        _("Run again: it is started anew. If it happens again, memory may be short: choose a "
-          "region of interest or close other programs."))
+            kind=_("signal") if result.kind == "killed" else _("exit code"), code=result.code),
+        _("Run again to restart it. If it happens again, memory may be too small: choose a region "
+          "of interest or close other programs."))
 
 
-def _later(function: Callable[[], None]) -> Any:
+def _singleShotTimer(function: Callable[[], None]) -> Any:
     timer = qt.QTimer()
     timer.setSingleShot(True)
     timer.setInterval(0)
@@ -258,11 +261,5 @@ def _later(function: Callable[[], None]) -> Any:
     return timer
 
 
-def _soon(function: Callable[[], Any]) -> None:
+def _fromEventLoop(function: Callable[[], Any]) -> None:
     qt.QTimer.singleShot(0, lambda: function() and None)
-
-
-def _after(seconds: float, function: Callable[[], None]) -> Any:
-    timer = _later(function)
-    timer.start(int(seconds * 1000))
-    return timer

@@ -1,114 +1,116 @@
-"""New thresholds on finished runs: the worker cuts the score anew, no network runs."""
+"""Other thresholds for finished runs, applied by the worker to its score maps."""
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from typing import Any
+from collections.abc import Callable
 
 from slicer.i18n import tr as _
 
-from DiffuGTSPanel.data.Failure import Failure, failureOf, unexpected
+from DiffuGTSPanel.data.Failure import Failure, failureFrom, unexpectedFailure
 from DiffuGTSPanel.data.Run import Run
-from DiffuGTSPanel.process.Piecewise import Piecewise, Steps
+from DiffuGTSPanel.process.Piecewise import IdleTask, Piecewise
 from DiffuGTSPanel.process.WorkerProcess import Event, Worker
-from DiffuGTSPanel.run.RunController import Job, Work
+from DiffuGTSPanel.run.RunController import Job, RunController
 from DiffuGTSPanel.scene.ScanExport import JobFolder
 
 _numbers = itertools.count(1)
 
 
-class Thresholds:
-    """Of each run only the newest threshold is sent, and only when the one before is done.
+class ThresholdQueue:
+    """Changes one threshold at a time; of each run only the newest request counts.
 
     Args:
         folder: for the worker's files.
-        worker: that holds the results.
+        worker: which keeps the score maps.
     """
 
     def __init__(self, folder: JobFolder, worker: Worker) -> None:
         self._folder, self._worker = folder, worker
-        self._wanted: dict[str, tuple[Work, float]] = {}
-        self._atWork: _Change | None = None
+        self._requested: dict[str, tuple[RunController, float]] = {}
+        self._current: ThresholdChange | None = None
 
-    def ask(self, work: Work, threshold: float) -> None:
-        """Wants another threshold on a finished run."""
-        self._wanted[work.run.id] = (work, threshold)
+    def add(self, controller: RunController, threshold: float) -> None:
+        """Requests another threshold on a finished run."""
+        self._requested[controller.run.id] = (controller, threshold)
         self._next()
 
     def take(self, event: Event) -> None:
-        """An event of the worker that belongs to no run at work."""
-        if self._atWork is not None and event["id"] == self._atWork.id:
-            self._atWork.take(event)
+        """Handles an event of the worker that belongs to no running run."""
+        if self._current is not None and event["id"] == self._current.id:
+            self._current.take(event)
 
     def fail(self, failure: Failure) -> None:
-        """The worker has ended: with it the scores have gone."""
-        change, self._atWork = self._atWork, None
-        runs = [work.run for work, _threshold in self._wanted.values()]
-        self._wanted.clear()
-        for run in dict.fromkeys(each.id for each in runs):
-            _tellError(next(each for each in runs if each.id == run), failure)
+        """The worker has ended, and with it the score maps are gone."""
+        change, self._current = self._current, None
+        runs = [controller.run for controller, _threshold in self._requested.values()]
+        self._requested.clear()
+        for run in runs:  # one request per run
+            _reportError(run, failure)
         if change is not None:
             change.stop()
-            _tellError(change.run, failure)
+            _reportError(change.run, failure)
 
-    def forget(self) -> None:
-        """Drops what is wanted and what is at work, without a word."""
-        if self._atWork is not None:
-            self._atWork.stop()
-        self._atWork = None
-        self._wanted.clear()
+    def clear(self) -> None:
+        """Drops all requests and stops the current change; no callback follows."""
+        if self._current is not None:
+            self._current.stop()
+        self._current = None
+        self._requested.clear()
 
     def _next(self) -> None:
-        if self._atWork is not None or not self._wanted:
+        if self._current is not None or not self._requested:
             return
-        work, threshold = self._wanted.pop(next(iter(self._wanted)))
+        controller, threshold = self._requested.pop(next(iter(self._requested)))
         if not self._worker.running:
-            _tellError(work.run, _notKept())
+            _reportError(controller.run, _notKept())
             return
-        self._atWork = _Change(work, threshold, self._folder, self._worker, self._done)
-        self._atWork.begin()
+        self._current = ThresholdChange(controller, threshold, self._folder, self._worker,
+                                        self._done)
+        self._current.begin()
 
     def _done(self) -> None:
-        self._atWork = None
+        self._current = None
         self._next()
 
 
-class _Change:
-    """One threshold on its way through all jobs of a run."""
+class ThresholdChange:
+    """Applies one threshold to all jobs of a run."""
 
     def __init__(
-        self, work: Work, threshold: float, folder: JobFolder, worker: Worker, onDone: Any
+        self, controller: RunController, threshold: float, folder: JobFolder, worker: Worker,
+        onDone: Callable[[], None],
     ) -> None:
         self.id = ""
-        self.run = work.run
-        self._work, self._threshold = work, threshold
+        self.run = controller.run
+        self._controller, self._threshold = controller, threshold
         self._folder, self._worker, self._onDone = folder, worker, onDone
-        self._jobs = deque(work.jobs)
+        self._jobs = deque(controller.jobs)
         self._events: deque[Event] = deque()
-        self._steps: Steps | None = None
+        self._task: IdleTask | None = None
 
     def begin(self) -> None:
-        """Asks for the first job's."""
-        self._work.received.keepEdited()
+        """Sends the request for the first job."""
+        self._controller.loader.keepEdited()
         self._request()
 
     def stop(self) -> None:
-        """Stops; nothing is told."""
-        if self._steps is not None:
-            self._steps.stop()
+        """Stops; no callback follows."""
+        if self._task is not None:
+            self._task.stop()
         self._events.clear()
         self._folder.removeJob(self.id)
 
     def take(self, event: Event) -> None:
-        """An event of the worker for this change."""
+        """Handles an event of the worker for this change."""
         if event["type"] == "error":
-            self._failed(failureOf(event))
+            self._failed(failureFrom(event))
         elif event["type"] == "cancelled":
             self._failed(_notKept())
         elif event["type"] == "result":
             self._events.append(event)
-            if self._steps is None:
+            if self._task is None:
                 self._read()
 
     @property
@@ -124,19 +126,19 @@ class _Change:
 
     def _read(self) -> None:
         event = self._events.popleft()
-        self._steps = Steps(self._update(event), lambda: self._updated(event), self._failed)
+        self._task = IdleTask(self._update(event), lambda: self._updated(event), self._failed)
 
     def _update(self, event: Event) -> Piecewise:
-        job, received = self._job, self._work.received
+        job, loader = self._job, self._controller.loader
         result = next(each for each in self.run.results
                       if each.index == event["index"] and each.frame == job.frame)
-        node = self._work.frameNode(job.frame)
-        yield from received.update(event, result, job.placement, node)
-        if self._work.frames is not None:
-            self._work.frames.refresh()
+        node = self._controller.frameNode(job.frame)
+        yield from loader.update(event, result, job.grid, node)
+        if self._controller.frames is not None:
+            self._controller.frames.refresh()
 
     def _updated(self, event: Event) -> None:
-        self._steps = None
+        self._task = None
         if self._events:
             self._read()
         elif event["index"] == event["count"] - 1:
@@ -151,11 +153,11 @@ class _Change:
 
     def _failed(self, error: Exception) -> None:
         self.stop()
-        _tellError(self.run, error if isinstance(error, Failure) else unexpected(error))
+        _reportError(self.run, error if isinstance(error, Failure) else unexpectedFailure(error))
         self._onDone()
 
 
-def _tellError(run: Run, failure: Failure) -> None:
+def _reportError(run: Run, failure: Failure) -> None:
     if run.callbacks.onError is not None:
         run.callbacks.onError(run, failure)
 

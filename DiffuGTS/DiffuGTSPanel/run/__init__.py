@@ -1,0 +1,1 @@
+"""Runs: queue, controller, results and thresholds."""

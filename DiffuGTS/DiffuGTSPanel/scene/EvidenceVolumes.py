@@ -1,4 +1,4 @@
-"""The evidence as scalar volumes on the scan's own grid, with colours and window."""
+"""Evidence maps as scalar volumes on the scan's own grid, with colours and window."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from vtk.util import numpy_support
 from DiffuGTSPanel.data.Run import Colour
 from DiffuGTSPanel.scene.ScanExport import putBeside
 from DiffuGTSPanel.scene.VolumeFile import Reader
-from DiffuGTSPanel.scene.VolumeGrid import Placement
+from DiffuGTSPanel.scene.VolumeGrid import VolumeGrid
 
-_SIZE = 256
-# Enough for the window of a map, in a millisecond.
+_COLOUR_COUNT = 256
+# Enough for a percentile, and read in a millisecond.
 _SAMPLE_VOXELS = 100_000
-_BRIGHTEST_PERCENT = 99
+_TOP_PERCENTILE = 99
 _COLOURS_ATTRIBUTE = "DiffuGTS.Colours"
-# Dark to light, so that they read as more on a grey scan, also by colour-blind eyes.
+# From dark to light, so that higher values stand out on a grey scan, also to colour-blind users.
 _HOT = ((0.1, 0.0, 0.25), (0.55, 0.05, 0.45), (0.95, 0.35, 0.15), (1.0, 0.95, 0.55))
 _COLD = ((0.0, 0.05, 0.3), (0.0, 0.35, 0.6), (0.15, 0.75, 0.55), (0.95, 0.95, 0.35))
 _VIOLET = ((0.1, 0.0, 0.3), (0.4, 0.2, 0.7), (0.8, 0.5, 0.9), (1.0, 0.9, 1.0))
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a kind of evidence is shown.
+class Appearance:
+    """The display settings of a kind of evidence.
 
     Attributes:
-        title: of the node and its colour bar.
-        anchors: colours from low to high; none are the scan's own grey.
-        top: the value shown brightest; None takes it from the voxels.
-        hidden: share of the top below which nothing is drawn over the scan.
+        title: of the node and its colour legend.
+        anchors: colours from low to high; none uses the scan's own colours.
+        top: upper end of the window; None takes a percentile of the voxels.
+        hidden: fraction of `top` below which the overlay is transparent.
     """
 
     title: str
@@ -46,27 +46,27 @@ class Look:
     hidden: float = 0.1
 
 
-def look(kind: str) -> Look:
-    """How a kind of `Run.EVIDENCE` is shown."""
+def appearanceOf(kind: str) -> Appearance:
+    """The display settings of a kind of `Run.EVIDENCE`."""
     return {
-        "attention": Look(_("attention"), _HOT, 1.0, 0.15),
-        "probability": Look(_("score"), _HOT, 1.0, 0.15),
-        "residual": Look(_("residual"), _COLD),
-        "uncertainty": Look(_("uncertainty"), _VIOLET),
-        "pseudo_healthy": Look(_("pseudo-healthy scan")),
+        "attention": Appearance(_("attention"), _HOT, 1.0, 0.15),
+        "probability": Appearance(_("score"), _HOT, 1.0, 0.15),
+        "residual": Appearance(_("residual"), _COLD),
+        "uncertainty": Appearance(_("uncertainty"), _VIOLET),
+        "pseudo_healthy": Appearance(_("pseudo-healthy scan")),
     }[kind]
 
 
 @dataclass(frozen=True)
-class Map:
-    """A map as it was read: (K, J, I) float32, and the value to show brightest."""
+class EvidenceMap:
+    """A map as read from its file: (K, J, I) float32, and the upper end of its window."""
 
     voxels: np.ndarray
     top: float
 
 
-def readMap(path: Path | str) -> Generator[None, None, Map]:
-    """Reads a map, plane by plane, and returns it.
+def readMap(path: Path | str) -> Generator[None, None, EvidenceMap]:
+    """Reads a map plane by plane and returns it.
 
     Raises:
         Failure: the file cannot be read.
@@ -79,35 +79,35 @@ def readMap(path: Path | str) -> Generator[None, None, Map]:
         if number % step == 0:
             sample.append(voxels[number, ::step, ::step].ravel())
         yield
-    top = _brightest(np.concatenate(sample))
+    top = _windowTop(np.concatenate(sample))
     yield
-    return Map(voxels, top)
+    return EvidenceMap(voxels, top)
 
 
-def _brightest(sample: np.ndarray) -> float:
-    """What is shown brightest of a map: a few hot voxels must not darken the rest."""
+def _windowTop(sample: np.ndarray) -> float:
+    """The upper end of the window: a few high voxels must not darken the rest."""
     shown = sample[sample > 0]
-    return float(np.percentile(shown, _BRIGHTEST_PERCENT)) if shown.size else 0.0
+    return float(np.percentile(shown, _TOP_PERCENTILE)) if shown.size else 0.0
 
 
 def addVolume(
-    kind: str, read: Map, volumeNode: Any, placement: Placement, group: str
+    kind: str, read: EvidenceMap, volumeNode: Any, grid: VolumeGrid, group: str
 ) -> Any:
     """A scalar volume node for one kind of evidence, under the volume's transform and study.
 
     Args:
         kind: of `Run.EVIDENCE`.
-        read: its voxels become the node's own memory.
+        read: the node takes over the memory of its voxels.
         volumeNode: the scan.
-        placement: the grid of the used region.
-        group: name of the folder in the subject hierarchy, and first part of the node's name.
+        grid: of the exported region.
+        group: folder in the subject hierarchy, and first part of the node's name.
     """
-    looks = look(kind)
-    name = f"{group} {looks.title}"
+    appearance = appearanceOf(kind)
+    name = f"{group} {appearance.title}"
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     node.SetAttribute("DiffuGTS.Evidence", kind)
-    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(placement.regionToRas))
-    # Before there are voxels: or Slicer looks for a window of its own in all of them.
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(grid.regionToRas))
+    # Before the voxels are set, or Slicer computes a window of its own from all of them.
     display = _displayOf(kind, read.top, volumeNode)
     image = vtk.vtkImageData()
     image.SetDimensions(read.voxels.shape[::-1])
@@ -119,39 +119,39 @@ def addVolume(
     return node
 
 
-def _displayOf(kind: str, brightest: float, volumeNode: Any) -> Any:
-    looks = look(kind)
+def _displayOf(kind: str, windowTop: float, volumeNode: Any) -> Any:
+    appearance = appearanceOf(kind)
     display = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
     display.SetAutoWindowLevel(False)
-    if not looks.anchors:
-        scans = volumeNode.GetDisplayNode()
-        if scans is not None:
-            display.SetWindowLevel(scans.GetWindow(), scans.GetLevel())
-            display.SetAndObserveColorNodeID(scans.GetColorNodeID())
+    if not appearance.anchors:
+        scanDisplay = volumeNode.GetDisplayNode()
+        if scanDisplay is not None:
+            display.SetWindowLevel(scanDisplay.GetWindow(), scanDisplay.GetLevel())
+            display.SetAndObserveColorNodeID(scanDisplay.GetColorNodeID())
         return display
-    top = looks.top or max(brightest, 1e-3)
+    top = appearance.top or max(windowTop, 1e-3)
     display.SetWindowLevelMinMax(0.0, top)
-    display.SetThreshold(looks.hidden * top, top * 1e3)
+    display.SetThreshold(appearance.hidden * top, top * 1e3)
     display.ApplyThresholdOn()
     display.SetAndObserveColorNodeID(_colourTable(kind).GetID())
     return display
 
 
 def _colourTable(kind: str) -> Any:
-    """The table of a kind of evidence; one a scene."""
+    """The colour table of a kind of evidence; one per scene."""
     for node in slicer.util.getNodesByClass("vtkMRMLColorTableNode"):
         if node.GetAttribute(_COLOURS_ATTRIBUTE) == kind:
             return node
-    looks = look(kind)
+    appearance = appearanceOf(kind)
     table = slicer.mrmlScene.AddNewNodeByClass(
-        "vtkMRMLColorTableNode", f"DiffuGTS {looks.title}")
+        "vtkMRMLColorTableNode", f"DiffuGTS {appearance.title}")
     table.SetTypeToUser()
     table.SetAttribute(_COLOURS_ATTRIBUTE, kind)
     table.SetHideFromEditors(True)
-    table.SetNumberOfColors(_SIZE)
-    anchors = np.array(looks.anchors)
-    at = np.linspace(0, 1, len(anchors))
-    for number, share in enumerate(np.linspace(0, 1, _SIZE)):
-        colour = [float(np.interp(share, at, channel)) for channel in anchors.T]
-        table.SetColor(number, f"{share:.2f}", *colour, 1.0)
+    table.SetNumberOfColors(_COLOUR_COUNT)
+    anchors = np.array(appearance.anchors)
+    positions = np.linspace(0, 1, len(anchors))
+    for number, fraction in enumerate(np.linspace(0, 1, _COLOUR_COUNT)):
+        colour = [float(np.interp(fraction, positions, channel)) for channel in anchors.T]
+        table.SetColor(number, f"{fraction:.2f}", *colour, 1.0)
     return table

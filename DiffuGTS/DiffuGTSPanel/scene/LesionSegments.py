@@ -1,7 +1,7 @@
-"""Lesions to segments: one segment each, in a layer of its own.
+"""Lesions as segments, each in a layer of its own.
 
-So no segment erases another, one can be taken out and put back, and the voxels of each are only
-those of its box.
+That way no segment erases another, each can be removed and restored, and only the voxels of its
+bounding box are stored.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
 from DiffuGTSPanel.data.Failure import Failure
-from DiffuGTSPanel.data.Run import Colour, Lesion, Part, PromptResult
+from DiffuGTSPanel.data.Run import Colour, Lesion, LesionMask, PromptResult
 from DiffuGTSPanel.process import LibraryLauncher
 from DiffuGTSPanel.process.Piecewise import Piecewise
 from DiffuGTSPanel.scene.ScanExport import putBeside
 from DiffuGTSPanel.scene.VolumeFile import Reader
-from DiffuGTSPanel.scene.VolumeGrid import Placement, worldOf
+from DiffuGTSPanel.scene.VolumeGrid import VolumeGrid, worldOf
 
 _CANDIDATES_COLOUR = (1.0, 0.65, 0.0)
 
 
 def colourOf(number: int) -> Colour:
-    """The colour of the lesion with that number, counted from 0 over all prompts."""
+    """The colour of a lesion; `number` counts from 0 over all prompts."""
     LibraryLauncher.useLibrary()
     from DiffuGTSLib.scan.segmentation_file import COLOURS
 
@@ -38,30 +38,30 @@ def colourOf(number: int) -> Colour:
     return red / 255, green / 255, blue / 255
 
 
-def readParts(
-    path: Path | str, placement: Placement
-) -> Generator[None, None, dict[int, Part]]:
-    """Reads a labelmap, plane by plane, and returns each label's voxels.
+def readLesionMasks(
+    path: Path | str, grid: VolumeGrid
+) -> Generator[None, None, dict[int, LesionMask]]:
+    """Reads a labelmap plane by plane and returns the mask of each label.
 
     Raises:
         Failure: the file cannot be read.
     """
-    cuts: dict[int, list[_Cut]] = {}
+    boxes: dict[int, list[_PlaneBox]] = {}
     for number, plane in enumerate(Reader(path).planes()):
         if plane.any():
             for label in np.flatnonzero(np.bincount(plane.ravel()))[1:]:
-                cuts.setdefault(int(label), []).append(_cut(plane == label, number))
+                boxes.setdefault(int(label), []).append(_boxAround(plane == label, number))
         yield
-    parts = {}
-    for label in sorted(cuts):
-        parts[label] = _joined(cuts[label], placement)
+    masks = {}
+    for label in sorted(boxes):
+        masks[label] = _merged(boxes[label], grid)
         yield
-    return parts
+    return masks
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """The box around what is true in one plane."""
+class _PlaneBox:
+    """The bounding box of a lesion in one plane."""
 
     plane: int
     row: int
@@ -69,28 +69,28 @@ class _Cut:
     inside: np.ndarray
 
 
-def _cut(inside: np.ndarray, plane: int) -> _Cut:
+def _boxAround(inside: np.ndarray, plane: int) -> _PlaneBox:
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     box = inside[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-    return _Cut(plane, int(rows[0]), int(columns[0]), box.copy())
+    return _PlaneBox(plane, int(rows[0]), int(columns[0]), box.copy())
 
 
-def _joined(cuts: list[_Cut], placement: Placement) -> Part:
-    """The boxes of all planes in one."""
-    row, column = min(cut.row for cut in cuts), min(cut.column for cut in cuts)
-    height = max(cut.row + cut.inside.shape[0] for cut in cuts) - row
-    width = max(cut.column + cut.inside.shape[1] for cut in cuts) - column
-    first = cuts[0].plane
-    array = np.zeros((cuts[-1].plane - first + 1, height, width), np.uint8)
-    for cut in cuts:
-        j, i = cut.row - row, cut.column - column
-        array[cut.plane - first, j:j + cut.inside.shape[0], i:i + cut.inside.shape[1]] = cut.inside
-    i, j, k = placement.extent[::2]
-    return Part(array, (i + column, j + row, k + first))
+def _merged(boxes: list[_PlaneBox], grid: VolumeGrid) -> LesionMask:
+    """The boxes of all planes as one mask."""
+    row, column = min(box.row for box in boxes), min(box.column for box in boxes)
+    height = max(box.row + box.inside.shape[0] for box in boxes) - row
+    width = max(box.column + box.inside.shape[1] for box in boxes) - column
+    first = boxes[0].plane
+    array = np.zeros((boxes[-1].plane - first + 1, height, width), np.uint8)
+    for box in boxes:
+        j, i = box.row - row, box.column - column
+        array[box.plane - first, j:j + box.inside.shape[0], i:i + box.inside.shape[1]] = box.inside
+    i, j, k = grid.extent[::2]
+    return LesionMask(array, (i + column, j + row, k + first))
 
 
 def newSegmentation(volumeNode: Any, name: str) -> Any:
-    """An empty segmentation on the volume's grid, under its transform and its study."""
+    """An empty segmentation on the volume's grid, under its transform and in its study."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
@@ -100,10 +100,10 @@ def newSegmentation(volumeNode: Any, name: str) -> Any:
 
 
 def checkTarget(node: Any) -> None:
-    """Refuses a segmentation to which no labelmap can be added.
+    """Checks that labelmaps can be added to a segmentation.
 
     Raises:
-        Failure: it is gone, or made of surfaces.
+        Failure: it was removed, or consists of surfaces.
     """
     if not slicer.mrmlScene.IsNodePresent(node):
         raise Failure("volume-gone", _("The chosen segmentation is no longer in the scene."),
@@ -112,37 +112,37 @@ def checkTarget(node: Any) -> None:
     if segmentation.GetNumberOfSegments() and (
             segmentation.GetSourceRepresentationName() != _labelmapName()):
         raise Failure("segmentation-of-surfaces",
-                      _("The chosen segmentation is made of surfaces, not of voxels."),
-                      _("Choose another one, or none: a new one is made then."))
+                      _("The chosen segmentation consists of surfaces, not of labelmaps."),
+                      _("Choose another one, or none to create a new one."))
 
 
 def addLesions(
-    node: Any, volumeNode: Any, placement: Placement, result: PromptResult, described: list[Any],
+    node: Any, volumeNode: Any, grid: VolumeGrid, result: PromptResult, described: list[Any],
     coloursUsed: int,
 ) -> Piecewise:
-    """Adds a segment a lesion, and fills `result.lesions`; a piece a segment.
+    """Adds a segment per lesion and fills `result.lesions`; a piece per segment.
 
     Args:
         node: the segmentation; its other segments are left as they are.
         volumeNode: the scan.
-        placement: its grid, as it was when the run began.
-        result: with its parts.
-        described: the lesions as the worker tells them.
-        coloursUsed: by the prompts before.
+        grid: of the scan, as it was when the run began.
+        result: with its masks.
+        described: the lesions as in the worker's event.
+        coloursUsed: by earlier prompts.
     """
     result.lesions = []
-    grid = _gridFor(node, volumeNode, placement)
+    ijkToNode = _ijkToNode(node, volumeNode, grid)
     for entry in described:
         colour = colourOf(coloursUsed + len(result.lesions))
         wanted = f"{result.title} {entry['number']}"
         segmentId = node.GetSegmentation().GenerateUniqueSegmentID(
             re.sub(r"\W+", "_", wanted, flags=re.ASCII).strip("_") or "lesion")
         name = _freeName(node, wanted)
-        image = _image(result.parts[entry["number"]], grid)
+        image = _image(result.masks[entry["number"]], ijkToNode)
         _addSegment(node, image, segmentId, name, colour, result.terminology)
         result.lesions.append(_lesion(entry, segmentId, name, colour, result.index,
-                                      worldOf(volumeNode, placement.own(entry["centroid_ras_mm"]))))
-        # Views that show the segmentation draw themselves anew for each.
+                                      worldOf(volumeNode, grid.toVolume(entry["centroid_ras_mm"]))))
+        # Views that show the segmentation redraw for each.
         yield
 
 
@@ -158,7 +158,7 @@ def _addSegment(
 
 
 def removeLesions(node: Any, result: PromptResult) -> Piecewise:
-    """Takes the segments of a result out of the segmentation again; a piece a segment."""
+    """Removes the segments of a result; a piece per segment."""
     segmentation = node.GetSegmentation()
     for lesion in result.lesions:
         if segmentation.GetSegment(lesion.segmentId) is not None:
@@ -167,42 +167,42 @@ def removeLesions(node: Any, result: PromptResult) -> Piecewise:
     result.lesions = []
 
 
-class Dropped:
-    """Segments that were taken out and may come back, with whatever was drawn in them."""
+class DroppedSegments:
+    """Segments that were removed and can be restored, with any edits in them."""
 
     def __init__(self) -> None:
         self._segments: dict[str, Any] = {}
 
-    def take(self, node: Any, lesion: Lesion) -> None:
-        """Takes a lesion's segment out."""
+    def remove(self, node: Any, lesion: Lesion) -> None:
+        """Removes a lesion's segment."""
         segmentation = node.GetSegmentation()
         segment = segmentation.GetSegment(lesion.segmentId)
         if segment is None:
             return
-        # Segments may have been brought together in one layer since; its voxels would stay there.
+        # Slicer may have merged layers since; the voxels would stay in the shared one.
         segmentation.SeparateSegmentLabelmap(lesion.segmentId)
         self._segments[lesion.segmentId] = segment
         segmentation.RemoveSegment(lesion.segmentId)
 
-    def putBack(self, node: Any, lesion: Lesion, lesions: list[Lesion]) -> None:
-        """Puts it back, before the lesions that follow it."""
+    def restore(self, node: Any, lesion: Lesion, lesions: list[Lesion]) -> None:
+        """Restores it, before the lesions that follow it."""
         segment = self._segments.pop(lesion.segmentId, None)
         segmentation = node.GetSegmentation()
         if segment is None or segmentation.GetSegment(lesion.segmentId) is not None:
             return
         following = [each.segmentId for each in lesions if each.number > lesion.number]
-        there = (each for each in following if segmentation.GetSegment(each) is not None)
-        segmentation.AddSegment(segment, lesion.segmentId, next(there, ""))
+        present = (each for each in following if segmentation.GetSegment(each) is not None)
+        segmentation.AddSegment(segment, lesion.segmentId, next(present, ""))
 
 
-def stillDropped(before: PromptResult, after: dict[int, Part]) -> set[int]:
-    """Numbers of the new lesions that grew out of, or shrank from, dropped ones."""
+def stillDropped(before: PromptResult, after: dict[int, LesionMask]) -> set[int]:
+    """Numbers of the new lesions that overlap most with a dropped one."""
     gone = {lesion.number for lesion in before.lesions if not lesion.kept}
     numbers = set()
-    for number, part in after.items() if gone else ():
-        shared = {old: part.overlap(each) for old, each in before.parts.items()}
-        most = max(shared, key=lambda old: shared[old], default=None)
-        if most in gone and shared[most]:
+    for number, mask in after.items() if gone else ():
+        shared = {old: mask.overlap(each) for old, each in before.masks.items()}
+        closest = max(shared, key=lambda old: shared[old], default=None)
+        if closest in gone and shared[closest]:
             numbers.add(number)
     return numbers
 
@@ -220,20 +220,20 @@ def edited(node: Any, result: PromptResult, stamp: int) -> bool:
 
 
 def newStamp() -> int:
-    """A moment in VTK's own time, later than everything so far."""
+    """VTK's modification time now, later than all earlier changes."""
     stamp = vtk.vtkTimeStamp()
     stamp.Modified()
     return int(stamp.GetMTime())
 
 
 def showCandidates(
-    volumeNode: Any, placement: Placement, parts: dict[int, Part], name: str
+    volumeNode: Any, grid: VolumeGrid, masks: dict[int, LesionMask], name: str
 ) -> Any:
-    """The preview's candidates as an outline: a segmentation node that is not saved."""
+    """The outlined candidates of a preview: a segmentation node that is not saved."""
     node = newSegmentation(volumeNode, name)
     node.SetSaveWithScene(False)
-    for part in parts.values():
-        _addSegment(node, _image(part, placement.ijkToRas), "candidates", _("candidates"),
+    for mask in masks.values():
+        _addSegment(node, _image(mask, grid.ijkToRas), "candidates", _("candidates"),
                     _CANDIDATES_COLOUR, "")
     display = node.GetDisplayNode()
     display.SetVisibility2DFill(False)
@@ -245,35 +245,35 @@ def _labelmapName() -> str:
     return str(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
 
 
-def _image(part: Part, ijkToRas: np.ndarray) -> Any:
-    """A lesion's voxels as image data on the volume's grid, of the size of their box."""
-    k, j, i = part.array.shape
+def _image(mask: LesionMask, ijkToRas: np.ndarray) -> Any:
+    """A lesion's mask as image data on the volume's grid, of the size of its bounding box."""
+    k, j, i = mask.array.shape
     image = slicer.vtkOrientedImageData()
-    x, y, z = part.start
+    x, y, z = mask.start
     image.SetExtent(x, x + i - 1, y, y + j - 1, z, z + k - 1)
-    scalars = numpy_support.numpy_to_vtk(part.array.ravel(), True, vtk.VTK_UNSIGNED_CHAR)
+    scalars = numpy_support.numpy_to_vtk(mask.array.ravel(), True, vtk.VTK_UNSIGNED_CHAR)
     image.GetPointData().SetScalars(scalars)
     image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(ijkToRas))
     return image
 
 
-def _gridFor(node: Any, volumeNode: Any, placement: Placement) -> np.ndarray:
-    """The volume's grid in the mm of a segmentation that may lie under another transform."""
-    there, here = node.GetParentTransformNode(), volumeNode.GetParentTransformNode()
-    # A frame that is not shown lies in its sequence, without transforms.
-    if there is here or node.GetScene() is not slicer.mrmlScene:
-        return placement.ijkToRas
+def _ijkToNode(node: Any, volumeNode: Any, grid: VolumeGrid) -> np.ndarray:
+    """4x4, the volume's indices to the mm of a segmentation that may have another transform."""
+    target, source = node.GetParentTransformNode(), volumeNode.GetParentTransformNode()
+    # The segmentation of a frame that is not shown is in its sequence, without transforms.
+    if target is source or node.GetScene() is not slicer.mrmlScene:
+        return grid.ijkToRas
     matrix = vtk.vtkMatrix4x4()
-    if not all(each is None or each.IsTransformToWorldLinear() for each in (there, here)):
+    if not all(each is None or each.IsTransformToWorldLinear() for each in (target, source)):
         raise Failure("segmentation-elsewhere",
-                      _("The chosen segmentation lies under another, warping transform."),
-                      _("Choose another one, or none: a new one is made then."))
-    slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(here, there, matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix) @ placement.ijkToRas
+                      _("The chosen segmentation has another, nonlinear transform."),
+                      _("Choose another one, or none to create a new one."))
+    slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(source, target, matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix) @ grid.ijkToRas
 
 
 def _freeName(node: Any, wanted: str) -> str:
-    """`wanted`, with a number behind it where another segment has that name."""
+    """`wanted`, with a number appended where another segment has that name."""
     segmentation = node.GetSegmentation()
     name, count = wanted, 1
     while segmentation.GetSegmentIdBySegmentName(name):
@@ -297,6 +297,6 @@ def _lesion(
 def withKept(result: PromptResult, lesion: Lesion, kept: bool) -> Lesion:
     """Marks a lesion of the result as kept or dropped and returns it."""
     changed = replace(lesion, kept=kept)
-    place = next(i for i, each in enumerate(result.lesions) if each.number == lesion.number)
-    result.lesions[place] = changed
+    index = next(i for i, each in enumerate(result.lesions) if each.number == lesion.number)
+    result.lesions[index] = changed
     return changed

@@ -1,4 +1,4 @@
-"""Volumes of the scene to files for the worker; the place of results in the scene."""
+"""Volumes of the scene as files for the worker; where results go in the subject hierarchy."""
 
 from __future__ import annotations
 
@@ -19,105 +19,105 @@ from DiffuGTSPanel.data.Failure import Failure
 from DiffuGTSPanel.process import LibraryLauncher
 from DiffuGTSPanel.process.Piecewise import Piecewise
 from DiffuGTSPanel.scene import VolumeFile
-from DiffuGTSPanel.scene.VolumeGrid import Placement, place
+from DiffuGTSPanel.scene.VolumeGrid import VolumeGrid, gridOf
 
 _PREFIX = "DiffuGTS-"
-# Only a Slicer that crashed leaves its folder; no run takes so long.
-_LEFT_BEHIND_SECONDS = 2 * 24 * 3600
+# Only a Slicer that crashed leaves its folder behind; no run takes this long.
+_STALE_SECONDS = 2 * 24 * 3600
 _MODALITY_TAG = "0008|0060"
 _SAMPLE_VOXELS = 1_000_000
 _KEPT_SCANS = 2
 
 
 @dataclass(frozen=True)
-class Source:
-    """A volume as it goes to the worker.
+class ScanSource:
+    """A volume as it is exported for the worker.
 
     Attributes:
-        array: (K, J, I), the voxels in VTK's memory; a region of them where one was chosen.
-        imageData: their owner.
-        placement: their grid.
-        tag: modality to write into the file; "" leaves it to the worker to find out.
-        told: modality to state in the request; None where it was not chosen.
-        hint: what the volume's name says of an MR scan, to be part of the file's; may be "".
+        array: (K, J, I), the voxels in VTK's memory; of the region where one was chosen.
+        imageData: the owner of that memory.
+        grid: of the voxels.
+        tag: modality to write into the file; "" lets the worker detect it.
+        statedModality: for the request; None where the user did not choose one.
+        hint: MR sequence and skull stripping from the volume's name, for the file name; or "".
     """
 
     array: np.ndarray
     imageData: Any
-    placement: Placement
+    grid: VolumeGrid
     tag: str
-    told: str | None
+    statedModality: str | None
     hint: str
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Stays the same as long as the file would be the same."""
+        """Equal for sources whose files would be equal."""
         return (self.imageData.GetAddressAsString(""), self.imageData.GetMTime(), self.tag,
-                self.hint, self.placement.extent, self.placement.fileToRas.tobytes())
+                self.hint, self.grid.extent, self.grid.fileToRas.tobytes())
 
 
 def readSource(
     volumeNode: Any, roiNode: Any = None, modality: str | None = None, frameNode: Any = None
-) -> Source:
-    """Checks a volume and finds out what the worker has to know of it.
+) -> ScanSource:
+    """Checks a volume and collects what the worker has to know about it.
 
     Args:
         volumeNode: of the scene.
-        roiNode: a Markups ROI, to look only there.
+        roiNode: a Markups ROI that limits the search.
         modality: "CT" or "MR" as chosen; None otherwise.
-        frameNode: another frame of the volume's sequence, in the place of the shown one.
+        frameNode: another frame of the volume's sequence, instead of the one shown.
 
     Raises:
-        Failure: no volume, no voxels, not one number a voxel, no usable grid, region outside,
+        Failure: no volume, no voxels, several components, no usable grid, region outside,
             modality neither CT nor MR.
     """
     if volumeNode is None or not slicer.mrmlScene.IsNodePresent(volumeNode):
         raise Failure("no-volume", _("No scan is selected."), _("Load a scan and select it."))
     voxels = frameNode or volumeNode
     imageData = _checkedImage(voxels)
-    placement = place(volumeNode, imageData, roiNode)
+    grid = gridOf(volumeNode, imageData, roiNode)
     whole = slicer.util.arrayFromVolume(voxels)
     i, j, k = (slice(low, high + 1) for low, high in
-               zip(placement.extent[::2], placement.extent[1::2], strict=True))
+               zip(grid.extent[::2], grid.extent[1::2], strict=True))
     tag = "" if modality else _dicomModality(volumeNode)
     if roiNode is not None:
-        # A region may hold neither air nor bone: only the whole scan tells what it is.
+        # A region may hold neither air nor bone; only the whole scan shows its modality.
         tag, modality = _settledModality(whole, tag, modality), None
     hint = _hintIn(volumeNode.GetName())
-    return Source(whole[k, j, i], imageData, placement, tag, modality, hint)
+    return ScanSource(whole[k, j, i], imageData, grid, tag, modality, hint)
 
 
 def _checkedImage(volumeNode: Any) -> Any:
-    """The image data of a volume that holds one number a voxel."""
+    """The image data of a volume with one component."""
     scalar = volumeNode.IsA("vtkMRMLScalarVolumeNode")
     if not scalar or volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
-        raise Failure("not-a-scalar-volume", _("What is selected is no scan."),
+        raise Failure("not-a-scalar-volume", _("The selected volume is not a scan."),
                       _("Select a CT or MR volume."))
     imageData = volumeNode.GetImageData()
     if imageData is None or imageData.GetNumberOfPoints() == 0 or (
             imageData.GetPointData().GetScalars() is None):
-        raise Failure("empty-volume", _("The selected volume holds no voxels."),
+        raise Failure("empty-volume", _("The selected volume has no voxels."),
                       _("Load the scan again."))
     values = imageData.GetNumberOfScalarComponents()
     if values != 1:
         raise Failure(
             "not-a-scalar-volume",
-            _("The selected volume has {values} values a voxel, as a colour image or a "
-              "time series has.").format(values=values),
-            _("Select one volume with one value a voxel; load a time series as a sequence."))
+            _("The selected volume has {values} components per voxel, like a colour image or a "
+              "time series.").format(values=values),
+            _("Select a volume with one component; load a time series as a sequence."))
     return imageData
 
 
 def _dicomModality(volumeNode: Any) -> str:
-    """As DICOM states it; "" for a volume that did not come from DICOM."""
+    """The DICOM modality; "" for a volume that was not loaded from DICOM."""
     hierarchy = subjectHierarchy()
     item = hierarchy.GetItemByDataNode(volumeNode)
     name = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
     return str(hierarchy.GetItemAttribute(item, name) or "") if item else ""
 
 
-def _settledModality(whole: np.ndarray, tag: str, told: str | None) -> str:
-    """The modality of a whole scan, judged by a sample of its voxels as the library judges all."""
+def _settledModality(whole: np.ndarray, tag: str, stated: str | None) -> str:
+    """The modality of a whole scan, from a sample of its voxels."""
     LibraryLauncher.useLibrary()
     from DiffuGTSLib.errors import DiffuGTSError
     from DiffuGTSLib.scan.modality import settle_modality
@@ -127,13 +127,13 @@ def _settledModality(whole: np.ndarray, tag: str, told: str | None) -> str:
     if tag:
         sample.SetMetaData(_MODALITY_TAG, tag)
     try:
-        return str(settle_modality(sample, told))
+        return str(settle_modality(sample, stated))
     except DiffuGTSError as error:
         raise Failure(error.code, error.message, error.hint) from None
 
 
 def _hintIn(name: str) -> str:
-    """Only what the library would read out of a volume's name: no name of a patient."""
+    """What the library reads from a volume's name, without any patient's name."""
     LibraryLauncher.useLibrary()
     from DiffuGTSLib.scan.modality import guess_sequence, guess_skull_stripped
 
@@ -142,15 +142,15 @@ def _hintIn(name: str) -> str:
 
 
 def subjectHierarchy() -> Any:
-    """The scene's tree of patients, studies and series."""
+    """The scene's subject hierarchy node."""
     return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
 
 
 def putBeside(node: Any, volumeNode: Any, folderName: str = "") -> None:
-    """Puts a node where the volume is in the tree: under its study, which DICOM export needs.
+    """Puts a node beside the volume in the subject hierarchy: DICOM export needs its study.
 
     Args:
-        folderName: of a folder there, made if need be, to put it into.
+        folderName: of a folder there, created where needed.
     """
     hierarchy = subjectHierarchy()
     parent = hierarchy.GetItemParent(_item(volumeNode)) or hierarchy.GetSceneItemID()
@@ -161,7 +161,7 @@ def putBeside(node: Any, volumeNode: Any, folderName: str = "") -> None:
 
 
 def removeEmptyFolder(volumeNode: Any, folderName: str) -> None:
-    """Takes a folder that `putBeside` made out of the tree, when nothing is left in it."""
+    """Removes a folder that `putBeside` created, once it is empty."""
     hierarchy = subjectHierarchy()
     parent = hierarchy.GetItemParent(_item(volumeNode)) or hierarchy.GetSceneItemID()
     folder = hierarchy.GetItemChildWithName(parent, folderName)
@@ -176,9 +176,9 @@ def _item(node: Any) -> int:
 
 
 class JobFolder:
-    """A folder of our own for the files of the runs; removed at the end.
+    """The temporary folder of the runs' files, removed at the end.
 
-    Its names are plain ASCII and say nothing of the patient.
+    File names are ASCII and hold nothing about the patient.
     """
 
     def __init__(self) -> None:
@@ -187,24 +187,24 @@ class JobFolder:
         self._count = 0
 
     def new(self, name: str) -> Path:
-        """The path of a folder for a job; the worker makes it."""
+        """The path of a job's folder, which the worker creates."""
         return self._rootFolder() / name
 
     def scan(self, key: tuple[object, ...]) -> Path | None:
-        """The file that was written for that source, where it still is."""
+        """The file that was written for a source; None where there is none."""
         path = self._scans.get(key)
         return path if path is not None and path.is_file() else None
 
-    def writeScan(self, source: Source) -> Piecewise:
-        """Writes a source, piece by piece, for `scan`; earlier scans but one go.
+    def writeScan(self, source: ScanSource) -> Piecewise:
+        """Writes a source in pieces, for `scan`; keeps one earlier scan.
 
         Raises:
-            Failure: no space, or the volume changed meanwhile.
+            Failure: no space, or the volume changed during writing.
         """
         key = source.key
         self._count += 1
         path = self._rootFolder() / f"{source.hint or 'scan'}-{self._count}.nrrd"
-        yield from VolumeFile.write(path, source.array, source.placement.fileToRas, source.tag)
+        yield from VolumeFile.write(path, source.array, source.grid.fileToRas, source.tag)
         if source.key != key:
             path.unlink(missing_ok=True)
             raise Failure("volume-changed", _("The scan changed while it was being read."),
@@ -227,11 +227,11 @@ class JobFolder:
 
     def _rootFolder(self) -> Path:
         if self._root is None:
-            place = Path(slicer.app.temporaryPath)
+            parent = Path(slicer.app.temporaryPath)
             try:
-                place.mkdir(parents=True, exist_ok=True)
-                _removeLeftBehind(place)
-                self._root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+                parent.mkdir(parents=True, exist_ok=True)
+                _removeStale(parent)
+                self._root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             except OSError:
                 raise Failure(
                     "output-not-written", _("The temporary folder cannot be written."),
@@ -239,10 +239,10 @@ class JobFolder:
         return self._root
 
 
-def _removeLeftBehind(place: Path) -> None:
-    """Removes the folders of a Slicer that crashed: they hold copies of scans."""
-    limit = time.time() - _LEFT_BEHIND_SECONDS
-    for folder in place.glob(f"{_PREFIX}*"):
+def _removeStale(parent: Path) -> None:
+    """Removes the folders of a Slicer that crashed, which hold copies of scans."""
+    limit = time.time() - _STALE_SECONDS
+    for folder in parent.glob(f"{_PREFIX}*"):
         newest = max((entry.stat().st_mtime for entry in os.scandir(folder)),
                      default=folder.stat().st_mtime)
         if newest < limit:

@@ -1,4 +1,4 @@
-"""Time series: volumes that are one frame of a sequence, and results for all frames."""
+"""Sequences (time series): the frames of a volume, and results for all of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from DiffuGTSPanel.data.Run import inScene
 
 
 def sequenceOf(volumeNode: Any) -> tuple[Any, int] | None:
-    """The browser that shows a volume as a frame of a sequence, and how many frames there are.
+    """The browser of the sequence that a volume is a frame of, and the number of frames.
 
-    None for a volume that is no frame.
+    None for a volume that is not in a sequence.
     """
     if volumeNode is None:
         return None
@@ -23,7 +23,7 @@ def sequenceOf(volumeNode: Any) -> tuple[Any, int] | None:
     return None
 
 
-class Frames:
+class SequenceFrames:
     """All frames of a volume's sequence.
 
     Args:
@@ -41,15 +41,15 @@ class Frames:
 
     @property
     def shown(self) -> int:
-        """The frame that is shown now."""
+        """The frame that is shown."""
         return int(self._browser.GetSelectedItemNumber())
 
     def volume(self, frame: int) -> Any:
-        """The volume node of a frame; it is in the sequence, not in the scene."""
+        """The volume node of a frame, which is in the sequence, not in the scene."""
         return self._sequence.GetNthDataNode(frame)
 
     def store(self, frame: int, segmentationNode: Any) -> None:
-        """Keeps a frame's segments in a sequence of their own, beside the volume's.
+        """Stores a frame's segments in a sequence of their own.
 
         Args:
             segmentationNode: in the scene; it becomes the proxy that shows the chosen frame.
@@ -67,7 +67,7 @@ class Frames:
         """Shows the stored segments together with the volume's frames."""
         self._browser.AddSynchronizedSequenceNode(self._results)
         self._browser.AddProxyNode(segmentationNode, self._results, False)
-        # Drawing in a frame changes that frame.
+        # Edits of a frame are stored in that frame.
         self._browser.SetSaveChanges(self._results, True)
 
     def segments(self, frame: int, shownNode: Any) -> Any:
@@ -81,11 +81,11 @@ class Frames:
         self._browser.SetSelectedItemNumber(frame)
 
     def refresh(self) -> None:
-        """Shows the frame anew, after its segments have changed."""
+        """Updates the shown frame after its segments have changed."""
         self._browser.Modified()
 
     def remove(self) -> None:
-        """Takes the results out of the scene again."""
+        """Removes the results from the scene."""
         if inScene(self._results) is not None:
             slicer.mrmlScene.RemoveNode(self._results)
         self._results = None

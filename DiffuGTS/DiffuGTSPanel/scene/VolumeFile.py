@@ -1,7 +1,7 @@
-"""Volumes to and from uncompressed .nrrd, in pieces.
+"""Reads and writes uncompressed .nrrd files in pieces.
 
-SimpleITK reads and writes a file in one go; for a large CT that blocks Slicer for a second. The
-format's header is a dozen lines of text, so that the pieces can be written here.
+SimpleITK reads and writes a file in one call, which blocks Slicer for a second with a large CT. The
+header is a dozen lines of text, so it is written here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import numpy as np
 
 from DiffuGTSPanel.data.Failure import Failure
 
-PIECE_BYTES = 4 << 20
 _TYPES = {
     "int8": "int8", "uint8": "uint8", "int16": "int16", "uint16": "uint16", "int32": "int32",
     "uint32": "uint32", "int64": "int64", "uint64": "uint64", "float32": "float",
     "float64": "double",
 }
-# What ITK writes beside the names above.
-_WRITTEN = {
+# Other names for the types, as ITK writes them.
+_ITK_TYPES = {
     "signed char": "int8", "unsigned char": "uint8", "short": "int16", "unsigned short": "uint16",
     "int": "int32", "unsigned int": "uint32", "long long int": "int64",
     "unsigned long long int": "uint64", "float": "float32", "double": "float64",
@@ -34,15 +33,15 @@ _MODALITY_TAG = "0008|0060"
 def write(
     path: Path, array: np.ndarray, ijkToRas: np.ndarray, modality: str = ""
 ) -> Generator[None, None, None]:
-    """Writes a volume; the file appears under its name when it is complete.
+    """Writes a volume atomically: the file gets its name when it is complete.
 
     Args:
         array: (K, J, I); may be a view.
         ijkToRas: 4x4, voxel indices (i, j, k) to mm.
-        modality: "CT" or "MR" where it is known; stored as DICOM's tag.
+        modality: "CT" or "MR" where known; stored as the DICOM tag.
 
     Raises:
-        Failure: no space, no permission; nothing is left behind.
+        Failure: no space or no permission; no file remains.
     """
     unfinished = path.with_name(f".{path.name}.part")
     try:
@@ -76,14 +75,14 @@ def _header(array: np.ndarray, ijkToRas: np.ndarray, modality: str) -> bytes:
 
 
 class Reader:
-    """Reads an uncompressed .nrrd, plane by plane.
+    """Reads an uncompressed .nrrd file plane by plane.
 
     Attributes:
         shape: (K, J, I).
         dtype: of the voxels.
 
     Raises:
-        Failure: the file is gone, incomplete, or of another kind.
+        Failure: the file is missing, incomplete or in another format.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -96,7 +95,7 @@ class Reader:
                     fields[name] = value
                 self._start = file.tell()
             self.shape = tuple(int(n) for n in fields["sizes"].split()[::-1])
-            kind = _WRITTEN.get(fields["type"], fields["type"])
+            kind = _ITK_TYPES.get(fields["type"], fields["type"])
             self.dtype = np.dtype(kind).newbyteorder(
                 "<" if fields.get("endian", "little") == "little" else ">")
             plain = fields["encoding"] == "raw" and len(self.shape) == 3
@@ -111,7 +110,7 @@ class Reader:
         """The planes (J, I) from the first slice to the last.
 
         Raises:
-            Failure: the file went away meanwhile.
+            Failure: the file was removed or truncated meanwhile.
         """
         count = math.prod(self.shape[1:])
         try:
@@ -127,5 +126,5 @@ class Reader:
 
 
 def _unreadable() -> Failure:
-    return Failure("result-not-read", "A result of the run can no longer be read from the disk.",
+    return Failure("result-not-read", "A result file of the run can no longer be read.",
                    "Run the prompt again.")

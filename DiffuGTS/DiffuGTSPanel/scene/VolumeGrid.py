@@ -1,10 +1,10 @@
-"""Where a volume's voxels lie: its own grid, a region of it, and the grid that the model sees.
+"""The grids of a volume: its own, that of a region, and that of the file for the model.
 
-The model sees the scan as it lies in the world: linear parent transforms are applied to the grid
-(not to the voxels), so that a scan that was turned in Slicer is read in its true orientation. The
-results come back voxel by voxel and are put under the same transform, so that nothing is resampled.
-A transform that warps has no single grid: the model then sees the scan as it was acquired. A
-sheared grid (gantry tilt) is shown to the model straightened, keeping slice planes and volumes.
+The file is in world coordinates: linear parent transforms are applied to the grid, not to the
+voxels, so the model sees the true orientation of a scan that was rotated in Slicer. Results come
+back voxel by voxel under the same transform, so nothing is resampled. With a nonlinear transform
+the file has the scan as acquired. A sheared grid (gantry tilt) is orthogonalised, keeping slice
+planes and voxel volumes.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from DiffuGTSPanel.data.Failure import Failure
 from DiffuGTSPanel.data.Run import Position
 
 Extent = tuple[int, int, int, int, int, int]
-# cos of the angle between two axes, from which on they are called sheared: 0.06 degrees.
-_SHEAR = 1e-3
-_SMALLEST_SINE = 0.5
+# Cosine of the angle between two axes from which a grid counts as sheared: 0.06 degrees.
+_MAX_COSINE = 1e-3
+_MIN_SINE = 0.5
 
 
 @dataclass(frozen=True)
-class Placement:
+class VolumeGrid:
     """The grid of a volume, or of a region of it.
 
     Attributes:
         ijkToRas: 4x4, indices of the whole volume to its own mm, without parent transform.
-        extent: first and last index along i, j, k that are used.
-        fileToRas: 4x4, indices of the used region to the mm that the model sees.
-        note: in words, where the model's grid is not simply the volume's.
+        extent: first and last index of the exported region along i, j, k.
+        fileToRas: 4x4, indices of the region to the mm of the file, world RAS.
+        note: a sentence where the file's grid differs in shape from the volume's.
     """
 
     ijkToRas: np.ndarray
@@ -44,26 +44,26 @@ class Placement:
 
     @property
     def regionToRas(self) -> np.ndarray:
-        """4x4, indices of the used region to the volume's own mm."""
+        """4x4, indices of the region to the volume's own mm."""
         return self.ijkToRas @ _shift(self.extent)
 
-    def own(self, position: Position) -> Position:
-        """From the model's mm to the volume's own, without parent transform."""
+    def toVolume(self, position: Position) -> Position:
+        """A position from the file's mm to the volume's own, without parent transform."""
         index = np.linalg.solve(self.fileToRas, [*position, 1.0])
         x, y, z = (self.regionToRas @ index)[:3]
         return float(x), float(y), float(z)
 
 
-def place(volumeNode: Any, imageData: Any, roiNode: Any = None) -> Placement:
-    """How a volume is shown to the model.
+def gridOf(volumeNode: Any, imageData: Any, roiNode: Any = None) -> VolumeGrid:
+    """The grids of a volume and of its file for the model.
 
     Args:
         volumeNode: gives the grid and the parent transform.
         imageData: its voxels.
-        roiNode: a Markups ROI; the smallest region that holds all voxels it touches is used.
+        roiNode: a Markups ROI; the region is the smallest one with all voxels that it touches.
 
     Raises:
-        Failure: no usable grid, or the region lies beside the volume.
+        Failure: no usable grid, or the ROI is outside the volume.
     """
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
@@ -73,24 +73,24 @@ def place(volumeNode: Any, imageData: Any, roiNode: Any = None) -> Placement:
     if roiNode is not None:
         extent = _touched(roiNode, volumeNode, ijkToRas, extent)
     transform = volumeNode.GetParentTransformNode()
-    seen, note = ijkToRas @ _shift(extent), ""
+    toWorld, note = ijkToRas @ _shift(extent), ""
     if transform is not None and transform.IsTransformToWorldLinear():
         transform.GetMatrixTransformToWorld(matrix)
-        seen = slicer.util.arrayFromVTKMatrix(matrix) @ seen
+        toWorld = slicer.util.arrayFromVTKMatrix(matrix) @ toWorld
     elif transform is not None:
-        note = "The volume's transform warps it; the scan was read as it lies without it."
+        note = "The volume's transform is nonlinear; the scan was read without it."
     size = np.array(extent[1::2]) - extent[::2]
-    straight, sheared = straightened(seen, size)
+    fileToRas, sheared = orthogonalised(toWorld, size)
     if sheared:
-        note = "The volume's axes are not at right angles; the scan was read straightened."
-    return Placement(ijkToRas, extent, straight, note)
+        note = "The volume's axes are not orthogonal; the scan was read with orthogonal axes."
+    return VolumeGrid(ijkToRas, extent, fileToRas, note)
 
 
-def straightened(matrix: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The nearest grid with axes at right angles, and whether that is another one.
+def orthogonalised(matrix: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, bool]:
+    """The grid with orthogonal axes, and whether the given one is sheared.
 
-    Axis i keeps its direction, j its plane with i; voxels keep their volume, and the middle of the
-    grid its place.
+    Axis i keeps its direction, j its plane with i; the volume of a voxel and the centre of the grid
+    stay the same.
 
     Args:
         matrix: 4x4, indices to mm.
@@ -106,24 +106,24 @@ def straightened(matrix: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, bool
     rotation, upper = np.linalg.qr(axes)
     signs = np.sign(np.diag(upper))
     upright = np.abs(np.diag(upper)) / lengths
-    if upright.min() < _SMALLEST_SINE:
+    if upright.min() < _MIN_SINE:
         raise _degenerate()
-    straight = matrix.copy()
-    straight[:3, :3] = rotation * signs * np.abs(np.diag(upper))
-    straight[:3, 3] += (axes - straight[:3, :3]) @ (np.asarray(size) / 2)
+    result = matrix.copy()
+    result[:3, :3] = rotation * signs * np.abs(np.diag(upper))
+    result[:3, 3] += (axes - result[:3, :3]) @ (np.asarray(size) / 2)
     units = axes / lengths
     cosines = np.abs(units.T @ units - np.eye(3))
-    return straight, bool(cosines.max() > _SHEAR)
+    return result, bool(cosines.max() > _MAX_COSINE)
 
 
 def worldOf(volumeNode: Any, position: Position) -> Position:
-    """From a volume's own mm to the world's, through its parent transform."""
+    """A position from a volume's own mm to world RAS, through its parent transform."""
     x, y, z = _between(volumeNode.GetParentTransformNode(), None).TransformPoint(position)
     return x, y, z
 
 
 def _touched(roiNode: Any, volumeNode: Any, ijkToRas: np.ndarray, whole: Extent) -> Extent:
-    """The part of `whole` that holds all voxels which the region touches."""
+    """The part of `whole` with all voxels that the ROI touches."""
     half = np.array(roiNode.GetSize()) / 2
     toWorld = roiNode.GetObjectToWorldMatrix()
     toOwn = _between(None, volumeNode.GetParentTransformNode())
@@ -131,7 +131,8 @@ def _touched(roiNode: Any, volumeNode: Any, ijkToRas: np.ndarray, whole: Extent)
     for signs in product((-1, 1), repeat=3):
         world = toWorld.MultiplyPoint((*(half * signs), 1.0))[:3]
         corners.append(np.linalg.solve(ijkToRas, [*toOwn.TransformPoint(world), 1.0])[:3])
-    # Half a voxel belongs to each index; the margin keeps a corner on a border from adding one.
+    # A voxel reaches half a voxel around its index; the margin keeps a corner on a border from
+    # adding one.
     first = np.floor(np.min(corners, axis=0) + 0.5 + 1e-6).astype(int)
     last = np.ceil(np.max(corners, axis=0) - 0.5 - 1e-6).astype(int)
     first = np.maximum(first, whole[::2])
@@ -156,5 +157,5 @@ def _shift(extent: Extent) -> np.ndarray:
 
 
 def _degenerate() -> Failure:
-    return Failure("unreadable-image", "The volume's axes cannot be right: they nearly coincide.",
+    return Failure("unreadable-image", "The volume's axes are degenerate: two nearly coincide.",
                    "Check its spacing and directions in the module Volumes.")

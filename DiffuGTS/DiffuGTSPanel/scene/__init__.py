@@ -1,0 +1,1 @@
+"""The MRML scene: volumes, segments, evidence, views and sequences."""

@@ -1,4 +1,4 @@
-"""Model, device, modality, MR sequence, seed, region, frames, and the Python to use."""
+"""Model, device, modality, MR sequence, seed, region of interest, frames and Python."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from slicer.i18n import tr as _
 
 from DiffuGTSPanel.scene import SequenceFrames
 from DiffuGTSPanel.widgets import KeptSettings
-from DiffuGTSPanel.widgets.ModelTable import ModelList
+from DiffuGTSPanel.widgets.ModelTable import ModelTable
 from DiffuGTSPanel.widgets.Section import Section, coloured
 
 if TYPE_CHECKING:
     from DiffuGTSPanel.data.Failure import Failure
-    from DiffuGTSPanel.library.PythonPackages import Examination
+    from DiffuGTSPanel.library.PythonPackages import PythonReport
     from DiffuGTSPanel.Logic import DiffuGTSLogic
     from DiffuGTSPanel.process.WorkerProcess import WorkerState
 
 
 class AdvancedSection(Section):
-    """What most people never change.
+    """Settings that most users never change.
 
     Args:
         resourcePath: of the module's widget.
-        layout: where to be.
-        logic: what knows models and devices.
+        layout: to add the section to.
+        logic: of the module.
         onPython: called after another Python was chosen.
     """
 
@@ -37,7 +37,7 @@ class AdvancedSection(Section):
         self._logic, self._onPython = logic, onPython
         self._task: Any = None
         self._examined = False
-        self.models = ModelList(self.ui, logic)
+        self.models = ModelTable(self.ui, logic)
         self._volumeNode: Any = None
         self.root.setMRMLScene(slicer.mrmlScene)
         self.ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._fitRoi)
@@ -57,26 +57,26 @@ class AdvancedSection(Section):
         return str(self.ui.deviceSelector.itemData(self.ui.deviceSelector.currentIndex))
 
     def open(self) -> None:
-        """The section was unfolded: now it is worth to look what is there."""
+        """The section was opened: reads the models and, once, packages and devices."""
         self.models.refresh()
         if not self._examined:
             self.examine()
 
     def close(self) -> None:
-        """Ends what is still at work."""
+        """Stops running tasks."""
         if self._task is not None:
             self._task.cancel()
         self.models.close()
 
     def setVolume(self, volumeNode: slicer.vtkMRMLScalarVolumeNode | None) -> None:
-        """Frames are asked for only where the volume is part of a sequence."""
+        """Shows the choice of frames only where the volume is part of a sequence."""
         self._volumeNode = volumeNode
         sequence = SequenceFrames.sequenceOf(volumeNode) if volumeNode else None
         self.ui.framesLabel.visible = sequence is not None
         self.ui.framesSelector.visible = sequence is not None
 
     def _fitRoi(self, roiNode: Any) -> None:
-        """A new box begins around the whole scan, so that there is something to drag."""
+        """Fits a new ROI to the whole scan, so that its handles are in view."""
         if self._volumeNode is not None:
             bounds = [0.0] * 6
             self._volumeNode.GetRASBounds(bounds)
@@ -84,7 +84,7 @@ class AdvancedSection(Section):
             roiNode.SetSize([bounds[2 * i + 1] - bounds[2 * i] for i in range(3)])
 
     def showWorker(self, state: WorkerState) -> None:
-        """The device that the running worker has taken, with its free memory."""
+        """Shows the running worker's device and its free memory."""
         text = ""
         if state.state in ("ready", "working"):
             text = _("In use: {device}").format(device=state.device)
@@ -95,23 +95,23 @@ class AdvancedSection(Section):
         self.ui.deviceInfoLabel.visible = bool(text)
 
     def examine(self, *_arguments: object) -> None:
-        """Asks the Python in use for its packages and devices, in a process of its own."""
+        """Checks packages and devices of the chosen Python, in a process of its own."""
         self._examined = True
         self.ui.refreshDevicesButton.enabled = False
-        self._showPython(_("Looking what is there..."))
+        self._showPython(_("Checking packages and devices..."))
         self._task = self._logic.packages.examine(
-            self._logic.python, self._showExamination, self._showFailure)
+            self._logic.python, self._showReport, self._showFailure)
 
-    def _showExamination(self, examination: Examination) -> None:
+    def _showReport(self, report: PythonReport) -> None:
         self.ui.refreshDevicesButton.enabled = True
-        if examination.devices:
-            self._fillDevices([(each.name, each.title) for each in examination.devices])
-        wrong = [each for each in examination.findings if each["state"] == "missing"]
-        if wrong:
-            lines = [f"{each['name']}: {each['found']}" for each in wrong]
+        if report.devices:
+            self._fillDevices([(each.name, each.title) for each in report.devices])
+        missing = [each for each in report.findings if each["state"] == "missing"]
+        if missing:
+            lines = [f"{each['name']}: {each['found']}" for each in missing]
             self.ui.pythonInfoLabel.text = coloured("; ".join(lines), "bad")
         else:
-            self._showPython(_("All that is needed is there."))
+            self._showPython(_("All required packages are installed."))
 
     def _showFailure(self, failure: Failure) -> None:
         self.ui.refreshDevicesButton.enabled = True
@@ -119,7 +119,7 @@ class AdvancedSection(Section):
             f"{coloured(failure.message, 'bad')} {escape(failure.hint)}")
 
     def _showPython(self, state: str) -> None:
-        which = _("Empty means Slicer's own.") if not self._logic.python else ""
+        which = _("Empty: Slicer's own Python.") if not self._logic.python else ""
         self.ui.pythonInfoLabel.text = coloured(f"{which} {state}".strip(), "muted")
 
     def _fillDevices(self, devices: list[tuple[str, str]]) -> None:
@@ -128,7 +128,7 @@ class AdvancedSection(Section):
         selector.clear()
         for name, title in devices:
             selector.addItem(title, name)
-        # A GPU that is not there today is kept for tomorrow.
+        # A GPU that is not available now stays the stored choice.
         selector.setCurrentIndex(max(0, selector.findData(KeptSettings.device())))
         selector.blockSignals(wasBlocked)
 

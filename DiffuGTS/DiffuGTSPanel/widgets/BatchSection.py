@@ -1,4 +1,4 @@
-"""Many scans at once: what, what for, where to; how far it is; what came out."""
+"""Many scans at once: inputs, prompt and output folder, progress and results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import qt
 from slicer.i18n import tr as _
 
 from DiffuGTSPanel.data.Failure import Failure
-from DiffuGTSPanel.widgets.BatchTables import BatchInputs, BatchTable
+from DiffuGTSPanel.widgets.BatchTables import BatchCaseTable, BatchInputList
 from DiffuGTSPanel.widgets.Section import Section, coloured, duration, timeLeft
 
 if TYPE_CHECKING:
@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 
 
 class BatchSection(Section):
-    """Runs one batch at a time; it goes on while other parts of the panel are used.
+    """Runs one batch at a time, while the rest of the panel stays usable.
 
     Args:
         resourcePath: of the module's widget.
-        layout: where to be.
-        logic: what runs batches.
-        options: gives what the other sections say: model, device, modality, seed.
+        layout: to add the section to.
+        logic: of the module.
+        options: returns the options of the other sections: model, device, modality, seed.
+
+    Attributes:
+        run: the running batch; None without one.
+        last: the latest batch.
+        inputs: list of the scans.
+        table: of the cases.
     """
 
     def __init__(self, resourcePath: Callable[[str], str], layout: Any, logic: DiffuGTSLogic, *,
@@ -35,8 +41,8 @@ class BatchSection(Section):
         self._logic, self._options = logic, options
         self.run: BatchRun | None = None
         self.last: BatchRun | None = None
-        self.inputs = BatchInputs(self.ui, self.root, self._changed)
-        self.table = BatchTable(resourcePath, self.root.layout(), onOpen=self.open,
+        self.inputs = BatchInputList(self.ui, self.root, self._changed)
+        self.table = BatchCaseTable(resourcePath, self.root.layout(), onOpen=self.open,
                                 onReport=self._openReport)
         self.ui.introLabel.text = coloured(self.ui.introLabel.text, "muted")
         self.ui.outputEdit.filters = ctk.ctkPathLineEdit.Dirs
@@ -47,14 +53,14 @@ class BatchSection(Section):
         self._showMessage("")
         self._changed()
 
-    def unfold(self, prompt: str) -> None:
-        """The section was opened: the prompt above is the one to begin with."""
+    def prefill(self, prompt: str) -> None:
+        """Fills an empty prompt line with the panel's prompt, when the section is opened."""
         self.inputs.refresh()
         if not self.ui.batchPromptEdit.text:
             self.ui.batchPromptEdit.setText(prompt)
 
     def start(self) -> None:
-        """Starts the batch, if nothing is missing for that."""
+        """Starts the batch, if it can start."""
         if self.run is not None or self._missing():
             return
         self.table.clear()
@@ -68,14 +74,14 @@ class BatchSection(Section):
             dicomSeg=bool(ui.dicomSegCheckBox.checked), **self._options())
         self._setEditable(False)
         ui.batchRunButton.text = _("Cancel")
-        ui.batchRunButton.toolTip = _("Stops the batch; what is finished stays.")
-        ui.batchProgressPlace.visible = True
+        ui.batchRunButton.toolTip = _("Stops the batch; finished scans are kept.")
+        ui.batchProgressContainer.visible = True
         ui.batchProgressBar.visible = True
         ui.batchProgressBar.setRange(0, 0)
         ui.batchProgressLabel.text = _("Starting")
 
     def cancel(self) -> None:
-        """Asks the batch to stop."""
+        """Cancels the batch."""
         if self.run is not None:
             self.ui.batchRunButton.text = _("Cancelling...")
             self.ui.batchRunButton.enabled = False
@@ -89,12 +95,12 @@ class BatchSection(Section):
         except Failure as failure:
             self._showFailure(failure)
 
-    # What the batch tells.
+    # Callbacks of the batch
 
     def _onProgress(self, run: BatchRun, progress: BatchProgress) -> None:
         if run is not self.run or not self.ui.batchRunButton.enabled:
             return
-        # Without an end in sight (scans are looked for, the model is loaded) the bar only moves.
+        # While scans are searched and the model is loaded the bar is indeterminate.
         known = progress.total > 0
         self.ui.batchProgressBar.setRange(0, 1000 if known else 0)
         self.ui.batchProgressBar.setValue(round(1000 * progress.fraction))
@@ -105,8 +111,8 @@ class BatchSection(Section):
             parts.append(_("{percent} %").format(percent=int(100 * progress.fraction)))
         if progress.secondsLeft is not None:
             parts.append(timeLeft(progress.secondsLeft))
-        where = f"{progress.case}: {progress.text}" if progress.case else progress.text
-        lines = [" \u00b7 ".join(parts), coloured(where, "muted")]
+        current = f"{progress.case}: {progress.text}" if progress.case else progress.text
+        lines = [" \u00b7 ".join(parts), coloured(current, "muted")]
         self.ui.batchProgressLabel.text = "<br>".join(line for line in lines if line)
 
     def _onCase(self, run: BatchRun, case: BatchCase) -> None:
@@ -120,29 +126,29 @@ class BatchSection(Section):
         self._showMessage("<br>".join(escape(line) for line in (failed, run.leftOut) if line))
 
     def _onCancelled(self, run: BatchRun) -> None:
-        self._stop(_("Cancelled. What is finished stays in the folder."))
+        self._stop(_("Cancelled. Finished scans stay in the folder."))
 
     def _onError(self, run: BatchRun, failure: Failure) -> None:
         self._stop("")
         self._showFailure(failure)
 
-    # What is shown.
+    # Display
 
     def _missing(self) -> str:
-        """What is missing for a batch, in words; empty when nothing is."""
+        """Why a batch cannot start, in words; empty when it can."""
         if not self.inputs.items:
             return _("Add scans first.")
         readings = self._logic.understand(self.ui.batchPromptEdit.text)
         if not readings and not self._hasTable():
             return _("Type what to look for.")
-        if any(not each.ok and not each.beyond for each in readings):
+        if any(not each.ok and not each.hasUnknownWords for each in readings):
             return _("The text is not understood.")
         if not self.ui.outputEdit.currentPath.strip():
             return _("Choose a folder for the results.")
         return ""
 
     def _hasTable(self) -> bool:
-        """A table may say itself what to look for."""
+        """Whether a table is among the inputs, which may have prompts of its own."""
         suffixes = {each.suffix.lower() for each in self.inputs.items if hasattr(each, "suffix")}
         return bool(suffixes & {".csv", ".tsv", ".json"})
 
@@ -152,7 +158,7 @@ class BatchSection(Section):
             missing = self._missing()
             self.ui.batchRunButton.enabled = not missing
             self.ui.batchRunButton.toolTip = missing
-            self._say(coloured(missing, "muted") if missing else escape(self._ending))
+            self._setStatus(coloured(missing, "muted") if missing else escape(self._outcome))
 
     def _showReading(self) -> None:
         rows = []
@@ -163,8 +169,8 @@ class BatchSection(Section):
         self.ui.batchReadingLabel.visible = bool(rows)
 
     def _setEditable(self, editable: bool) -> None:
-        for widget in (self.ui.inputList, self.ui.inputButtonsPlace, self.ui.batchPromptEdit,
-                       self.ui.outputEdit, self.ui.alsoPlace, self.ui.resumeCheckBox):
+        for widget in (self.ui.inputList, self.ui.inputButtonsContainer, self.ui.batchPromptEdit,
+                       self.ui.outputEdit, self.ui.alsoContainer, self.ui.resumeCheckBox):
             widget.enabled = editable
 
     def _press(self, *_arguments: object) -> None:
@@ -182,13 +188,13 @@ class BatchSection(Section):
 
     def _endProgress(self, sentence: str) -> None:
         self.ui.batchProgressBar.visible = False
-        self._ending = sentence
-        self._say(escape(sentence))
+        self._outcome = sentence
+        self._setStatus(escape(sentence))
         self.table.setReport(bool(self.last and self.last.report))
 
-    def _say(self, richText: str) -> None:
+    def _setStatus(self, richText: str) -> None:
         self.ui.batchProgressLabel.text = richText
-        self.ui.batchProgressPlace.visible = bool(richText)
+        self.ui.batchProgressContainer.visible = bool(richText)
 
     def _showFailure(self, failure: Failure) -> None:
         self._showMessage(f"<b>{coloured(failure.message, 'bad')}</b><br>{escape(failure.hint)}")

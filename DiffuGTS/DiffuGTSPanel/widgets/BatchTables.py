@@ -1,7 +1,4 @@
-"""The cases of a batch as a table: what is done, what was found, what failed.
-
-The list of what a batch is to segment: files, folders, volumes of the scene.
-"""
+"""The tables of the section Batch: the list of inputs and the table of cases."""
 
 from __future__ import annotations
 
@@ -16,21 +13,21 @@ from slicer.i18n import tr as _
 
 from DiffuGTSPanel.data.Batch import BatchCase
 from DiffuGTSPanel.data.Run import inScene
-from DiffuGTSPanel.widgets.Section import Section, coloured, setColumns, shade
+from DiffuGTSPanel.widgets.Section import Section, coloured, setColumns, textColour
 
-ROWS_SHOWN = 8
-INPUTS_SHOWN = 5
-_FILTER = ("*.nii *.nii.gz *.nrrd *.nhdr *.mha *.mhd *.hdr *.dcm *.csv *.tsv *.json")
+MAX_CASE_ROWS = 8
+MAX_INPUT_ROWS = 5
+_FILTER = "*.nii *.nii.gz *.nrrd *.nhdr *.mha *.mhd *.hdr *.dcm *.csv *.tsv *.json"
 
 
-class BatchTable(Section):
-    """A row a case; not there while there are none.
+class BatchCaseTable(Section):
+    """One row per case; hidden while there are none.
 
     Args:
         resourcePath: of the module's widget.
-        layout: where to be.
-        onOpen: called with a case that was double-clicked.
-        onReport: called when the report is asked for.
+        layout: to add the section to.
+        onOpen: called with a case that is to be loaded.
+        onReport: called when the report is to be opened.
     """
 
     def __init__(self, resourcePath: Callable[[str], str], layout: Any, *,
@@ -41,7 +38,7 @@ class BatchTable(Section):
         self._cases: list[BatchCase] = []
         table = self.ui.caseTable
         setColumns(table, (
-            (_("Scan"), _("A double-click loads the scan and its result.")),
+            (_("Scan"), _("Double-click to load the scan and its result.")),
             (_("Status"), ""),
             (_("Lesions"), _("Of all prompts.")),
             (_("Volume\nml"), _("Of all lesions, in ml.")),
@@ -53,14 +50,14 @@ class BatchTable(Section):
         self.clear()
 
     def clear(self) -> None:
-        """No cases."""
+        """Removes all cases."""
         self._rows, self._cases = {}, []
         self.ui.caseTable.setRowCount(0)
         self.root.visible = False
         self._showDetail()
 
     def show(self, case: BatchCase) -> None:
-        """Shows a case as it is now; a new one below the others."""
+        """Updates the row of a case; adds a new one at the end."""
         if case.name not in self._rows:
             self._add(case)
         row = self._rows[case.name]
@@ -73,13 +70,13 @@ class BatchTable(Section):
             if item.text() != text:
                 item.setText(text)
         status = self.ui.caseTable.item(row, 1)
-        status.setForeground(qt.QBrush(shade(kind)))
+        status.setForeground(qt.QBrush(textColour(kind)))
         status.setToolTip(case.sentence)
         if row == self.ui.caseTable.currentRow():
             self._showDetail()
 
     def setReport(self, there: bool) -> None:
-        """Whether there is a report to open."""
+        """Enables the button of the report."""
         self.ui.reportButton.enabled = there
 
     @property
@@ -100,7 +97,7 @@ class BatchTable(Section):
             table.setItem(row, column, item)
         table.item(row, 0).setToolTip(case.name)
         self.root.visible = True
-        if row < ROWS_SHOWN:
+        if row < MAX_CASE_ROWS:
             height = table.horizontalHeader().sizeHint.height()
             table.setFixedHeight(height + (row + 1) * table.rowHeight(0) + 4)
 
@@ -115,7 +112,7 @@ class BatchTable(Section):
         case = self.selected
         self.ui.loadCaseButton.enabled = case is not None
         if case is None:
-            text = coloured(_("A double-click loads the scan and its result."), "muted")
+            text = coloured(_("Double-click to load the scan and its result."), "muted")
         elif case.failure is not None:
             text = f"{coloured(case.failure.message, 'bad')} {escape(case.failure.hint)}"
         else:
@@ -125,7 +122,7 @@ class BatchTable(Section):
 
 
 def _status(case: BatchCase) -> tuple[str, str]:
-    """The status in a word, and the kind of its colour."""
+    """The status in words, and the kind of its colour."""
     if case.status == "running":
         return _("{percent} %").format(percent=int(100 * case.fraction)), "plain"
     return {
@@ -134,8 +131,8 @@ def _status(case: BatchCase) -> tuple[str, str]:
     }[case.status]
 
 
-class BatchInputs:
-    """A list with buttons that add to it and take out of it.
+class BatchInputList:
+    """The list of files, folders and volumes to segment, with buttons to add and remove.
 
     Args:
         ui: the widgets of Batch.ui.
@@ -157,29 +154,29 @@ class BatchInputs:
 
     @property
     def items(self) -> list[Any]:
-        """Paths and volume nodes; nodes that have left the scene are left out."""
+        """Paths and volume nodes, without nodes that were removed from the scene."""
         return [each for each in self._items if isinstance(each, Path) or inScene(each)]
 
     @property
     def editable(self) -> bool:
-        """Whether the list may be changed now."""
-        return bool(self._ui.inputButtonsPlace.enabled)
+        """Whether the list may be changed."""
+        return bool(self._ui.inputButtonsContainer.enabled)
 
     def add(self, *items: Any) -> None:
-        """Adds paths and nodes that are not there yet."""
+        """Adds paths and nodes that are not in the list."""
         self._items += [each for each in dict.fromkeys(items) if each not in self._items]
         self._show()
         self._onChanged()
 
     def refresh(self) -> None:
-        """Drops the nodes that have left the scene."""
+        """Drops the nodes that were removed from the scene."""
         if self.items != self._items:
             self._items = self.items
             self._show()
             self._onChanged()
 
     def fillMenu(self) -> None:
-        """The volumes of the scene that are not in the list."""
+        """Fills the menu with the volumes of the scene that are not in the list."""
         self._menu.clear()
         volumes = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
                    if node.GetClassName() == "vtkMRMLScalarVolumeNode"
@@ -221,7 +218,7 @@ class BatchInputs:
             item = qt.QListWidgetItem(text)
             item.setToolTip(_("A volume of the scene") if node else str(each))
             box.addItem(item)
-        rows = min(len(self._items), INPUTS_SHOWN)
+        rows = min(len(self._items), MAX_INPUT_ROWS)
         if rows:
             box.setFixedHeight(rows * box.sizeHintForRow(0) + 6)
         box.visible = bool(rows)

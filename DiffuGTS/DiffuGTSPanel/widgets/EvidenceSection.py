@@ -1,4 +1,4 @@
-"""The maps behind a result, laid over the slices, and the scan's pseudo-healthy twin."""
+"""The evidence of a result: overlays on the slices, and the pseudo-healthy scan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from slicer.i18n import tr as _
 
 from DiffuGTSPanel.data.Run import inScene
 from DiffuGTSPanel.scene import SliceViews
-from DiffuGTSPanel.scene.SliceViews import ColourBar
 from DiffuGTSPanel.widgets.Section import Section, coloured
 
 if TYPE_CHECKING:
@@ -18,17 +17,17 @@ if TYPE_CHECKING:
     from DiffuGTSPanel.Logic import DiffuGTSLogic
 
 OVERLAYS = ("attention", "residual", "uncertainty")
-TWIN = "pseudo_healthy"
+PSEUDO_HEALTHY = "pseudo_healthy"
 
 
 class EvidenceSection(Section):
-    """Slices have one layer above the scan: one map at a time, or the twin blended in.
+    """Shows one map at a time, or the pseudo-healthy scan blended in: views have two layers.
 
     Args:
         resourcePath: of the module's widget.
-        layout: where to be.
-        logic: what reads the maps.
-        onFailure: called with what went wrong.
+        layout: to add the section to.
+        logic: of the module.
+        onFailure: called with errors.
     """
 
     def __init__(self, resourcePath: Callable[[str], str], layout: Any, logic: DiffuGTSLogic, *,
@@ -38,9 +37,8 @@ class EvidenceSection(Section):
         self._run: Run | None = None
         self._result: PromptResult | None = None
         self._shown = False
-        # What is being read: asked for once, however often a slider moves meanwhile.
+        # What is being read: requested once, however often a slider moves meanwhile.
         self._reading: tuple[int, str] | None = None
-        self._bar = ColourBar(self.ui.colourBarPlace.layout())
         self._boxes = {kind: getattr(self.ui, f"{kind}CheckBox") for kind in OVERLAYS}
         for kind, box in self._boxes.items():
             box.toggled.connect(self._toggler(kind))
@@ -51,25 +49,25 @@ class EvidenceSection(Section):
 
     @property
     def overlay(self) -> str:
-        """The map that is laid over the slices; empty when none is."""
+        """The chosen map; empty without one."""
         return next((kind for kind, box in self._boxes.items() if box.checked), "")
 
     def setResult(self, run: Run | None, result: PromptResult | None) -> None:
-        """Whose maps are shown from now on."""
+        """Sets the result whose evidence is shown."""
         self.clearViews()
         self._run, self._result = run, result
         self.root.enabled = run is not None
         self._show()
 
     def clearViews(self) -> None:
-        """The scan alone, where maps of this result were laid over it."""
+        """Removes the overlays of this result from the views."""
         if self._shown and self._run and self._run.volumeNode:
             SliceViews.clear(self._run.volumeNode)
             self._showFill(True)
         self._shown = False
 
-    def forget(self) -> None:
-        """The nodes are gone with the scene."""
+    def clear(self) -> None:
+        """Drops the result, whose nodes are removed with the scene."""
         self._shown = False
         self.setResult(None, None)
 
@@ -88,16 +86,15 @@ class EvidenceSection(Section):
         self.ui.blendSlider.value = 0.0 if self.ui.blendSlider.value >= 0.5 else 1.0
 
     def refresh(self) -> None:
-        """Lays over the slices again what something else has taken away."""
+        """Shows the chosen overlays again, after a preview replaced them."""
         self._show()
 
     def _show(self, *_arguments: object) -> None:
-        """Brings the views to what is chosen; maps that were not read yet are read first."""
+        """Updates the views; maps that are not loaded yet are read first."""
         self._explain()
         if self._run is None or self._result is None or self._run.volumeNode is None:
-            self._bar.clear()
             return
-        wanted = [kind for kind in (self.overlay, TWIN if self._twin else "") if kind]
+        wanted = [kind for kind in (self.overlay, PSEUDO_HEALTHY if self._blend else "") if kind]
         missing = [kind for kind in wanted if inScene(self._result.evidence.get(kind)) is None]
         if missing:
             self.ui.overlayMeaningLabel.text = coloured(_("Reading..."), "muted")
@@ -105,19 +102,17 @@ class EvidenceSection(Section):
             return
         if not wanted:
             self.clearViews()
-            self._bar.clear()
             return
         evidence = self._result.evidence
         overlay = evidence[self.overlay] if self.overlay else None
-        twin = evidence[TWIN] if self._twin else None
+        pseudoHealthy = evidence[PSEUDO_HEALTHY] if self._blend else None
         SliceViews.showOverlay(self._run.volumeNode, overlay, float(self.ui.opacitySlider.value),
-                          twinNode=twin, twin=self._twin)
+                               pseudoHealthyNode=pseudoHealthy, blend=self._blend)
         self._shown = True
         self._showFill(False)
-        self._bar.show(overlay) if overlay else self._bar.clear()
 
     def _read(self, kind: str) -> None:
-        # By identity: results are equal only after a look at all their voxels.
+        # By identity: comparing results by value would compare all their voxels.
         wanted = id(self._result), kind
         if self._run is not None and self._reading != wanted:
             self._reading = wanted
@@ -136,26 +131,28 @@ class EvidenceSection(Section):
         self._onFailure(failure)
 
     def _showFill(self, filled: bool) -> None:
-        """Maps and twin are seen through segments that are only outlined."""
+        """Fills or outlines the segments; evidence is visible through outlines only."""
         node = self._run.segmentationNode if self._run else None
         if node is not None and node.GetDisplayNode() is not None:
             node.GetDisplayNode().SetVisibility2DFill(filled)
 
     @property
-    def _twin(self) -> float:
+    def _blend(self) -> float:
         return float(self.ui.blendSlider.value)
 
     def _explain(self) -> None:
         meaning = {
-            "attention": _("Where the model looked."),
-            "residual": _("What differs from the pseudo-healthy scan."),
-            "uncertainty": _("How much the pseudo-healthy samples differ, in the scan's units."),
-            "": _("One map at a time, under the segments' outlines."),
+            "attention": _("How strongly each voxel responds to the prompt, 0 to 1."),
+            "residual": _("Difference between the scan and the pseudo-healthy scan."),
+            "uncertainty": _("Standard deviation of the pseudo-healthy samples, in the scan's "
+                             "units."),
+            "": _("One map at a time, beneath the outlines of the segments."),
         }[self.overlay]
         self.ui.overlayMeaningLabel.text = coloured(meaning, "muted")
-        twin = (_("The scan.") if self._twin == 0 else
-                _("Painted by the model as it might look healthy: not a real scan.")
-                if self._twin == 1 or (self.overlay and self._twin >= 0.5) else
-                _("With a map on top: the scan or the twin, not both.") if self.overlay else
-                _("The scan and its pseudo-healthy twin, blended."))
-        self.ui.blendMeaningLabel.text = coloured(twin, "muted")
+        blended = (
+            _("The scan.") if self._blend == 0 else
+            _("Synthesised by the model: not a real scan.")
+            if self._blend == 1 or (self.overlay and self._blend >= 0.5) else
+            _("With an overlay, only the scan or the pseudo-healthy scan is shown.")
+            if self.overlay else _("The scan and the pseudo-healthy scan, blended."))
+        self.ui.blendMeaningLabel.text = coloured(blended, "muted")

@@ -1,6 +1,7 @@
-"""What the panel keeps in the scene, so that a saved scene opens as it was left.
+"""What the panel keeps: parameters in the scene, and settings of this machine.
 
-What outlives Slicer: the last prompts, and the Python to use on this machine.
+The parameters are saved with the scene. The settings are the last prompts, the Python and the
+device, in Slicer's own settings file.
 """
 
 from __future__ import annotations
@@ -13,31 +14,31 @@ from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
-MOST_PROMPTS = 12
+MAX_PROMPTS = 12
 _PROMPTS = "DiffuGTS/lastPrompts"
 _PYTHON = "DiffuGTS/python"
 _DEVICE = "DiffuGTS/device"
 
 
 class ModalityChoice(Enum):
-    """What the scan is; automatic looks at its values."""
+    """Modality of the scan; automatic reads the DICOM tag, else the voxel values."""
 
     AUTOMATIC = 0
     CT = 1
     MR = 2
 
     def label(self) -> str:
-        """The words in the list."""
+        """The text in the list."""
         return _("Automatic") if self is ModalityChoice.AUTOMATIC else self.name
 
     @property
-    def told(self) -> str | None:
-        """As the worker calls it; None where it finds out itself."""
+    def option(self) -> str | None:
+        """The worker's option; None lets it decide."""
         return None if self is ModalityChoice.AUTOMATIC else self.name
 
 
 class SequenceChoice(Enum):
-    """Which MR sequence the scan is; automatic reads its name."""
+    """MR sequence of the scan; automatic reads its name. A test compares with the library's."""
 
     AUTOMATIC = 0
     T1 = 1
@@ -47,7 +48,7 @@ class SequenceChoice(Enum):
     OTHER = 5
 
     def label(self) -> str:
-        """The words in the list."""
+        """The text in the list."""
         return {
             SequenceChoice.AUTOMATIC: _("Automatic"),
             SequenceChoice.T1C: _("T1 with contrast"),
@@ -55,25 +56,25 @@ class SequenceChoice(Enum):
         }.get(self, self.name)
 
     @property
-    def told(self) -> str | None:
-        """As the worker calls it; None where it finds out itself."""
+    def option(self) -> str | None:
+        """The worker's option; None lets it decide."""
         return None if self is SequenceChoice.AUTOMATIC else self.name.lower()
 
 
 class FrameChoice(Enum):
-    """Which time points of a sequence are looked at."""
+    """Frames of a sequence to segment."""
 
     THIS = 0
     ALL = 1
 
     def label(self) -> str:
-        """The words in the list."""
+        """The text in the list."""
         return _("This frame") if self is FrameChoice.THIS else _("All frames")
 
 
 @parameterNodeWrapper
 class Parameters:
-    """The panel's values; widgets with the property SlicerParameterName follow them."""
+    """The panel's parameters, connected to widgets by their property SlicerParameterName."""
 
     volume: vtkMRMLScalarVolumeNode
     prompt: str
@@ -87,33 +88,33 @@ class Parameters:
 
 
 def lastPrompts() -> list[str]:
-    """The prompts of earlier runs, the newest first."""
-    kept = qt.QSettings().value(_PROMPTS)
-    # A list of one comes back as a text.
-    return [kept] if isinstance(kept, str) else list(kept or ())
+    """The prompts of earlier runs, newest first."""
+    stored = qt.QSettings().value(_PROMPTS)
+    # Qt returns a list of one as a string.
+    return [stored] if isinstance(stored, str) else list(stored or ())
 
 
 def rememberPrompt(text: str) -> None:
-    """Puts a prompt in front of the others."""
+    """Stores a prompt as the newest."""
     others = [prompt for prompt in lastPrompts() if prompt != text]
-    qt.QSettings().setValue(_PROMPTS, [text, *others][:MOST_PROMPTS])
+    qt.QSettings().setValue(_PROMPTS, [text, *others][:MAX_PROMPTS])
 
 
 def python() -> str:
-    """The program of the Python that the worker runs in; empty is Slicer's own."""
+    """The Python executable for the worker; "" is Slicer's own."""
     return str(qt.QSettings().value(_PYTHON) or "")
 
 
 def setPython(path: str) -> None:
-    """Keeps the Python to use."""
+    """Stores the Python executable."""
     qt.QSettings().setValue(_PYTHON, path)
 
 
 def device() -> str:
-    """The device that was chosen last: "auto", "cpu", "cuda:0"."""
+    """The device that was chosen last, as "auto", "cpu", "cuda:0"."""
     return str(qt.QSettings().value(_DEVICE) or "auto")
 
 
 def setDevice(name: str) -> None:
-    """Keeps the device to use."""
+    """Stores the device."""
     qt.QSettings().setValue(_DEVICE, name)

@@ -1,7 +1,4 @@
-"""The lesions of a result as a table, and the threshold that makes them.
-
-The lesions of a run as text: for the clipboard, for a spreadsheet.
-"""
+"""The lesions of a result: table, threshold, 3D display, and export as text and CSV."""
 
 from __future__ import annotations
 
@@ -17,7 +14,6 @@ import slicer
 from slicer.i18n import tr as _
 
 from DiffuGTSPanel.data.Failure import Failure
-from DiffuGTSPanel.data.Run import Run
 from DiffuGTSPanel.scene import SliceViews
 from DiffuGTSPanel.widgets.Section import Section, coloured, setColumns
 
@@ -25,20 +21,20 @@ if TYPE_CHECKING:
     from DiffuGTSPanel.data.Run import Lesion, PromptResult, Run
     from DiffuGTSPanel.Logic import DiffuGTSLogic
 
-ROWS_SHOWN = 8
+MAX_ROWS = 8
 _COPIED_MS = 1500
-_SAME = 1e-6
+_SAME_THRESHOLD = 1e-6
 
 
 class LesionSection(Section):
-    """Shows one prompt's result at a time; a list chooses where there are several.
+    """Shows the result of one prompt at a time; with several, a list chooses.
 
     Args:
         resourcePath: of the module's widget.
-        layout: where to be.
-        logic: what keeps, drops and jumps.
-        onSelected: called with the run and the result that are shown now, or None.
-        onFailure: called with what went wrong.
+        layout: to add the section to.
+        logic: of the module.
+        onSelected: called with the run and result that are shown, or None twice.
+        onFailure: called with errors.
     """
 
     def __init__(self, resourcePath: Callable[[str], str], layout: Any, logic: DiffuGTSLogic, *,
@@ -47,7 +43,7 @@ class LesionSection(Section):
         super().__init__("Lesions", resourcePath, layout)
         self._logic, self._onSelected, self._onFailure = logic, onSelected, onFailure
         self._entries: list[tuple[Run, PromptResult]] = []
-        self._own: dict[Any, float] = {}
+        self._modelThresholds: dict[str, float] = {}
         self._lesions: list[Lesion] = []
         self._filling = False
         self._prepareTable()
@@ -61,44 +57,44 @@ class LesionSection(Section):
 
     @property
     def current(self) -> tuple[Run, PromptResult] | None:
-        """What is shown."""
+        """The run and result that are shown."""
         index = int(self.ui.resultSelector.currentIndex)
         return self._entries[index] if 0 <= index < len(self._entries) else None
 
     def clear(self) -> None:
-        """No result."""
-        self._entries, self._own, self._lesions = [], {}, []
+        """Removes all results."""
+        self._entries, self._modelThresholds, self._lesions = [], {}, []
         self._fillSelector(0)
         self._select()
 
     def add(self, run: Run) -> None:
-        """Puts the results of a finished run in front of the earlier ones."""
+        """Adds the results of a finished run before the earlier ones."""
         for result in run.results:
-            self._own[run.id] = result.threshold
+            self._modelThresholds[run.id] = result.threshold
         self._entries = [(run, result) for result in run.results] + self._entries
         self._fillSelector(0)
         self._select()
-        # The slices go where something was found.
+        # Selecting a row moves the slices to its lesion.
         if self._lesions:
             self.ui.lesionTable.selectRow(0)
 
-    def forget(self, gone: Callable[[Run], bool]) -> None:
-        """Takes out the results of runs whose volume or segmentation is gone."""
-        left = [entry for entry in self._entries if not gone(entry[0])]
-        if len(left) != len(self._entries):
-            self._entries = left
+    def remove(self, isGone: Callable[[Run], bool]) -> None:
+        """Removes the results of runs whose segmentation is gone."""
+        remaining = [entry for entry in self._entries if not isGone(entry[0])]
+        if len(remaining) != len(self._entries):
+            self._entries = remaining
             self._fillSelector(0)
             self._select()
 
     def refresh(self, run: Run) -> None:
-        """A run's lesions have changed: another threshold, or kept and dropped."""
+        """A run's lesions have changed: another threshold, kept or dropped ones."""
         if self.current and self.current[0] is run:
             self._fill()
 
     def _prepareTable(self) -> None:
         table = self.ui.lesionTable
         setColumns(table, (
-            (_("Lesion"), _("Without its tick a lesion is dropped from the segmentation.")),
+            (_("Lesion"), _("An unticked lesion is dropped from the segmentation.")),
             (_("Volume\nml"), _("In ml.")),
             (_("Long axis\nmm"), _("Longest diameter in a slice, in mm.")),
             (_("Short axis\nmm"), _("Longest diameter at right angles to it, in mm.")),
@@ -145,14 +141,14 @@ class LesionSection(Section):
                 self._item(row, column).setText(text)
         if 0 <= selected < len(self._lesions):
             table.selectRow(selected)
-        rows = min(max(len(self._lesions), 1), ROWS_SHOWN)
+        rows = min(max(len(self._lesions), 1), MAX_ROWS)
         height = table.horizontalHeader().sizeHint.height() + rows * table.rowHeight(0) + 4
         table.setFixedHeight(height)
-        for widget in (table, self.ui.lesionButtonsPlace):
+        for widget in (table, self.ui.lesionButtonsContainer):
             widget.visible = bool(self._lesions)
 
     def _item(self, row: int, column: int) -> Any:
-        """A cell, made when it is first needed: one that reports a change must not be replaced."""
+        """A cell, created once: Qt must not lose one that is reporting a change."""
         item = self.ui.lesionTable.item(row, column)
         if item is None:
             item = qt.QTableWidgetItem()
@@ -166,21 +162,20 @@ class LesionSection(Section):
             self.ui.summaryLabel.text = coloured(_("No result yet."), "muted")
             return
         dropped = sum(not lesion.kept for lesion in self._lesions)
-        note = _("{count} dropped.").format(count=dropped) if dropped else ""
+        droppedText = _("{count} dropped.").format(count=dropped) if dropped else ""
         notes = "".join("<br>" + coloured(text, "bad") for text in result.notes)
         if result.lesions:
-            text = coloured(note, "muted")
-            self.ui.summaryLabel.text = f"<b>{_plain(result.sentence)}</b> {text}{notes}"
+            self.ui.summaryLabel.text = (f"<b>{_escaped(result.sentence)}</b> "
+                                         + coloured(droppedText, "muted") + notes)
         else:
-            # In a frame of its own weight: it must not be overlooked.
-            warning = _("That says nothing about the patient: the model may have missed one.")
-            self.ui.summaryLabel.text = (f"<b>{_plain(result.sentence)}</b><br>"
+            warning = _("This does not rule out a tumor: the model may have missed it.")
+            self.ui.summaryLabel.text = (f"<b>{_escaped(result.sentence)}</b><br>"
                                          + coloured(warning, "muted") + notes)
 
     def _showThreshold(self) -> None:
-        """Only when another result is shown: the slider leads, the run follows."""
+        """Sets the slider to a newly shown result; otherwise the result follows the slider."""
         slider = self.ui.thresholdSlider
-        self.ui.thresholdPlace.visible = self.current is not None
+        self.ui.thresholdContainer.visible = self.current is not None
         if self.current:
             run, result = self.current
             wasBlocked = slider.blockSignals(True)
@@ -190,8 +185,8 @@ class LesionSection(Section):
 
     def _showReset(self) -> None:
         if self.current:
-            away = abs(self.ui.thresholdSlider.value - self._own[self.current[0].id])
-            self.ui.thresholdResetButton.enabled = away > _SAME
+            change = abs(self.ui.thresholdSlider.value - self._modelThresholds[self.current[0].id])
+            self.ui.thresholdResetButton.enabled = change > _SAME_THRESHOLD
 
     def _setThreshold(self, value: float) -> None:
         if self.current and not self._filling:
@@ -200,7 +195,7 @@ class LesionSection(Section):
 
     def _resetThreshold(self, *_arguments: object) -> None:
         if self.current:
-            self.ui.thresholdSlider.value = self._own[self.current[0].id]
+            self.ui.thresholdSlider.value = self._modelThresholds[self.current[0].id]
 
     def _keep(self, row: int, column: int) -> None:
         if self._filling or column != 0 or not self.current:
@@ -235,7 +230,7 @@ class LesionSection(Section):
             self.saveCsv(Path(path))
 
     def saveCsv(self, path: Path) -> None:
-        """Writes the table of the run that is shown."""
+        """Saves the table of the run that is shown."""
         try:
             if self.current:
                 writeCsv(self.current[0], path.with_suffix(path.suffix or ".csv"))
@@ -246,12 +241,12 @@ class LesionSection(Section):
         node = self.current[0].segmentationNode if self.current else None
         if node is None:
             return
-        with slicer.util.tryWithErrorDisplay(_("The surface could not be made.")):
+        with slicer.util.tryWithErrorDisplay(_("The surface could not be created.")):
             SliceViews.show3D(node, shown)
 
 
 def entryName(run: Run, result: PromptResult) -> str:
-    """How a result is called in the list."""
+    """The text of a result in the list."""
     parts = [result.title, run.volumeNode.GetName() if run.volumeNode else ""]
     if result.frame is not None:
         parts.append(_("frame {number}").format(number=result.frame + 1))
@@ -266,12 +261,12 @@ def _showNumber(item: Any, lesion: Lesion) -> None:
     item.setData(qt.Qt.DecorationRole, qt.QColor(*(round(255 * part) for part in lesion.colour)))
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def asText(run: Run, separator: str = "\t") -> str:
-    """A header and a line for each kept lesion; numbers with a point, whatever the language."""
+    """A header and a line per kept lesion; decimal points in every locale."""
     withFrames = any(result.frame is not None for result in run.results)
     header = ["prompt", "lesion", "volume_ml", "longest_mm", "perpendicular_mm", "mean_score",
               "max_score", "r_mm", "a_mm", "s_mm", "first_slice", "last_slice"]
@@ -285,7 +280,7 @@ def asText(run: Run, separator: str = "\t") -> str:
                     result.title, lesion.name, f"{lesion.volumeMl:.3f}", f"{lesion.longestMm:.1f}",
                     f"{lesion.perpendicularMm:.1f}", f"{lesion.score:.3f}",
                     f"{lesion.maxScore:.3f}", *(f"{x:.1f}" for x in lesion.position),
-                    # As Slicer's users count: from 1.
+                    # Slicer shows slice numbers from 1.
                     *(number + 1 for number in lesion.sliceRange),
                 ]
                 frame = "" if result.frame is None else result.frame + 1
@@ -294,15 +289,15 @@ def asText(run: Run, separator: str = "\t") -> str:
 
 
 def writeCsv(run: Run, path: Path | str) -> None:
-    """Writes the table; the file appears under its name when it is complete.
+    """Writes the table atomically: the file gets its name when it is complete.
 
     Raises:
-        Failure: no permission, no space, no such folder; nothing is left behind.
+        Failure: no permission, no space or no such folder; no file remains.
     """
     path = Path(path)
     unfinished = path.with_name(f".{uuid.uuid4().hex}.csv")
     try:
-        # With a mark at its start, or Excel takes UTF-8 for something else.
+        # Excel recognises UTF-8 by the byte order mark.
         unfinished.write_text(asText(run, ","), encoding="utf-8-sig", newline="")
         unfinished.replace(path)
     except OSError:

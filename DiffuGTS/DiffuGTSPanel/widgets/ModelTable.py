@@ -1,4 +1,4 @@
-"""The models that there are: what each is for, whether it is installed, and what can be done."""
+"""The models with their state: choose, download, verify, remove."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 ACTIONS = ("download", "verify", "remove")
 
 
-class ModelList:
-    """The rows of the advanced section that belong to models.
+class ModelTable:
+    """The model rows of the section Advanced.
 
     Args:
-        ui: the section's widgets.
-        logic: what knows the models.
+        ui: widgets of the section.
+        logic: of the module.
     """
 
     def __init__(self, ui: Any, logic: DiffuGTSLogic) -> None:
@@ -46,13 +46,13 @@ class ModelList:
         return self._entries[index] if 0 <= index < len(self._entries) else None
 
     def choose(self, name: str) -> None:
-        """Shows the model of that name, if it is in the list."""
+        """Selects the model of that name, if it is in the list."""
         names = [entry.name for entry in self._entries]
         if name in names and (self.current is None or self.current.name != name):
             self._ui.modelSelector.setCurrentIndex(names.index(name))
 
     def refresh(self) -> None:
-        """Reads the catalogue again; the choice stays."""
+        """Reads the catalogue again; the selection stays."""
         chosen = self.current.name if self.current else "embedded"
         selector = self._ui.modelSelector
         wasBlocked = selector.blockSignals(True)
@@ -80,7 +80,7 @@ class ModelList:
         entry = self.current
         for action, button in self._buttons.items():
             button.visible = entry is not None and action in entry.actions
-        self._ui.modelButtonsPlace.visible = entry is not None and bool(entry.actions)
+        self._ui.modelButtonsContainer.visible = entry is not None and bool(entry.actions)
         if entry is None:
             self._ui.modelInfoLabel.text = ""
             return
@@ -97,7 +97,7 @@ class ModelList:
             return
         if self._task is not None:
             self.close()
-            self._finish(_("The download was stopped; it goes on from there next time."))
+            self._finish(_("The download was stopped; the next one continues from there."))
             return
         size = _("about {size:.0f} MB").format(size=entry.sizeMb) if entry.sizeMb else ""
         question = _("{title} ({size}) is under this licence:\n\n{licence}\n{url}\n\n"
@@ -121,15 +121,15 @@ class ModelList:
         for other, button in self._buttons.items():
             button.enabled = other == action == "download"
         self._ui.modelDownloadButton.text = _("Stop") if action == "download" else _("Download...")
-        self._say(_("At work..."))
-        self._task = self._logic.modelAction(action, name, self._finish, self._fail, self._say)
+        self._showLine(_("Working..."))
+        self._task = self._logic.modelAction(action, name, self._finish, self._fail, self._showLine)
 
-    def _say(self, line: str) -> None:
+    def _showLine(self, line: str) -> None:
         self._ui.modelInfoLabel.text = escape(line)
 
     def _finish(self, message: str) -> None:
         self._end()
-        self._say(message)
+        self._showLine(message)
 
     def _fail(self, failure: Failure) -> None:
         self._end()

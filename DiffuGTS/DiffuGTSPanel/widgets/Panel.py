@@ -1,4 +1,4 @@
-"""The panel: its sections, and what passes between them and the logic."""
+"""The panel: connects its sections with each other and with the logic."""
 
 from __future__ import annotations
 
@@ -34,11 +34,15 @@ if TYPE_CHECKING:
 
 
 class Panel(VTKObservationMixin):
-    """What the person sees; the logic below does the work.
+    """The module's panel.
 
     Args:
         widget: the module's widget, a ScriptedLoadableModuleWidget.
         logic: the module's logic.
+
+    Attributes:
+        run: the running run; None without one.
+        parameters: the scene's parameters; None while another module is shown.
     """
 
     def __init__(self, *, widget: Any, logic: DiffuGTSLogic) -> None:
@@ -55,8 +59,8 @@ class Panel(VTKObservationMixin):
         self._addSections(widget.resourcePath)
         self.root.setMRMLScene(slicer.mrmlScene)
         self.ui.researchLabel.text = coloured(self.ui.researchLabel.text, "muted")
-        self.ui.advancedButton.contentsCollapsed.connect(self._advancedFolded)
-        self.ui.batchButton.contentsCollapsed.connect(self._batchFolded)
+        self.ui.advancedButton.contentsCollapsed.connect(self._advancedToggled)
+        self.ui.batchButton.contentsCollapsed.connect(self._batchToggled)
         self.advanced.models.onChanged = self._setModel
         logic.onWorker = self.advanced.showWorker
         self._showResultSections(False)
@@ -65,12 +69,12 @@ class Panel(VTKObservationMixin):
 
     def _addSections(self, resourcePath: Any) -> None:
         ui, logic = self.ui, self.logic
-        self.setup = SetupSection(resourcePath, ui.setupPlace.layout(), logic,
+        self.setup = SetupSection(resourcePath, ui.setupContainer.layout(), logic,
                                   onReady=self._updateReady)
         self.runSection = RunSection(resourcePath, ui.findButton.layout(), logic.log,
                                      onRun=self.start, onCancel=self.cancel,
                                      onSuggestion=self._useSuggestion)
-        self.prompt = PromptSection(resourcePath, ui.promptPlace.layout(), logic,
+        self.prompt = PromptSection(resourcePath, ui.promptContainer.layout(), logic,
                                     onChanged=self._promptChanged, onRun=self.start)
         self.evidence = EvidenceSection(resourcePath, ui.evidenceButton.layout(), logic,
                                         onFailure=self.runSection.showFailure)
@@ -82,7 +86,7 @@ class Panel(VTKObservationMixin):
         self.batch = BatchSection(resourcePath, ui.batchButton.layout(), logic,
                                   options=self._batchOptions)
 
-    # What the module's widget calls.
+    # Calls of the module's widget
 
     def enter(self) -> None:
         """The module is shown."""
@@ -95,22 +99,22 @@ class Panel(VTKObservationMixin):
         self._updateReady()
 
     def exit(self) -> None:
-        """Another module is shown; a run goes on."""
+        """Another module is shown; a run continues."""
         self.setParameterNode(None)
 
     def sceneStartClose(self) -> None:
-        """The nodes are about to go; the logic cancels the run."""
+        """The nodes are about to be removed; the logic cancels the run."""
         self.setParameterNode(None)
-        self.evidence.forget()
+        self.evidence.clear()
         self.lesions.clear()
         self._showResultSections(False)
 
     def sceneEndClose(self) -> None:
-        """An empty scene."""
+        """The scene is empty."""
         self.setParameterNode(self.logic.getParameterNode())
 
     def cleanup(self) -> None:
-        """The module goes; the logic ends the worker."""
+        """The module is being removed; the logic ends the worker."""
         self.setParameterNode(None)
         self.removeObservers()
         self.advanced.close()
@@ -118,32 +122,32 @@ class Panel(VTKObservationMixin):
         self.logic.log.onLine = None
 
     def setParameterNode(self, node: Any) -> None:
-        """Lets the widgets follow another parameter node, or none."""
+        """Connects the widgets to a parameter node, or to none."""
         if self.parameters is not None:
             self.parameters.disconnectGui(self._guiTag)
             self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent,
-                                self._follow)
+                                self._parametersChanged)
         self.parameters = Parameters(node) if node else None  # type: ignore[call-arg]
         if self.parameters is not None:
             self._guiTag = self.parameters.connectGui(self.root)
-            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._follow)
-            self._follow()
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
+            self._parametersChanged()
 
-    def _follow(self, *_arguments: object) -> None:
-        """Brings along what the wrapper cannot connect."""
+    def _parametersChanged(self, *_arguments: object) -> None:
+        """Updates what the wrapper cannot connect."""
         if self.parameters is not None:
-            # Not connected by its property: each letter typed would move the cursor to the end.
+            # Connected by the wrapper, the cursor would jump to the end with each letter.
             self.prompt.setText(self.parameters.prompt)
             self.advanced.models.choose(self.parameters.model)
             self.prompt.setModel(self.parameters.model)
-            self._forgetTold()
+            self._resetScanOptions()
             self.advanced.setVolume(self.parameters.volume)
             isCt = self.parameters.modality is ModalityChoice.CT
             self.advanced.ui.sequenceSelector.enabled = not isCt
         self._updateReady()
 
-    def _forgetTold(self) -> None:
-        """What was said of one scan does not hold for the next."""
+    def _resetScanOptions(self) -> None:
+        """Modality and MR sequence were chosen for one scan, not for the next."""
         before, self._volume = self._volume, self.parameters.volume
         if None not in (before, self._volume) and before is not self._volume:
             self.parameters.modality = ModalityChoice.AUTOMATIC
@@ -158,27 +162,27 @@ class Panel(VTKObservationMixin):
         if self.parameters is not None:
             self.parameters.model = name
 
-    def _advancedFolded(self, folded: bool) -> None:
-        if not folded:
+    def _advancedToggled(self, collapsed: bool) -> None:
+        if not collapsed:
             self.advanced.open()
 
-    def _batchFolded(self, folded: bool) -> None:
-        if not folded:
-            self.batch.unfold(self.prompt.text)
+    def _batchToggled(self, collapsed: bool) -> None:
+        if not collapsed:
+            self.batch.prefill(self.prompt.text)
 
     def _batchOptions(self) -> dict[str, Any]:
-        """What the other sections say that counts for a batch too."""
+        """The options of the other sections, for a batch."""
         parameters = self.parameters
         if parameters is None:
             return {"model": self.prompt.model}
         return {"model": parameters.model, "device": self.advanced.device,
-                "seed": parameters.seed, **self._told(parameters)}
+                "seed": parameters.seed, **self._scanOptions(parameters)}
 
-    def _told(self, parameters: Any) -> dict[str, Any]:
-        """What the person says of the scan; a CT has no MR sequence."""
+    def _scanOptions(self, parameters: Any) -> dict[str, Any]:
+        """Modality and MR sequence as chosen; a CT has no sequence."""
         isCt = parameters.modality is ModalityChoice.CT
-        return {"modality": parameters.modality.told,
-                "sequence": None if isCt else parameters.sequence.told}
+        return {"modality": parameters.modality.option,
+                "sequence": None if isCt else parameters.sequence.option}
 
     def _useSuggestion(self, suggestion: str) -> None:
         self.runSection.clearMessage()
@@ -188,18 +192,18 @@ class Panel(VTKObservationMixin):
         else:
             self.prompt.replaceWith(suggestion)
 
-    # Runs.
+    # Runs
 
     def _missing(self) -> str:
-        """What is missing for a run, in words; empty when nothing is."""
+        """Why a run cannot start, in words; empty when it can."""
         if self.parameters is None or self.parameters.volume is None:
             return _("Load a CT or MR scan first.")
-        if not self.prompt.understandings:
+        if not self.prompt.parsedPrompts:
             return _("Type what to look for.")
         if not self.prompt.runnable:
             return _("The text is not understood.")
         if not self.setup.complete:
-            return _("Install what is missing first.")
+            return _("Install the missing packages first.")
         model = self.advanced.models.current
         if model is not None and model.name == self.parameters.model and not model.ready:
             return model.message
@@ -210,7 +214,7 @@ class Panel(VTKObservationMixin):
         self.runSection.setReady(not missing, missing)
 
     def start(self) -> None:
-        """Runs the prompt on the scan, if nothing is missing for that."""
+        """Runs the prompt on the scan, if that is possible."""
         if self.run is not None or self._missing() or self.parameters is None:
             return
         parameters = self.parameters
@@ -221,7 +225,7 @@ class Panel(VTKObservationMixin):
                 onFinished=self._onFinished, onError=self._onError,
                 onCancelled=self._onCancelled, onUpdated=self.lesions.refresh,
                 roi=parameters.roi, seed=parameters.seed, model=parameters.model,
-                device=self.advanced.device, **self._told(parameters),
+                device=self.advanced.device, **self._scanOptions(parameters),
                 frames="all" if parameters.frames is FrameChoice.ALL else "this",
             )
         except Failure as failure:
@@ -234,7 +238,7 @@ class Panel(VTKObservationMixin):
         self.runSection.start()
 
     def cancel(self) -> None:
-        """Asks the run to stop."""
+        """Cancels the run."""
         if self.run is not None:
             self.runSection.cancelling()
             self.logic.cancel(self.run)
@@ -262,7 +266,7 @@ class Panel(VTKObservationMixin):
         self._stop(_("Cancelled."))
 
     def _onError(self, run: Run, failure: Failure) -> None:
-        # A threshold that fails belongs to a run that has ended long ago.
+        # A failed threshold change belongs to a run that has ended.
         if run is self.run:
             self._clearPreview(run)
             self._stop("")
@@ -271,11 +275,11 @@ class Panel(VTKObservationMixin):
     def _clearPreview(self, run: Run) -> None:
         if run.volumeNode is not None:
             SliceViews.clear(run.volumeNode)
-        # An earlier result may have been looked at.
+        # An overlay of an earlier result may have been shown.
         self.evidence.refresh()
 
     def _nodeRemoved(self, *_arguments: object) -> None:
-        self.lesions.forget(lambda run: run.segmentationNode is None)
+        self.lesions.remove(lambda run: run.segmentationNode is None)
         self.batch.inputs.refresh()
 
     def _stop(self, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""The scan, the prompt with its completion, and how it was understood."""
+"""The scan, the prompt with completion, and how it is understood."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from DiffuGTSPanel.widgets import KeptSettings
 from DiffuGTSPanel.widgets.Section import Section, coloured, link
 
 if TYPE_CHECKING:
-    from DiffuGTSPanel.data.Run import Understanding
+    from DiffuGTSPanel.data.Run import ParsedPrompt
     from DiffuGTSPanel.Logic import DiffuGTSLogic
 
 EXAMPLES_A_ROW = 4
-# Room above a label that stands beside the first of several rows of buttons.
-LABEL_DROP = 5
-SUGGESTED = 4
-# A target of its own, which no prompt can be.
-_ANYWAY = "#anyway"
+# Margin above the label beside the first row of buttons.
+LABEL_MARGIN = 5
+MAX_SUGGESTIONS = 4
+# Target of a link; no prompt is like this.
+_RUN_ANYWAY = "#anyway"
 
 
 class PromptSection(Section):
-    """Tells the panel by `onChanged` and `onRun`; runs nothing itself.
+    """Reports changes and the wish to run by callbacks; runs nothing itself.
 
     Args:
         resourcePath: of the module's widget.
-        layout: where to be.
-        logic: what understands texts.
+        layout: to add the section to.
+        logic: of the module.
         onChanged: called after each change of the text.
-        onRun: called when Enter is pressed, or a text is to be run although it is unknown.
+        onRun: called on Enter, and when the user confirms a text with unknown words.
     """
 
     def __init__(self, resourcePath: Callable[[str], str], layout: Any, logic: DiffuGTSLogic, *,
@@ -41,9 +41,9 @@ class PromptSection(Section):
         super().__init__("Prompt", resourcePath, layout)
         self._logic, self._onChanged, self._onRun = logic, onChanged, onRun
         self.model = "embedded"
-        self.understandings: list[Understanding] = []
-        # Texts that are to be run although the vocabulary does not know them.
-        self._insisted = ""
+        self.parsedPrompts: list[ParsedPrompt] = []
+        # The text with unknown words that the user has confirmed.
+        self._confirmedText = ""
         self.root.setMRMLScene(slicer.mrmlScene)
         self._addCompletion()
         self._addExamples()
@@ -54,36 +54,36 @@ class PromptSection(Section):
 
     @property
     def text(self) -> str:
-        """What is typed, without space around it."""
+        """The typed text, stripped."""
         return str(self.ui.promptEdit.text).strip()
 
     @property
     def runnable(self) -> bool:
-        """Whether there is a prompt and all of it may be run."""
-        return bool(self.understandings) and all(
-            each.ok or self._insisted == self.text for each in self.understandings)
+        """Whether there is a prompt, and each is understood or confirmed."""
+        return bool(self.parsedPrompts) and all(
+            each.ok or self._confirmedText == self.text for each in self.parsedPrompts)
 
     def setText(self, text: str) -> None:
-        """Shows another text; the same one leaves the cursor where it is."""
+        """Shows a text; the same one leaves the cursor where it is."""
         if text != self.ui.promptEdit.text:
             self.ui.promptEdit.setText(text)
 
     def setModel(self, name: str) -> None:
-        """The model that the prompt is read for."""
+        """Sets the model that the prompt is for."""
         if name != self.model:
             self.model = name
             self._read()
 
     def setEditable(self, editable: bool) -> None:
-        """Scan and prompt belong to the run while one is at work."""
-        for widget in (self.ui.volumeSelector, self.ui.promptEdit, self.ui.examplesPlace,
+        """Locks scan and prompt during a run."""
+        for widget in (self.ui.volumeSelector, self.ui.promptEdit, self.ui.examplesContainer,
                        self.ui.recentButton):
             widget.enabled = editable
 
     def replaceWith(self, suggestion: str) -> None:
-        """Puts a suggestion in the place of the first prompt that was not understood."""
-        texts = [each.text for each in self.understandings]
-        wrong = next((i for i, each in enumerate(self.understandings) if not each.ok), -1)
+        """Replaces the first prompt that was not understood by a suggestion."""
+        texts = [each.text for each in self.parsedPrompts]
+        wrong = next((i for i, each in enumerate(self.parsedPrompts) if not each.ok), -1)
         texts[wrong:wrong + 1 or None] = [suggestion]
         self.setText("; ".join(texts))
         self.ui.promptEdit.setFocus()
@@ -91,7 +91,7 @@ class PromptSection(Section):
     def _addCompletion(self) -> None:
         self._completions = qt.QStringListModel(self.ui.promptEdit)
         self._completer = qt.QCompleter(self._completions, self.ui.promptEdit)
-        # The list is made for what is typed, synonyms and typing errors included.
+        # The list is already filtered, with synonyms and spelling errors in mind.
         self._completer.setCompletionMode(qt.QCompleter.UnfilteredPopupCompletion)
         self._completer.setMaxVisibleItems(10)
         self.ui.promptEdit.setCompleter(self._completer)
@@ -99,11 +99,11 @@ class PromptSection(Section):
         self.ui.recentButton.clicked.connect(self._showRecent)
 
     def _addExamples(self) -> None:
-        layout = self.ui.examplesPlace.layout()
-        self.ui.examplesLabel.setContentsMargins(0, LABEL_DROP, 0, 0)
+        layout = self.ui.examplesContainer.layout()
+        self.ui.examplesLabel.setContentsMargins(0, LABEL_MARGIN, 0, 0)
         for number, example in enumerate(self._logic.examples()):
             button = qt.QToolButton()
-            # The place alone: "Liver" for "liver tumor", "Soft tissue" for its sarcoma.
+            # The anatomy alone: "Liver" for "liver tumor".
             button.text = example.rpartition(" ")[0].capitalize()
             button.toolTip = example
             button.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Fixed)
@@ -138,45 +138,45 @@ class PromptSection(Section):
     def _read(self, *_arguments: object) -> None:
         text = self.ui.promptEdit.text
         if "\n" in text or "\u2028" in text:
-            # Pasted lines: a prompt a line.
+            # Pasted lines: one prompt each.
             lines = [line.strip(" ;") for line in text.replace("\u2028", "\n").splitlines()]
             self.ui.promptEdit.setText("; ".join(line for line in lines if line))
             return
-        self.understandings = self._logic.understand(text, self.model)
-        self._insisted = ""
+        self.parsedPrompts = self._logic.understand(text, self.model)
+        self._confirmedText = ""
         self._showReading()
         self._onChanged()
 
     def _showReading(self) -> None:
-        if not self.understandings:
-            hint = _("Name a finding and a place; Enter runs.")
+        if not self.parsedPrompts:
+            hint = _("Type a finding and an anatomy; Enter runs.")
             self.ui.readingLabel.text = coloured(hint, "muted")
             return
-        rows = "".join(self._row(each) for each in self.understandings)
-        refused = [each for each in self.understandings if not each.ok]
-        if refused and all(each.beyond for each in refused):
-            rows += f"<tr><td></td><td>{link(_('Run it all the same'), _ANYWAY)}</td></tr>"
+        rows = "".join(self._row(each) for each in self.parsedPrompts)
+        refused = [each for each in self.parsedPrompts if not each.ok]
+        if refused and all(each.hasUnknownWords for each in refused):
+            rows += f"<tr><td></td><td>{link(_('Run anyway'), _RUN_ANYWAY)}</td></tr>"
         self.ui.readingLabel.text = f'<table cellspacing="0" cellpadding="1">{rows}</table>'
 
-    def _row(self, understanding: Understanding) -> str:
-        if understanding.ok:
-            mark, lines = coloured("\u2713", "good"), [_unbroken(understanding.sentence)]
+    def _row(self, prompt: ParsedPrompt) -> str:
+        if prompt.ok:
+            mark, lines = coloured("\u2713", "good"), [_unbroken(prompt.sentence)]
         else:
-            mark, lines = coloured("\u2717", "bad"), self._refusal(understanding)
+            mark, lines = coloured("\u2717", "bad"), self._explanation(prompt)
         return f"<tr><td>{mark}&nbsp;</td><td>{'<br>'.join(lines)}</td></tr>"
 
-    def _refusal(self, understanding: Understanding) -> list[str]:
-        quoted = f"\u201c{understanding.text}\u201d: " if len(self.understandings) > 1 else ""
-        lines = [escape(quoted + understanding.sentence)]
-        if understanding.suggestions:
-            lines.append(_("Nearest:") + " " + _list(understanding.suggestions[:SUGGESTED]))
-        elif understanding.hint:
-            lines.append(escape(understanding.hint))
+    def _explanation(self, prompt: ParsedPrompt) -> list[str]:
+        quoted = f"\u201c{prompt.text}\u201d: " if len(self.parsedPrompts) > 1 else ""
+        lines = [escape(quoted + prompt.sentence)]
+        if prompt.suggestions:
+            lines.append(_("Closest matches:") + " " + _list(prompt.suggestions[:MAX_SUGGESTIONS]))
+        elif prompt.hint:
+            lines.append(escape(prompt.hint))
         return lines
 
     def _follow(self, target: str) -> None:
-        if target == _ANYWAY:
-            self._insisted = self.text
+        if target == _RUN_ANYWAY:
+            self._confirmedText = self.text
             self._onRun()
         else:
             self.replaceWith(target)
@@ -187,7 +187,7 @@ class PromptSection(Section):
 
 
 def _unbroken(sentence: str) -> str:
-    """A line may break after a dot in the middle, not before it."""
+    """Keeps each middle dot on the line of the text before it."""
     return escape(sentence).replace(" \u00b7", "&nbsp;\u00b7")
 
 

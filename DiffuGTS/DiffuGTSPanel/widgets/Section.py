@@ -1,4 +1,4 @@
-"""A part of the panel: its own .ui file, placed into the panel."""
+"""The base of the panel's sections, and what they share: colours, links, times."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-# On a light and on a dark ground.
-_SHADES = {"good": ("#1b7a34", "#6fd08c"), "bad": ("#b3261e", "#ff9a8f"),
+# On a light and on a dark background.
+_COLOURS = {"good": ("#1b7a34", "#6fd08c"), "bad": ("#b3261e", "#ff9a8f"),
            "muted": ("#5f6670", "#a4abb6")}
 
 
 class Section:
-    """Loads `Resources/UI/<name>.ui` and adds it to a layout.
+    """A section: loads `Resources/UI/<name>.ui` and adds it to a layout.
 
     Attributes:
         root: the widget.
@@ -30,7 +30,7 @@ class Section:
 
 
 def setColumns(table: Any, columns: Sequence[tuple[str, str]]) -> None:
-    """Titles and tool tips; the first column takes the space that the others leave."""
+    """Sets titles and tool tips; the first column takes the remaining width."""
     table.setHorizontalHeaderLabels([title for title, _tip in columns])
     for column, (_title, tip) in enumerate(columns):
         table.horizontalHeaderItem(column).setToolTip(tip)
@@ -40,29 +40,29 @@ def setColumns(table: Any, columns: Sequence[tuple[str, str]]) -> None:
 
 
 def isDark() -> bool:
-    """Whether the application has light text on a dark ground."""
+    """Whether the application has light text on a dark background."""
     return qt.QApplication.palette().color(qt.QPalette.Window).lightness() < 128
 
 
 def coloured(text: str, kind: str) -> str:
     """`text`, escaped, as rich text in the colour of "good", "bad" or "muted"."""
-    return f'<span style="color:{_SHADES[kind][isDark()]}">{escape(text)}</span>'
+    return f'<span style="color:{_COLOURS[kind][isDark()]}">{escape(text)}</span>'
 
 
-def shade(kind: str) -> Any:
-    """The colour of such texts, for widgets without rich text; else that of plain text."""
-    if kind not in _SHADES:
+def textColour(kind: str) -> Any:
+    """The colour of `coloured` for widgets without rich text; that of plain text for others."""
+    if kind not in _COLOURS:
         return qt.QApplication.palette().color(qt.QPalette.Text)
-    return qt.QColor(_SHADES[kind][isDark()])
+    return qt.QColor(_COLOURS[kind][isDark()])
 
 
 def link(text: str, target: str = "") -> str:
-    """`text`, escaped, as a link that gives `target` (the text itself without one)."""
+    """`text`, escaped, as a link to `target`; to the text itself without one."""
     return f'<a href="{escape(target or text)}">{escape(text)}</a>'
 
 
 def timeLeft(seconds: float) -> str:
-    """In steps that do not flicker: 5 seconds below a minute, then minutes."""
+    """The remaining time in words, in steps of 5 seconds below a minute, then minutes."""
     if seconds < 2.5:
         return _("a few seconds left")
     if seconds < 57.5:
@@ -71,7 +71,7 @@ def timeLeft(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """How long something took."""
+    """A duration in words."""
     if seconds < 90:
         return _("{seconds} s").format(seconds=max(1, round(seconds)))
     return _("{minutes} min").format(minutes=round(seconds / 60))

@@ -1,4 +1,4 @@
-"""What is not installed yet, in one line with one button."""
+"""Missing packages in one line, with one button that installs them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class SetupSection(Section):
-    """Shown only while something is missing in the Python that the worker runs in.
+    """Shown only while Slicer's own Python runs the worker and lacks packages.
 
     Args:
         resourcePath: of the module's widget.
-        layout: where to be.
-        logic: what knows the packages.
+        layout: to add the section to.
+        logic: of the module.
         onReady: called after a successful installation.
 
     Attributes:
-        complete: nothing is missing, as far as is known.
+        complete: nothing is known to be missing.
     """
 
     def __init__(self, resourcePath: Callable[[str], str], layout: Any, logic: DiffuGTSLogic, *,
@@ -37,8 +37,8 @@ class SetupSection(Section):
         self.root.visible = False
 
     def refresh(self) -> None:
-        """Looks again; imports nothing."""
-        # Another Python is examined by a process of its own, in the advanced section.
+        """Checks again; imports nothing."""
+        # Another Python is checked by a process of its own, in the section Advanced.
         sentence = "" if self._logic.python else self._logic.packages.sentence()
         self._show(escape(sentence), _("Install..."))
 

@@ -161,7 +161,7 @@ def test_unknown_signals_raise_and_name_the_known_ones(host: Host) -> None:
         qt.QPushButton().clicked.connect(None)
 
 
-def test_a_process_tells_its_end(host: Host) -> None:
+def test_a_process_reports_its_end(host: Host) -> None:
     import qt
 
     ends: list[tuple[int, int]] = []
@@ -276,7 +276,7 @@ def test_settings_do_not_outlive_a_test(host: Host) -> None:
     assert qt.QSettings().value("a") is None
 
 
-def test_missing_packages_are_asked_for_and_never_installed(host: Host, tmp_path: Path) -> None:
+def test_missing_packages_are_requested_and_never_installed(host: Host, tmp_path: Path) -> None:
     import slicer
 
     requirements = tmp_path / "requirements.txt"
@@ -304,7 +304,7 @@ def test_installations_can_be_declined_and_fail(host: Host) -> None:
     assert not slicer.packaging.pip_check("scipy")
 
 
-def test_torch_comes_through_its_extension(host: Host) -> None:
+def test_torch_is_installed_by_its_extension(host: Host) -> None:
     import slicer
 
     with pytest.raises(ModuleNotFoundError):
@@ -320,7 +320,7 @@ def test_torch_comes_through_its_extension(host: Host) -> None:
     assert not slicer.packaging.pip_check("torch")
 
 
-def test_complaints_of_qt_are_seen(host: Host) -> None:
+def test_warnings_of_qt_are_recorded(host: Host) -> None:
     import qt
 
     widget = qt.QWidget()

@@ -84,7 +84,7 @@ def load(host: Host, file: Path) -> Any:
     return host.widget("Example")
 
 
-def test_a_module_says_what_it_is(host: Host, file: Path) -> None:
+def test_a_module_describes_itself(host: Host, file: Path) -> None:
     import qt
     import slicer
 
@@ -110,7 +110,7 @@ def test_the_panel_is_made_when_it_is_opened(host: Host, file: Path) -> None:
     assert widget.calls == ["setup", "enter"]
 
 
-def test_leaving_and_closing_are_told(host: Host, file: Path) -> None:
+def test_leaving_and_closing_are_reported(host: Host, file: Path) -> None:
     import slicer
 
     widget = load(host, file)

@@ -121,7 +121,7 @@ def test_what_is_shown_in_a_closed_section_waits(host: Host, tmp_path: Path) -> 
     assert ui.words.visible
 
 
-def test_a_slider_keeps_to_its_range_and_tells_once(host: Host) -> None:
+def test_a_slider_keeps_to_its_range_and_reports_once(host: Host) -> None:
     import ctk
 
     seen: list[float] = []
@@ -169,7 +169,7 @@ def test_none_stays_chosen_where_it_is_offered(host: Host) -> None:
     assert box.currentNode() is None
 
 
-def test_a_choice_is_told_once(host: Host) -> None:
+def test_a_choice_is_reported_once(host: Host) -> None:
     box = combo(host, noneEnabled=True)
     node, seen = add("a"), []
     box.connect("currentNodeChanged(vtkMRMLNode*)", seen.append)
@@ -179,7 +179,7 @@ def test_a_choice_is_told_once(host: Host) -> None:
     assert seen == [node, node.GetID()]
 
 
-def test_derived_classes_are_left_out_where_told(host: Host) -> None:
+def test_derived_classes_are_left_out_where_requested(host: Host) -> None:
     add("labels", "vtkMRMLLabelMapVolumeNode")
     assert combo(host, showChildNodeTypes=True).nodeCount() == 1
     assert combo(host, showChildNodeTypes=False).nodeCount() == 0

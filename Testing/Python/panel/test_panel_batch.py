@@ -28,13 +28,13 @@ def opened(running_host, material, tmp_path_factory):
     panel.batch.ui.batchRunButton.click()
     panel.texts = []
 
-    def look():
+    def poll():
         panel.texts.append(plain(panel.batch.ui.batchProgressLabel))
         return panel.batch.run is None
 
     assert panel.batch.ui.batchRunButton.text == "Cancel"
     assert not panel.batch.ui.outputEdit.enabled
-    running_host.until(look, SECONDS, "the end of the batch")
+    running_host.until(poll, SECONDS, "the end of the batch")
     yield panel
     running_host.clear()
 
@@ -62,7 +62,7 @@ def select(panel, name):
     return row
 
 
-def test_the_section_is_folded_and_says_what_a_batch_needs(host, material, tmp_path):
+def test_the_section_is_collapsed_and_shows_what_a_batch_needs(host, material, tmp_path):
     panel = Panel(host)
     assert panel.ui.batchButton.collapsed
     ui = panel.batch.ui
@@ -79,7 +79,7 @@ def test_the_section_is_folded_and_says_what_a_batch_needs(host, material, tmp_p
     assert "not for clinical decisions" in ui.introLabel.text
 
 
-def test_the_prompt_above_is_the_one_to_begin_with_and_a_wrong_one_is_told(panel, material):
+def test_the_panels_prompt_is_the_default_and_a_wrong_one_is_reported(panel, material):
     panel.ui.batchButton.collapsed = True
     panel.type("lung tumor")
     panel.ui.batchButton.collapsed = False
@@ -91,7 +91,7 @@ def test_the_prompt_above_is_the_one_to_begin_with_and_a_wrong_one_is_told(panel
     assert panel.batch.ui.batchRunButton.toolTip == "The text is not understood."
 
 
-def test_files_folders_and_volumes_are_added_once_and_taken_out(host, panel, material):
+def test_files_folders_and_volumes_are_added_once_and_removed(host, panel, material):
     import numpy as np
 
     volume = add_volume(np.zeros((4, 4, 4), np.int16), np.eye(4), "loaded")
@@ -126,10 +126,10 @@ def test_a_batch_shows_its_progress_and_fills_the_table(opened):
     assert opened.batch.ui.outputEdit.enabled
     assert plain(opened.batch.ui.batchMessageLabel) == (
         "Some scans failed; select a row to see why.\n"
-        "Left out, as they are no scans: 1 (Notizen.txt).")
+        "Skipped, not scans: 1 (Notizen.txt).")
 
 
-def test_a_selected_row_says_what_was_found_or_why_not(opened):
+def test_a_selected_row_shows_the_findings_or_the_error(opened):
     label = opened.batch.table.ui.caseDetailLabel
     select(opened, "eins")
     assert plain(label).startswith("brain tumor: ")
@@ -170,8 +170,8 @@ def test_the_report_is_opened(opened):
 def test_the_same_button_cancels(host, panel, material, tmp_path):
     fill(panel, material, tmp_path / "out")
     panel.batch.ui.batchRunButton.click()
-    host.until(lambda: panel.logic._batches._works, SECONDS)
     panel.batch.ui.batchRunButton.click()
+    assert panel.batch.ui.batchRunButton.text == "Cancelling..."
     host.until(lambda: panel.batch.run is None, SECONDS, "the cancel")
     assert plain(panel.batch.ui.batchProgressLabel).startswith("Cancelled.")
     assert panel.batch.ui.batchRunButton.enabled

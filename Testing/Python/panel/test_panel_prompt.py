@@ -1,8 +1,9 @@
-"""The panel before a run: prompt, completion, set-up, layout; no worker is started."""
+"""The panel before a run: prompt, completion, setup, layout; no worker is started."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 from support.panel_case import Panel, plain
@@ -23,7 +24,7 @@ def volume(panel):
     return node
 
 
-def test_opening_says_what_a_run_needs(panel):
+def test_opening_shows_what_a_run_needs(panel):
     assert not panel.button.enabled
     assert panel.button.toolTip == "Load a CT or MR scan first."
     assert plain(panel.runSection.ui.progressLabel) == panel.button.toolTip
@@ -37,16 +38,16 @@ def test_a_volume_that_is_there_is_chosen_when_the_panel_opens(host):
     assert Panel(host).parameters.volume is node
 
 
-def test_a_prompt_says_how_it_was_understood_before_it_runs(panel, volume):
+def test_a_prompt_shows_how_it_is_understood_before_it_runs(panel, volume):
     panel.type("hepatic neoplasm")
     assert panel.reading == "✓ \nliver · tumor · CT · model embedded"
     assert panel.button.enabled
 
 
-def test_a_text_that_is_not_understood_shows_the_nearest_and_does_not_run(panel, volume):
+def test_a_text_that_is_not_understood_shows_close_matches_and_does_not_run(panel, volume):
     panel.type("liver")
     assert "✗" in panel.reading
-    assert "Nearest: liver tumor" in panel.reading
+    assert "Closest matches: liver tumor" in panel.reading
     panel.press_enter()
     assert panel.run is None
     assert panel.logic.lastRun is None
@@ -62,7 +63,7 @@ def test_a_suggestion_replaces_only_the_prompt_that_is_wrong(panel, volume):
 def test_pasted_lines_become_prompts_of_their_own(panel):
     panel.type("lung nodule\n  kidney cyst;\n\nNierentumor")
     assert panel.prompt.text == "lung nodule; kidney cyst; Nierentumor"
-    assert [each.title for each in panel.prompt.understandings] == [
+    assert [each.title for each in panel.prompt.parsedPrompts] == [
         "lung nodule", "kidney cyst", "kidney tumor"]
 
 
@@ -97,7 +98,7 @@ def test_typing_in_the_middle_leaves_the_cursor_there(panel):
 
 
 def test_an_example_button_fills_in_the_prompt(panel):
-    buttons = panel.prompt.ui.examplesPlace.layout()
+    buttons = panel.prompt.ui.examplesContainer.layout()
     buttons.itemAt(1).widget().click()
     assert panel.prompt.text == "lung tumor"
     assert buttons.itemAt(1).widget().text == "Lung"
@@ -115,7 +116,7 @@ def test_the_scene_keeps_what_was_chosen(panel, volume):
     assert panel.advanced.ui.modalitySelector.currentText == "MR"
 
 
-def test_frames_are_asked_for_only_where_there_are_some(panel, volume):
+def test_the_choice_of_frames_is_shown_only_for_a_sequence(panel, volume):
     import slicer
 
     assert panel.advanced.ui.framesSelector.isHidden()
@@ -136,16 +137,16 @@ def test_a_new_region_begins_around_the_whole_scan(panel, volume):
 
 def test_missing_packages_are_one_line_with_one_button_that_can_be_pressed_again(
         host, panel, volume, tmp_path):
-    from DiffuGTSPanel.library.PythonPackages import Packages
+    from DiffuGTSPanel.library.PythonPackages import PythonPackages
 
     file = tmp_path / "requirements.txt"
     file.write_text("no-such-package-anywhere>=1\n")
     panel.type("liver tumor")
     assert panel.button.enabled
-    panel.logic.packages = Packages(file)
+    panel.logic.packages = PythonPackages(file)
     panel.enter()
     assert panel.setup.ui.setupLabel.text == "Not installed yet: no-such-package-anywhere."
-    assert panel.button.toolTip == "Install what is missing first."
+    assert panel.button.toolTip == "Install the missing packages first."
     host.dialogs.answer("Ok")
     panel.setup.ui.setupButton.click()
     assert panel.setup.ui.setupButton.text == "Try again"
@@ -155,18 +156,36 @@ def test_missing_packages_are_one_line_with_one_button_that_can_be_pressed_again
     assert panel.button.enabled
 
 
-def test_another_python_is_examined_and_kept(host, panel):
+def test_another_python_is_checked_without_blocking_and_kept(host, panel, tmp_path):
+    from DiffuGTSPanel.library.PythonPackages import PythonPackages
     from DiffuGTSPanel.widgets import KeptSettings
 
-    panel.advanced.ui.pythonEdit.currentPath = sys.executable
+    file = tmp_path / "requirements.txt"
+    file.write_text("numpy>=1\nno-such-package>=1\n")
+    panel.logic.packages = PythonPackages(file)
+    reports = []
+    show = panel.advanced._showReport
+    panel.advanced._showReport = lambda report: (reports.append(report), show(report))
+    ui = panel.advanced.ui
+    ui.pythonEdit.currentPath = sys.executable
     assert panel.logic.python == KeptSettings.python() == sys.executable
-    host.until(lambda: panel.advanced.ui.refreshDevicesButton.enabled, 120, "the examination")
-    assert "All that is needed is there." in panel.advanced.ui.pythonInfoLabel.text
+    assert panel.advanced._task.running
+    assert "Checking" in ui.pythonInfoLabel.text
+    host.until(lambda: ui.refreshDevicesButton.enabled, 120, "the check")
+    states = {each["name"]: each["state"] for each in reports[0].findings}
+    assert (states["numpy"], states["no-such-package"]) == ("ok", "missing")
+    assert not reports[0].healthy
+    assert "no-such-package: not installed" in ui.pythonInfoLabel.text
+    devices = [ui.deviceSelector.itemData(row) for row in range(ui.deviceSelector.count)]
+    assert (devices[0], devices[-1]) == ("auto", "cpu")
+    complete = [each for each in reports[0].findings if each["state"] != "missing"]
+    show(replace(reports[0], healthy=True, findings=complete))
+    assert "All required packages are installed." in ui.pythonInfoLabel.text
 
 
-def test_a_python_that_cannot_be_used_is_said_so(host, panel, tmp_path):
+def test_a_python_that_cannot_be_used_is_reported(host, panel, tmp_path):
     panel.advanced.ui.pythonEdit.currentPath = str(tmp_path / "nothing")
-    host.until(lambda: panel.advanced.ui.refreshDevicesButton.enabled, 60, "the examination")
+    host.until(lambda: panel.advanced.ui.refreshDevicesButton.enabled, 60, "the check")
     assert "cannot be started" in panel.advanced.ui.pythonInfoLabel.text
 
 
@@ -177,7 +196,7 @@ def test_models_show_licence_and_size_and_only_what_can_be_done(panel):
     assert ui.modelDownloadButton.isHidden()
     panel.parameters.model = "maisi-ct"
     assert not ui.modelDownloadButton.isHidden()
-    assert "Not installed; Download is under Advanced." in plain(ui.modelInfoLabel)
+    assert "Not installed. Download it under Advanced." in plain(ui.modelInfoLabel)
     assert ui.modelRemoveButton.isHidden()
     panel.advanced.close()
 
@@ -203,7 +222,7 @@ def test_nothing_is_clipped(host, panel, volume, width):
     import qt
     import slicer
 
-    panel.type("lung nodule; liver; something unheard of; soft tissue sarcoma of the thigh")
+    panel.type("lung nodule; liver; something unknown; soft tissue sarcoma of the thigh")
     for button in (panel.ui.lesionsButton, panel.ui.evidenceButton, panel.ui.advancedButton):
         button.collapsed = False
     window = slicer.util.mainWindow()
@@ -220,7 +239,7 @@ def test_nothing_is_clipped(host, panel, volume, width):
     panel.advanced.close()
 
 
-def test_the_panel_is_pictured_in_its_whole_height(host, panel, volume, tmp_path):
+def test_a_screenshot_shows_the_panel_in_its_full_height(host, panel, volume, tmp_path):
     from Host.screenshots import Studio
 
     picture = Studio(host, panel.root, tmp_path).panel("panel")

@@ -25,7 +25,7 @@ def opened(running_host, shared_data):
 
 @pytest.fixture
 def panel(opened):
-    """As after the run: all kept, own threshold, no overlay."""
+    """As after the run: all lesions kept, the model's threshold, no overlay."""
     opened.host.errors.clear()
     opened.lesions.ui.thresholdResetButton.click()
     settle(opened)
@@ -73,6 +73,18 @@ def show(panel, kind):
     panel.host.until(lambda: overlays() == {kind}, SECONDS, kind)
 
 
+def legends():
+    """The kinds of evidence whose colour legend is visible."""
+    import slicer
+
+    shown = set()
+    for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+        legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
+        if legend is not None and legend.GetVisibility():
+            shown.add(node.GetAttribute("DiffuGTS.Evidence"))
+    return shown
+
+
 def test_each_lesion_is_a_row_with_its_measures(panel):
     table, lesions = panel.lesions.ui.lesionTable, panel.lesions.current[1].lesions
     assert table.rowCount == len(lesions)
@@ -94,7 +106,7 @@ def test_a_click_on_a_row_moves_the_slices_there(panel):
     assert red.GetSliceToRAS().GetElement(2, 3) == pytest.approx(superior, abs=3.0)
 
 
-def test_without_its_tick_a_lesion_leaves_the_segmentation_and_comes_back(panel):
+def test_an_unticked_lesion_leaves_the_segmentation_and_a_tick_restores_it(panel):
     name = panel.lesions.current[1].lesions[0].name
     before = marked(panel)
     tick(panel, 0, False)
@@ -124,7 +136,7 @@ def test_the_table_is_saved_as_csv(panel, tmp_path):
     assert float(rows[0]["volume_ml"]) == pytest.approx(largest.volumeMl, abs=0.001)
 
 
-def test_a_table_that_cannot_be_saved_is_said_so(panel, tmp_path):
+def test_a_table_that_cannot_be_saved_is_reported(panel, tmp_path):
     panel.host.dialogs.answer(str(tmp_path / "no" / "such" / "folder.csv"))
     panel.lesions.ui.csvButton.click()
     assert panel.message.startswith("The table could not be written.")
@@ -146,48 +158,48 @@ def test_the_threshold_changes_the_segments_without_a_new_run(panel):
     assert panel.logic.lastRun is runs
 
 
-def test_no_tumor_is_said_plainly_with_the_highest_score(panel):
+def test_no_tumor_is_reported_with_the_highest_score(panel):
     panel.lesions.ui.thresholdSlider.value = 1.0
     settle(panel)
     text = plain(panel.lesions.ui.summaryLabel)
     assert text.startswith("No tumor found")
     assert f"highest score {panel.lesions.current[1].highestScore:.2f}" in text
-    assert "says nothing about the patient" in text
+    assert "does not rule out a tumor" in text
     assert panel.lesions.ui.lesionTable.isHidden()
 
 
-def test_of_a_lesion_that_was_let_go_it_is_said_what_it_needs(panel):
+def test_a_lesion_below_the_needed_score_is_reported_with_that_score(panel):
     from DiffuGTSPanel.data.Run import nothingFound
 
-    told = {"title": "lung tumor", "highest_score": 0.6, "threshold": 0.5, "needed_score": 0.73}
-    assert nothingFound(told) == (
+    record = {"title": "lung tumor", "highest_score": 0.6, "threshold": 0.5, "needed_score": 0.73}
+    assert nothingFound(record) == (
         'No tumor found for "lung tumor" (highest score 0.60; at threshold 0.50 a lesion needs a '
         "peak of 0.73).")
-    assert nothingFound(told | {"highest_score": 0.4}) == (
+    assert nothingFound(record | {"highest_score": 0.4}) == (
         'No tumor found for "lung tumor" (highest score 0.40, threshold 0.50).')
 
 
 @pytest.mark.parametrize("kind", ["attention", "residual", "uncertainty"])
-def test_evidence_lies_over_the_slices_with_its_colours(panel, kind):
+def test_evidence_is_shown_over_the_slices_with_its_colour_legend(panel, kind):
     show(panel, kind)
-    bar = panel.evidence._bar
-    assert not bar._strip.isHidden()
-    assert bar._low.text == "0"
-    assert float(bar._high.text) > 0
+    assert legends() == {kind}
+    display = panel.lesions.current[1].evidence[kind].GetDisplayNode()
+    assert display.GetWindowLevelMin() == 0
+    assert display.GetWindowLevelMax() > 0
     assert not panel.lesions.current[0].segmentationNode.GetDisplayNode().GetVisibility2DFill()
 
 
-def test_one_overlay_replaces_the_other_and_none_gives_back_the_scan(panel):
+def test_one_overlay_replaces_the_other_and_none_leaves_the_scan(panel):
     show(panel, "attention")
     show(panel, "residual")
     assert not panel.evidence.ui.attentionCheckBox.checked
     panel.evidence.ui.residualCheckBox.checked = False
     assert overlays() == {""}
-    assert panel.evidence._bar._strip.isHidden()
+    assert legends() == set()
     assert panel.lesions.current[0].segmentationNode.GetDisplayNode().GetVisibility2DFill()
 
 
-def test_a_map_whose_file_is_gone_is_said_so_and_not_shown(panel, monkeypatch):
+def test_a_map_whose_file_is_gone_is_reported_and_not_shown(panel, monkeypatch):
     result = panel.lesions.current[1]
     monkeypatch.setattr(result, "evidence", {})
     monkeypatch.setattr(result, "files", {})
@@ -208,11 +220,11 @@ def test_the_opacity_is_that_of_the_overlay(panel):
     assert panel.parameters.opacity == pytest.approx(0.25)
 
 
-def test_the_scan_is_blended_into_its_healthy_twin_and_swapped(panel):
+def test_the_pseudo_healthy_scan_is_blended_in_and_swapped(panel):
     import slicer
 
     panel.evidence.ui.blendSlider.value = 0.3
-    panel.host.until(lambda: overlays() == {"pseudo_healthy"}, SECONDS, "the twin")
+    panel.host.until(lambda: overlays() == {"pseudo_healthy"}, SECONDS, "the pseudo-healthy scan")
     composite = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
     assert composite.GetForegroundOpacity() == pytest.approx(0.3)
     panel.evidence.ui.swapButton.click()
@@ -223,16 +235,16 @@ def test_the_scan_is_blended_into_its_healthy_twin_and_swapped(panel):
     assert backgrounds() == {NAME}
 
 
-def test_the_twin_differs_from_the_scan_only_near_the_lesions(panel):
+def test_the_pseudo_healthy_scan_differs_only_near_the_lesions(panel):
     import slicer
 
-    twin = panel.lesions.current[1].evidence["pseudo_healthy"]
+    healthy = panel.lesions.current[1].evidence["pseudo_healthy"]
     scan = slicer.util.arrayFromVolume(panel.volume)
-    changed = np.abs(slicer.util.arrayFromVolume(twin) - scan) > 1
+    changed = np.abs(slicer.util.arrayFromVolume(healthy) - scan) > 1
     assert 0 < changed.mean() < 0.9
 
 
-def test_the_surface_is_made_only_on_demand(panel):
+def test_the_surface_is_created_only_on_demand(panel):
     segmentation = panel.lesions.current[0].segmentationNode.GetSegmentation()
     assert not segmentation.ContainsRepresentation("Closed surface")
     panel.lesions.ui.show3DCheckBox.checked = True

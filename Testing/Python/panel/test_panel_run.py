@@ -28,35 +28,35 @@ def scan(shared_data):
 
 
 class Watch:
-    """What the panel shows while a run goes on, in order and each once."""
+    """What the panel shows during a run, in order and each once."""
 
     def __init__(self, panel):
         self.words, self.shown = [], []
         ui = panel.runSection.ui
 
-        def look():
+        def poll():
             if panel.run is not None:
                 self._add(self.words, ui.progressLabel.text.split(" · ")[0])
                 self._add(self.shown, overlays().pop())
                 time.sleep(0.02)  # the worker may have the same core
             return panel.run is None
 
-        panel.host.until(look, SECONDS, "the end of the run")
+        panel.host.until(poll, SECONDS, "the end of the run")
 
     def _add(self, seen, value):
         if value not in seen:
             seen.append(value)
 
 
-def test_enter_runs_and_the_way_to_the_lesions_is_told(panel, scan):
+def test_enter_runs_and_progress_is_shown_up_to_the_lesions(panel, scan):
     panel.choose(scan)
     panel.press_enter()
     assert panel.button.text == "Cancel"
     assert not panel.prompt.ui.promptEdit.enabled
     watch = Watch(panel)
-    for words in ("Encoding the scan", "Painting healthy tissue", "Measuring lesions"):
+    for words in ("Encoding the scan", "Inpainting healthy tissue", "Measuring lesions"):
         assert words in watch.words
-    assert watch.shown == ["", "attention"]  # the preview, while the run went on
+    assert watch.shown == ["", "attention"]  # the preview during the run
     assert overlays() == {""}
     assert panel.button.text == "Run"
     assert panel.runSection.ui.progressLabel.text.startswith("Done in ")
@@ -65,7 +65,7 @@ def test_enter_runs_and_the_way_to_the_lesions_is_told(panel, scan):
     assert NAME in panel.lesions.current[0].segmentationNode.GetName()
 
 
-def test_what_the_model_cannot_say_is_told_beside_the_outcome(panel, scan):
+def test_notes_of_the_model_are_shown_beside_the_outcome(panel, scan):
     panel.choose(scan, "kidney tumor")
     panel.press_enter()
     panel.until_idle()
@@ -84,10 +84,10 @@ def test_a_run_is_remembered_for_completion(panel, scan):
     assert KeptSettings.lastPrompts()[0] == "sarcoma of the thigh"
 
 
-def test_cancel_stops_the_painting_and_the_next_run_works(panel, scan):
+def test_cancel_stops_inpainting_and_the_next_run_works(panel, scan):
     panel.choose(scan)
     panel.button.click()
-    panel.until_painting()
+    panel.until_inpainting()
     panel.button.click()
     assert panel.button.text == "Cancelling..."
     panel.until_idle()
@@ -113,7 +113,7 @@ def test_several_prompts_give_a_group_each(panel, scan):
 def test_the_time_left_and_the_percentage_are_shown(panel, scan):
     panel.choose(scan)
     panel.press_enter()
-    panel.until_painting()
+    panel.until_inpainting()
     parts = panel.runSection.ui.progressLabel.text.split(" · ")
     assert parts[1].endswith(" %")
     assert panel.runSection.ui.progressBar.value == pytest.approx(10 * int(parts[1][:-2]), abs=10)
@@ -121,7 +121,7 @@ def test_the_time_left_and_the_percentage_are_shown(panel, scan):
     panel.until_idle()
 
 
-def test_the_log_is_filled_when_it_is_unfolded(panel):
+def test_the_log_is_filled_when_it_is_opened(panel):
     panel.logic.log.add("a line")
     panel.runSection.ui.logButton.checked = True
     panel.logic.log.add("another line")
@@ -129,7 +129,9 @@ def test_the_log_is_filled_when_it_is_unfolded(panel):
     panel.runSection.ui.logButton.checked = False
 
 
-def test_an_unheard_of_text_is_run_only_on_demand_and_refused_with_suggestions(panel, scan):
+def test_an_unknown_text_is_run_only_on_demand_and_refused_with_suggestions(panel, scan):
+    import slicer
+
     panel.choose(scan, "the weather in Paris")
     panel.press_enter()
     assert panel.run is None
@@ -137,13 +139,16 @@ def test_an_unheard_of_text_is_run_only_on_demand_and_refused_with_suggestions(p
     assert panel.run is not None
     panel.until_idle()
     assert panel.message.startswith("The text names no tumor or similar finding.")
+    assert "Known places: lung, liver" in panel.message
+    assert panel.logic.lastRun.state == "failed"
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
     suggestion = panel.logic.suggestions("")[0]
     panel.runSection.ui.messageLabel.linkActivated.emit(suggestion)
     assert panel.prompt.text == suggestion
     assert panel.message == ""
 
 
-def test_a_wrong_modality_is_said_plainly(panel, scan):
+def test_a_wrong_modality_is_reported(panel, scan):
     panel.choose(scan)
     panel.advanced.ui.modalitySelector.setCurrentIndex(1)
     panel.press_enter()
@@ -152,14 +157,21 @@ def test_a_wrong_modality_is_said_plainly(panel, scan):
     assert panel.button.enabled
 
 
-def test_a_worker_that_is_killed_is_said_and_the_next_run_works(panel, scan):
+def test_a_killed_worker_is_reported_and_the_next_run_works(panel, scan):
     panel.choose(scan)
     panel.press_enter()
-    panel.until_painting()
-    os.kill(panel.logic._engine._process.processId, signal.SIGKILL)
     panel.until_idle()
-    assert panel.message
+    earlier = panel.logic.lastRun
+    panel.press_enter()
+    panel.until_inpainting()
+    os.kill(panel.logic._runQueue._process.processId, signal.SIGKILL)
+    panel.until_idle()
+    assert "ended unexpectedly (signal 9)" in panel.message
+    assert panel.logic.worker.state == "off"
     assert overlays() == {""}
+    panel.lesions.ui.thresholdSlider.value = 0.7
+    panel.host.until(lambda: "no longer holds that result" in panel.message, SECONDS, "the error")
+    assert earlier.state == "finished"
     panel.press_enter()
     panel.until_idle()
     assert panel.message == ""
@@ -171,7 +183,7 @@ def test_closing_the_scene_during_a_run_leaves_a_panel_that_works(panel, scan):
 
     panel.choose(scan)
     panel.press_enter()
-    panel.until_painting()
+    panel.until_inpainting()
     slicer.mrmlScene.Clear(0)
     panel.until_idle()
     assert panel.parameters.volume is None
@@ -181,12 +193,12 @@ def test_closing_the_scene_during_a_run_leaves_a_panel_that_works(panel, scan):
     assert panel.button.enabled
 
 
-def test_a_run_goes_on_while_another_module_is_shown(panel, scan):
+def test_a_run_continues_while_another_module_is_shown(panel, scan):
     import slicer
 
     panel.choose(scan)
     panel.press_enter()
-    panel.until_painting()
+    panel.until_inpainting()
     slicer.util.selectModule("")
     panel.until_idle()
     slicer.util.selectModule("DiffuGTS")

@@ -1,4 +1,4 @@
-"""The MR sequence in the panel: asked for where the model has to know it, with the real worker."""
+"""The MR sequence in the panel, requested where the model needs it, with the real worker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABELS = {"CT": 1, "MR/t1": 9, "MR/t2": 10, "MR/other": 8}
 
 @pytest.fixture(scope="module")
 def model(material, tmp_path_factory):
-    """The tiny model, made one that has to know the sequence."""
+    """The tiny model, changed to one that needs the MR sequence."""
     folder = tmp_path_factory.mktemp("model") / "sequences"
     shutil.copytree(material.model, folder)
     card = json.loads((folder / "card.json").read_text())
@@ -38,7 +38,7 @@ def panel(opened, model):
 
 
 def load(panel, material, name):
-    """The scan of a ball in the scene, chosen."""
+    """Loads the scan of a ball and selects it."""
     import slicer
 
     volume = slicer.util.loadVolume(str(material.scans / "eins.nrrd"))
@@ -51,13 +51,20 @@ def sequence(panel):
     return panel.advanced.ui.sequenceSelector.currentText
 
 
-def test_an_unknown_sequence_is_asked_for_and_a_click_answers_and_runs(panel, material):
+def test_the_sequences_to_choose_from_are_those_of_the_library(panel):
+    from DiffuGTSLib.scan.modality import SEQUENCES
+    from DiffuGTSPanel.widgets.KeptSettings import SequenceChoice
+
+    assert [choice.option for choice in SequenceChoice] == [None, *SEQUENCES]
+
+
+def test_an_unknown_sequence_is_requested_and_a_click_chooses_it_and_runs(panel, material):
     load(panel, material, "scän")
     panel.press_enter()
     panel.until_idle()
     assert panel.message.splitlines() == [
         "Which MR sequence this is cannot be told from the scan.",
-        "Choose it under Advanced > MR sequence.", "It is: T1 · T2 · Other"]
+        "Choose it under Advanced > MR sequence.", "MR sequence: T1 · T2 · Other"]
     panel.runSection.ui.messageLabel.linkActivated.emit("#sequence T2")
     assert panel.run is not None
     assert sequence(panel) == "T2"
@@ -66,7 +73,7 @@ def test_an_unknown_sequence_is_asked_for_and_a_click_answers_and_runs(panel, ma
     assert panel.lesions.current[1].found
 
 
-def test_the_name_of_the_volume_tells_the_sequence(panel, material):
+def test_the_sequence_is_read_from_the_volumes_name(panel, material):
     load(panel, material, "Müller 3 t1_mprage")
     panel.press_enter()
     panel.until_idle()
@@ -100,7 +107,7 @@ def test_a_ct_has_no_sequence_whatever_its_name_and_the_list_say(panel, material
     assert panel.message == ""
 
 
-def test_what_was_said_of_one_scan_is_not_said_of_the_next(panel, material):
+def test_a_choice_for_one_scan_does_not_apply_to_the_next(panel, material):
     first = load(panel, material, "one")
     panel.advanced.ui.sequenceSelector.setCurrentIndex(3)
     panel.advanced.ui.modalitySelector.setCurrentIndex(2)
@@ -110,7 +117,7 @@ def test_what_was_said_of_one_scan_is_not_said_of_the_next(panel, material):
     assert sequence(panel) == panel.advanced.ui.modalitySelector.currentText == "Automatic"
 
 
-def test_a_batch_says_where_to_state_it_and_takes_it_from_there(panel, material, tmp_path):
+def test_a_batch_takes_the_sequence_from_the_section_advanced(panel, material, tmp_path):
     from DiffuGTSPanel.data.Batch import BatchOptions
 
     batch = panel.batch

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.gates import Gate
-from support.slicer_batch import FOLDER, PROMPT, SECONDS, Heard, material, run_batch, statuses
+from support.slicer_batch import FOLDER, PROMPT, SECONDS, BatchEvents, material, run_batch, statuses
 from support.slicer_scans import add_transform, add_volume, turned
 from support.slicer_side import alive
 from support.slicer_worker import logic, shared_logic
@@ -21,13 +21,13 @@ __all__ = ["logic", "material", "shared_logic"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Of the results."""
+    """The output folder."""
     return tmp_path_factory.mktemp("results") / f"{FOLDER} results"
 
 
 @pytest.fixture(scope="module")
 def ran(running_host, shared_logic, material, folder):
-    """A batch over two scans and a bad file, and what it told."""
+    """A batch over two scans and a bad file, and its callbacks."""
     return run_batch(running_host, shared_logic, material.scans, folder, material)
 
 
@@ -42,8 +42,8 @@ def add_scan(material, name, matrix=None):
     return add_volume(sitk.GetArrayFromImage(image), own if matrix is None else own @ matrix, name)
 
 
-def held_table(material, folder):
-    """A table of scans, one more than a process has hands, that cannot be read yet."""
+def blocked_table(material, folder):
+    """A table of scans that block their reader, one more than a process prefetches."""
     folder.mkdir()
     gates = [Gate(Path(shutil.copy(material.scans / "eins.nrrd", folder / f"gate {number}.nrrd")))
              for number in range(4)]
@@ -53,7 +53,7 @@ def held_table(material, folder):
 
 
 def centre_of(node, volume):
-    """The middle of all segments, in voxels; how many they are."""
+    """The centre of all segments, in voxels, and the number of their voxels."""
     import slicer
 
     ids = node.GetSegmentation().GetSegmentIDs()
@@ -64,23 +64,23 @@ def centre_of(node, volume):
 
 
 def test_a_folder_is_segmented_and_a_bad_file_does_not_stop_the_others(ran):
-    run, heard = ran
-    assert heard.ends == ["finished"]
+    run, events = ran
+    assert events.ends == ["finished"]
     assert statuses(run) == {"eins": "done", "zwei": "done", "kaputt": "failed"}
     assert run.case("kaputt").failure.code == "unreadable-image"
     assert run.case("eins").segmentation.is_file()
     assert run.case("eins").sentence.startswith("brain tumor: ")
     assert run.sentence == "2 done, 1 failed"
     assert run.report is not None
-    fractions = [step.fraction for step in heard.steps]
+    fractions = [step.fraction for step in events.steps]
     assert fractions == sorted(fractions)
-    assert ("eins", "running") in heard.statuses
+    assert ("eins", "running") in events.statuses
 
 
 def test_a_case_is_loaded_into_the_scene_and_found_there_the_next_time(logic, ran):
     import slicer
 
-    run, _heard = ran
+    run, _events = ran
     volume, segments = logic.loadCase(run.case("eins"))
     assert volume.GetName() == "eins"
     centre, count = centre_of(segments, volume)
@@ -94,7 +94,7 @@ def test_a_case_is_loaded_into_the_scene_and_found_there_the_next_time(logic, ra
     assert np.allclose(centre_of(again, volume)[0], centre)
 
 
-def test_a_failed_case_says_why_when_it_is_loaded(logic, ran):
+def test_a_failed_case_reports_its_error_when_it_is_loaded(logic, ran):
     from DiffuGTSPanel.data.Failure import Failure
 
     with pytest.raises(Failure, match=r"kaputt\.nii\.gz cannot be read"):
@@ -112,12 +112,12 @@ def test_a_folder_with_an_earlier_run_is_refused_in_words(logic, ran, material, 
 
 def test_a_resumed_batch_does_again_only_what_failed_and_knows_the_rest(
         logic, ran, material, folder):
-    heard = Heard()
+    events = BatchEvents()
     before = (folder / "segmentations" / "eins.seg.nrrd").stat().st_mtime_ns
-    run = logic.segmentBatch([material.scans], PROMPT, folder, **heard.callbacks(), resume=True,
+    run = logic.segmentBatch([material.scans], PROMPT, folder, **events.callbacks(), resume=True,
                              model=str(material.model), device="cpu", wait=True)
     assert statuses(run) == statuses(ran[0])
-    assert {("kaputt", "running"), ("eins", "running")} & set(heard.statuses) == {
+    assert {("kaputt", "running"), ("eins", "running")} & set(events.statuses) == {
         ("kaputt", "running")}
     assert run.case("zwei").lesions == ran[0].case("zwei").lesions
     assert (folder / "segmentations" / "eins.seg.nrrd").stat().st_mtime_ns == before
@@ -130,21 +130,21 @@ def test_volumes_of_the_scene_survive_a_cancel_and_get_their_lesions_where_they_
     nodes = [add_scan(material, "Müller 患者"), add_scan(material, "Müller 患者"),
              add_scan(material, "tilted", sheared)]
     nodes[1].SetAndObserveTransformNodeID(add_transform(turned(10)).GetID())
-    options, heard = {"model": str(material.model), "device": "cpu"}, Heard()
+    options, events = {"model": str(material.model), "device": "cpu"}, BatchEvents()
     # The last of them cannot begin before another one is opened.
-    gates = held_table(material, tmp_path / "gates")
+    gates = blocked_table(material, tmp_path / "gates")
     run = logic.segmentBatch([*nodes, tmp_path / "gates" / "scans.csv"], PROMPT, tmp_path / "out",
-                             **heard.callbacks(), **options)
-    host.until(lambda: "done" in dict(heard.statuses).values(), SECONDS, "the first case")
+                             **events.callbacks(), **options)
+    host.until(lambda: "done" in dict(events.statuses).values(), SECONDS, "the first case")
     logic.cancel(run)
     host.until(lambda: "Ending." in logic.log.lines, SECONDS, "the command to notice")
     for gate in gates:
         gate.open()
     host.until(lambda: not run.active, SECONDS, "the cancel")
-    assert heard.ends == ["cancelled"]
+    assert events.ends == ["cancelled"]
     assert 1 <= run.count("done") <= 3
     assert run.count("done") + run.count("waiting") == 3 + len(gates)
-    again, _heard = run_batch(host, logic, nodes, tmp_path / "out", material, resume=True)
+    again, _events = run_batch(host, logic, nodes, tmp_path / "out", material, resume=True)
     assert statuses(again) == dict.fromkeys(("Müller 患者", "Müller 患者_2", "tilted"), "done")
     assert all(case.image.name.isascii() for case in again.cases)
     found = []
@@ -158,26 +158,27 @@ def test_volumes_of_the_scene_survive_a_cancel_and_get_their_lesions_where_they_
 
 
 def test_a_batch_that_is_cancelled_at_once_runs_nothing(host, logic, material, tmp_path):
-    heard = Heard()
-    run = logic.segmentBatch(material.scans, PROMPT, tmp_path / "out", **heard.callbacks())
+    events = BatchEvents()
+    run = logic.segmentBatch(material.scans, PROMPT, tmp_path / "out", **events.callbacks())
     logic.cancel(run)
-    host.until(lambda: heard.ends, SECONDS)
-    assert heard.ends == ["cancelled"]
+    host.until(lambda: events.ends, SECONDS)
+    assert events.ends == ["cancelled"]
     assert not (tmp_path / "out").exists()
 
 
 def start(host, logic, material, output):
-    """A batch whose command has started its own child; the processes."""
-    from DiffuGTSPanel.process.ChildProcess import _tree
+    """A batch whose command has started its own child; its process tree."""
+    from DiffuGTSPanel.process.ChildProcess import processTree
 
     run = logic.segmentBatch(material.scans, PROMPT, output, device="cpu",
                              model=str(material.model))
-    host.until(lambda: logic._batches._works and len(
-        _tree(logic._batches._works[0].processId or os.getpid() * 2**20)) > 1, SECONDS)
-    return run, _tree(logic._batches._works[0].processId)
+    controllers = logic._batchQueue._controllers
+    host.until(lambda: controllers and controllers[0].processId and len(
+        processTree(controllers[0].processId)) > 1, SECONDS)
+    return run, processTree(controllers[0].processId)
 
 
-def test_a_batch_that_dies_says_that_it_can_be_resumed(host, logic, material, tmp_path):
+def test_a_batch_that_dies_reports_that_it_can_be_resumed(host, logic, material, tmp_path):
     run, processes = start(host, logic, material, tmp_path / "out")
     os.kill(processes[0], signal.SIGKILL)
     host.until(lambda: not run.active, SECONDS)
@@ -197,23 +198,23 @@ def test_the_end_of_slicer_is_the_end_of_the_batch(host, material, tmp_path):
 
 
 @pytest.mark.parametrize(("inputs", "code"), [([], "nothing-asked"), (["gone"], "no-volume")])
-def test_what_cannot_be_run_is_told_before_a_process_is_started(
+def test_unusable_inputs_are_reported_before_a_process_is_started(
         host, logic, material, tmp_path, inputs, code):
     import slicer
 
     if inputs:
         inputs = [add_scan(material, "gone")]
         slicer.mrmlScene.RemoveNode(inputs[0])
-    run, heard = run_batch(host, logic, inputs, tmp_path / "out", material)
-    assert (heard.ends, heard.failure.code, run.state) == (["error"], code, "failed")
+    run, events = run_batch(host, logic, inputs, tmp_path / "out", material)
+    assert (events.ends, events.failure.code, run.state) == (["error"], code, "failed")
 
 
-def test_a_temporary_folder_that_went_away_is_made_again(host, logic, material):
-    from DiffuGTSPanel.batch.BatchScanExport import BatchScans
+def test_a_removed_temporary_folder_is_created_again(host, logic, material):
+    from DiffuGTSPanel.batch.BatchScanExport import BatchScanExport
     from DiffuGTSPanel.scene.ScanExport import JobFolder
 
     folder = JobFolder()
-    scans, node = BatchScans(folder), add_scan(material, "again")
+    scans, node = BatchScanExport(folder), add_scan(material, "again")
     for _time in range(2):
         list(scans.write([node]))
         scans.touch()
@@ -222,15 +223,15 @@ def test_a_temporary_folder_that_went_away_is_made_again(host, logic, material):
         folder.remove()
 
 
-def test_a_temporary_folder_that_cannot_be_written_is_told_in_words(host, logic):
-    from DiffuGTSPanel.batch.BatchScanExport import BatchScans
+def test_a_temporary_folder_that_cannot_be_written_is_reported(host, logic):
+    from DiffuGTSPanel.batch.BatchScanExport import BatchScanExport
     from DiffuGTSPanel.data.Failure import Failure
     from DiffuGTSPanel.scene.ScanExport import JobFolder
 
     folder = JobFolder()
     folder.new("batch").write_text("a file where the folder should be")
     with pytest.raises(Failure, match="temporary folder cannot be written"):
-        BatchScans(folder).touch()
+        BatchScanExport(folder).touch()
     folder.remove()
 
 

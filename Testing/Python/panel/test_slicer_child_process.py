@@ -1,4 +1,4 @@
-"""Child processes of the Slicer side, with real ones: lines, ends, whole trees, other Pythons."""
+"""Child processes, with real ones: lines, exits, process trees, other Pythons."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ time.sleep(600)
 """
 
 
-class Heard:
+class Output:
     def __init__(self):
-        self.out, self.err, self.endings = [], [], []
+        self.out, self.err, self.exits = [], [], []
 
     def start(self, code, *arguments, program=sys.executable):
         from DiffuGTSPanel.process.ChildProcess import ChildProcess
@@ -34,64 +34,64 @@ class Heard:
 
         launch = Launch(program, ("-c", code, *arguments), dict(os.environ))
         child = ChildProcess(launch, onOut=self.out.append, onErr=self.err.append,
-                             onEnded=self.endings.append)
+                             onEnded=self.exits.append)
         child.start()
         return child
 
 
 def test_lines_arrive_whole_whatever_the_pieces(host):
-    heard = Heard()
-    heard.start("""
+    output = Output()
+    output.start("""
 import sys, time
 for byte in "scän 患者\\n".encode():
     sys.stdout.buffer.write(bytes([byte])); sys.stdout.flush(); time.sleep(0.01)
 sys.stdout.buffer.write(b"second\\nlast without an end")
 sys.stderr.write("10%\\r20%\\r"); sys.exit(3)
 """)
-    host.until(lambda: heard.endings, SECONDS)
-    assert heard.out == ["scän 患者", "second", "last without an end"]
-    assert heard.err == ["10%", "20%"]
-    assert (heard.endings[0].kind, heard.endings[0].code) == ("ended", 3)
-    assert heard.endings[0].words == ("10%", "20%")
+    host.until(lambda: output.exits, SECONDS)
+    assert output.out == ["scän 患者", "second", "last without an end"]
+    assert output.err == ["10%", "20%"]
+    assert (output.exits[0].kind, output.exits[0].code) == ("ended", 3)
+    assert output.exits[0].errorLines == ("10%", "20%")
 
 
-def test_a_program_that_is_not_there_is_told_once(host):
-    heard = Heard()
-    heard.start("", program="/no/such/program")
-    host.until(lambda: heard.endings, SECONDS)
+def test_a_missing_program_is_reported_once(host):
+    output = Output()
+    output.start("", program="/no/such/program")
+    host.until(lambda: output.exits, SECONDS)
     host.process()
-    assert [ending.kind for ending in heard.endings] == ["not-started"]
+    assert [each.kind for each in output.exits] == ["not-started"]
 
 
-def test_a_killed_process_is_told_apart_from_one_that_ends(host):
-    heard = Heard()
-    child = heard.start("import time; time.sleep(600)")
+def test_a_killed_process_is_distinguished_from_one_that_ends(host):
+    output = Output()
+    child = output.start("import time; time.sleep(600)")
     host.until(lambda: child.processId > 0, SECONDS)
     os.kill(child.processId, 9)
-    host.until(lambda: heard.endings, SECONDS)
-    assert (heard.endings[0].kind, heard.endings[0].code) == ("killed", 9)
+    host.until(lambda: output.exits, SECONDS)
+    assert (output.exits[0].kind, output.exits[0].code) == ("killed", 9)
 
 
 def test_the_whole_tree_is_ended(host):
-    heard = Heard()
-    child = heard.start(STUBBORN)
-    host.until(lambda: heard.out, SECONDS)
-    grandchild = int(heard.out[0])
+    output = Output()
+    child = output.start(STUBBORN)
+    host.until(lambda: output.out, SECONDS)
+    grandchild = int(output.out[0])
     assert alive(grandchild)
-    child.endTree()
-    host.until(lambda: heard.endings, SECONDS)
+    child.killTree()
+    host.until(lambda: output.exits, SECONDS)
     host.until(lambda: not alive(grandchild), SECONDS)
 
 
 def worker_process(code, tmp_path):
-    """A WorkerProcess on a program of a few lines, and what it tells."""
+    """A WorkerProcess on a short program, and its events, log and exits."""
     from DiffuGTSPanel.process.LibraryLauncher import Launch
     from DiffuGTSPanel.process.WorkerProcess import WorkerProcess
 
-    events, log, endings = [], [], []
-    worker = WorkerProcess(onEvent=events.append, onLog=log.append, onEnded=endings.append)
+    events, log, exits = [], [], []
+    worker = WorkerProcess(onEvent=events.append, onLog=log.append, onEnded=exits.append)
     worker.start(Launch(sys.executable, ("-c", code), dict(os.environ)))
-    return worker, events, log, endings
+    return worker, events, log, exits
 
 
 ECHO = """
@@ -106,27 +106,27 @@ for line in sys.stdin:
 
 
 def test_requests_reach_the_worker_and_its_events_come_back(host, tmp_path):
-    worker, events, log, endings = worker_process(ECHO, tmp_path)
+    worker, events, log, exits = worker_process(ECHO, tmp_path)
     worker.send({"type": "segment", "image": "scän 患者"})
     host.until(lambda: events, SECONDS)
     assert events[0]["id"]["image"] == "scän 患者"
     assert log == ["no event"]
     worker.stop(wait=True)
     assert not worker.running
-    assert endings == []
+    assert exits == []
 
 
 def test_a_worker_that_does_not_listen_is_ended_by_force(host, tmp_path, monkeypatch):
     from DiffuGTSPanel.process import WorkerProcess
 
-    monkeypatch.setattr(WorkerProcess, "PATIENCE_SECONDS", 0.2)
-    worker, events, _log, endings = worker_process(
+    monkeypatch.setattr(WorkerProcess, "STOP_TIMEOUT_SECONDS", 0.2)
+    worker, events, _log, exits = worker_process(
         "import time; print('{}', flush=True); time.sleep(600)", tmp_path)
     host.until(lambda: events, SECONDS)
     pid = worker.processId
     worker.stop()
     host.until(lambda: not alive(pid), SECONDS)
-    assert endings == []
+    assert exits == []
 
 
 def test_the_worker_cannot_outlive_slicer(host, tmp_path):
@@ -185,7 +185,7 @@ def test_a_child_finds_the_library_from_anywhere(tmp_path):
     assert "--requirements" in done.stdout
 
 
-def test_a_python_that_is_too_old_says_so(tmp_path):
+def test_a_python_that_is_too_old_is_reported(tmp_path):
     from DiffuGTSPanel.process.LibraryLauncher import launch
 
     code = launch("doctor", []).arguments[1].replace("(3, 11)", "(99, 0)")

@@ -1,4 +1,4 @@
-"""Slicer's own process stays light: the module's files import no torch and none of its kin."""
+"""Slicer's own process stays light: the module's files import neither torch nor what needs it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMPORT_ALL = """
 import sys
 sys.path[:0] = sys.argv[1:3]
 for name in {heavy!r}:
-    sys.modules[name] = None  # as if it were not there
+    sys.modules[name] = None  # as if it were not installed
 from Host.boot import boot
 host = boot()
 for name in sys.argv[3:]:
@@ -46,8 +46,8 @@ def test_every_file_imports_where_torch_is_not_there(running_host):
 
 
 def imported(tree, at_file_scope):
-    places = tree.body if at_file_scope else list(ast.walk(tree))
-    for node in places:
+    scope = tree.body if at_file_scope else list(ast.walk(tree))
+    for node in scope:
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

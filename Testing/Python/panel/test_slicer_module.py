@@ -1,4 +1,4 @@
-"""The module in the stand-in: loading, samples, self-tests, and input refused before any worker."""
+"""The module on the stand-in: loading, samples, self-tests, and input refused without a worker."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def array():
 
 def failure(host, logic, volume, prompt="liver tumor", **options):
     """The failure of a run for which no worker was started."""
-    _run, told = run_to_end(host, logic, volume, prompt, **options)
+    _run, events = run_to_end(host, logic, volume, prompt, **options)
     assert logic.worker.state == "off"
-    return told.failure
+    return events.failure
 
 
 def test_no_volume_is_refused(host, logic):
@@ -61,7 +61,7 @@ def test_colour_and_four_dimensions_are_refused(host, logic):
     volume = slicer.util.addVolumeFromArray(array, nodeClassName="vtkMRMLVectorVolumeNode")
     refused = failure(host, logic, volume)
     assert refused.code == "not-a-scalar-volume"
-    assert "3 values a voxel" in refused.message
+    assert "3 components per voxel" in refused.message
     assert "sequence" in refused.hint
 
 
@@ -91,23 +91,23 @@ def test_a_segmentation_of_surfaces_is_refused_as_target(host, logic, array):
     assert target.GetSegmentation().GetNumberOfSegments() == 1
 
 
-def test_missing_packages_are_said_before_the_worker_starts(host, logic, array, tmp_path):
-    from DiffuGTSPanel.library.PythonPackages import Packages
+def test_missing_packages_are_reported_before_the_worker_starts(host, logic, array, tmp_path):
+    from DiffuGTSPanel.library.PythonPackages import PythonPackages
 
     file = tmp_path / "requirements.txt"
     file.write_text("no-such-package>=1\n")
-    logic._engine._packages = Packages(file)
+    logic._runQueue._packages = PythonPackages(file)
     refused = failure(host, logic, add_volume(array, np.eye(4)))
     assert refused.code == "packages-missing"
     assert "no-such-package" in refused.message
 
 
-def test_a_python_that_cannot_be_started_is_said(host, logic, array):
+def test_a_python_that_cannot_be_started_is_reported(host, logic, array):
     logic.python = "/no/such/python"
     assert failure(host, logic, add_volume(array, np.eye(4))).code == "python-unusable"
 
 
-def test_a_python_that_is_none_is_said_with_its_own_words(host, logic, array, tmp_path):
+def test_a_program_that_is_not_python_is_reported_with_its_own_error(host, logic, array, tmp_path):
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\necho 'I am no Python' >&2\nexit 3\n")
     program.chmod(0o755)
@@ -123,12 +123,12 @@ def test_an_unknown_option_is_a_type_error(logic):
         logic.segmentAsync(None, "liver tumor", colour="red")
 
 
-def test_nothing_is_told_before_the_call_returns(host, logic):
-    told = []
-    run = logic.segmentAsync(None, "liver tumor", onError=lambda run, failure: told.append(run))
-    assert told == []
-    host.until(lambda: told, 10)
-    assert told == [run]
+def test_no_callback_comes_before_the_call_returns(host, logic):
+    calls = []
+    run = logic.segmentAsync(None, "liver tumor", onError=lambda run, failure: calls.append(run))
+    assert calls == []
+    host.until(lambda: calls, 10)
+    assert calls == [run]
 
 
 def test_prompts_are_understood_with_several_in_a_text(logic):
@@ -136,7 +136,7 @@ def test_prompts_are_understood_with_several_in_a_text(logic):
     assert (first.ok, first.title) == (True, "liver tumor")
     assert first.sentence == "liver · tumor · CT · model embedded"
     assert not second.ok
-    assert second.beyond
+    assert second.hasUnknownWords
     assert "Known places: lung, liver" in second.hint
     assert third.finding == "nodule"
     assert logic.understand("  \n ") == []
@@ -183,7 +183,7 @@ def test_the_self_tests_that_need_no_run_pass(host, monkeypatch):
     test.runTest()
 
 
-def test_a_reload_takes_all_files_anew_and_ends_the_old_worker(host):
+def test_a_reload_imports_all_files_again_and_ends_the_old_worker(host):
     host.load_module()
     widget = host.widget()
     before = sys.modules["DiffuGTSPanel.run.RunQueue"], widget.logic
@@ -191,7 +191,7 @@ def test_a_reload_takes_all_files_anew_and_ends_the_old_worker(host):
     after = sys.modules["DiffuGTSPanel.run.RunQueue"], host.widget().logic
     assert before[0] is not after[0]
     assert before[1] is not after[1]
-    assert type(after[1]._engine) is after[0].Engine
+    assert type(after[1]._runQueue) is after[0].RunQueue
     assert before[1]._closing is None  # it was shut down
 
 

@@ -9,7 +9,7 @@ import pytest
 from support.slicer_scans import (
     PROMPT,
     SECONDS,
-    Told,
+    RunEvents,
     add_roi,
     add_transform,
     add_volume,
@@ -24,30 +24,31 @@ from support.slicer_worker import logic, nodes, scan, shared_logic, volume
 __all__ = ["logic", "scan", "shared_logic", "volume"]
 
 
-def test_a_run_tells_progress_shows_a_preview_and_makes_the_segments(host, logic, volume, scan):
+def test_a_run_reports_progress_shows_a_preview_and_creates_the_segments(host, logic, volume, scan):
     import slicer
 
     hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
     study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
     hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volume), study)
     seen = []
-    told = Told()
-    callbacks = told.callbacks()
-    callbacks["onPreview"] = lambda run, preview: (told._preview(run, preview), seen.append((
+    events = RunEvents()
+    callbacks = events.callbacks()
+    callbacks["onPreview"] = lambda run, preview: (events._preview(run, preview), seen.append((
         slicer.util.arrayFromVolume(preview.attentionNode).copy(),
         segment_array(preview.candidatesNode, "candidates", volume))))
     run = logic.segmentAsync(volume, PROMPT, **callbacks, device="cpu", samples=1)
     assert run.state == "waiting"
     host.until(lambda: not run.active, SECONDS)
-    assert told.failure is None
-    assert told.names[-1] == "finished"
-    assert told.names.index("preview") < len(told.names) - 1 - told.names[::-1].index("inpaint")
-    fractions = [step.fraction for step in told.steps]
+    assert events.failure is None
+    assert events.names[-1] == "finished"
+    last_inpainting = len(events.names) - 1 - events.names[::-1].index("inpaint")
+    assert events.names.index("preview") < last_inpainting
+    fractions = [step.fraction for step in events.steps]
     assert fractions == sorted(fractions)
     attention, candidates = seen[0]
     assert attention[scan.truth].mean() > attention[~scan.truth].mean() + 0.2
     assert candidates[scan.truth].mean() > 0.3
-    assert told.preview.candidatesNode not in nodes("vtkMRMLSegmentationNode")
+    assert events.preview.candidatesNode not in nodes("vtkMRMLSegmentationNode")
     node = run.segmentationNode
     assert dice(union(run, volume), scan.truth) > 0.5
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
@@ -70,8 +71,8 @@ def test_a_second_prompt_does_not_encode_again_and_several_prompts_make_groups(
     host, logic, volume
 ):
     run_to_end(host, logic, volume)
-    run, told = run_to_end(host, logic, volume, "soft tissue sarcoma; kidney tumor")
-    assert "encode" not in told.stages
+    run, events = run_to_end(host, logic, volume, "soft tissue sarcoma; kidney tumor")
+    assert "encode" not in events.stages
     assert [result.title for result in run.results] == ["soft tissue sarcoma", "kidney tumor"]
     names = {lesion.name for result in run.results for lesion in result.lesions}
     assert len(names) == run.segmentationNode.GetSegmentation().GetNumberOfSegments()
@@ -83,34 +84,34 @@ def test_a_changed_volume_is_read_again(host, logic, volume, scan):
 
     run_to_end(host, logic, volume)
     slicer.util.updateVolumeFromArray(volume, scan.array + 1)
-    _run, told = run_to_end(host, logic, volume)
-    assert "encode" in told.stages
+    _run, events = run_to_end(host, logic, volume)
+    assert "encode" in events.stages
 
 
 def test_a_left_handed_volume_gives_the_same_voxels(host, logic, volume, scan):
-    straight, _told = run_to_end(host, logic, volume)
+    straight, _events = run_to_end(host, logic, volume)
     flip = np.diag([-1.0, 1, 1, 1])
     flip[0, 3] = scan.array.shape[2] - 1
     flipped = add_volume(scan.array[:, :, ::-1], scan.matrix @ flip)
-    run, told = run_to_end(host, logic, flipped)
-    assert told.failure is None
+    run, events = run_to_end(host, logic, flipped)
+    assert events.failure is None
     assert np.linalg.det((scan.matrix @ flip)[:3, :3]) * np.linalg.det(scan.matrix[:3, :3]) < 0
     assert dice(union(run, flipped)[:, :, ::-1], union(straight, volume)) > 0.98
 
 
 def test_an_oblique_volume_gives_its_own_voxels(host, logic, scan):
     oblique = add_volume(scan.array, turned(25) @ turned(15, 0) @ scan.matrix)
-    run, _told = run_to_end(host, logic, oblique)
+    run, _events = run_to_end(host, logic, oblique)
     assert dice(union(run, oblique), scan.truth) > 0.5
 
 
 def test_a_parent_transform_puts_the_scan_where_it_lies(host, logic, volume, scan):
-    straight, _told = run_to_end(host, logic, volume)
+    straight, _events = run_to_end(host, logic, volume)
     move = turned(90, 0) @ turned(30, 1)
     moved = add_volume(scan.array, np.linalg.inv(move) @ scan.matrix)
     transform = add_transform(move)
     moved.SetAndObserveTransformNodeID(transform.GetID())
-    run, _told = run_to_end(host, logic, moved)
+    run, _events = run_to_end(host, logic, moved)
     assert run.segmentationNode.GetTransformNodeID() == transform.GetID()
     assert dice(union(run, moved), union(straight, volume)) > 0.99
     first, second = straight.results[0].lesions[0], run.results[0].lesions[0]
@@ -120,8 +121,8 @@ def test_a_parent_transform_puts_the_scan_where_it_lies(host, logic, volume, sca
 def test_a_region_of_interest_limits_the_search(host, logic, volume, scan):
     centre = (scan.matrix @ [28, 20, 20, 1])[:3]
     size = np.abs(np.diag(scan.matrix)[:3]) * [30, 52, 40]
-    run, told = run_to_end(host, logic, volume, roi=add_roi(centre, size))
-    assert told.failure is None
+    run, events = run_to_end(host, logic, volume, roi=add_roi(centre, size))
+    assert events.failure is None
     found = union(run, volume)
     assert dice(found[:, :, 14:43], scan.truth[:, :, 14:43]) > 0.4
     assert not found[:, :, :13].any()
@@ -129,13 +130,13 @@ def test_a_region_of_interest_limits_the_search(host, logic, volume, scan):
 
 
 def test_a_new_threshold_changes_the_segments_and_the_newest_counts(host, logic, volume):
-    run, told = run_to_end(host, logic, volume)
+    run, events = run_to_end(host, logic, volume)
     before, results = union(run, volume), run.results[0]
     shown = run.segmentationNode
     for threshold in (0.9, 0.8, 0.7, 0.2):
         logic.setThreshold(run, threshold)
     host.until(lambda: run.threshold == 0.2, SECONDS)
-    assert told.names.count("updated") <= 2
+    assert events.names.count("updated") <= 2
     assert run.segmentationNode is shown
     after = union(run, volume)
     assert after.sum() > before.sum()
@@ -146,7 +147,7 @@ def test_a_new_threshold_changes_the_segments_and_the_newest_counts(host, logic,
 def test_segments_edited_by_hand_survive_a_new_threshold(host, logic, volume):
     import slicer
 
-    run, _told = run_to_end(host, logic, volume)
+    run, _events = run_to_end(host, logic, volume)
     node, lesion = run.segmentationNode, run.results[0].lesions[0]
     array = slicer.util.arrayFromSegmentBinaryLabelmap(node, lesion.segmentId, volume)
     array[:3] = 1
@@ -160,7 +161,7 @@ def test_segments_edited_by_hand_survive_a_new_threshold(host, logic, volume):
 def test_a_dropped_lesion_leaves_and_comes_back_and_stays_dropped_at_another_threshold(
     host, logic, volume
 ):
-    run, told = run_to_end(host, logic, volume)
+    run, events = run_to_end(host, logic, volume)
     segmentation = run.segmentationNode.GetSegmentation()
     lesion = run.results[0].lesions[0]
     before = segment_array(run.segmentationNode, lesion.segmentId, volume)
@@ -174,7 +175,7 @@ def test_a_dropped_lesion_leaves_and_comes_back_and_stays_dropped_at_another_thr
     logic.setThreshold(run, 0.45)
     host.until(lambda: run.threshold == 0.45, SECONDS)
     assert not run.results[0].lesions[0].kept
-    assert told.names.count("updated") == 4
+    assert events.names.count("updated") == 4
 
 
 def test_evidence_becomes_volumes_on_the_scans_grid(host, logic, volume, scan):
@@ -182,7 +183,7 @@ def test_evidence_becomes_volumes_on_the_scans_grid(host, logic, volume, scan):
 
     from DiffuGTSPanel.data.Run import EVIDENCE
 
-    run, _told = run_to_end(host, logic, volume)
+    run, _events = run_to_end(host, logic, volume)
     for kind in EVIDENCE:
         ready: list[Any] = []
         logic.evidence(run, kind, ready.append)
@@ -208,8 +209,8 @@ def _matrix(node):
 def test_two_volumes_one_after_the_other_keep_their_results(host, logic, volume, scan):
     shifted = np.roll(scan.array, 3, axis=2)
     other = add_volume(shifted, turned(10) @ scan.matrix, "other")
-    one, _told = run_to_end(host, logic, volume)
-    two, _told = run_to_end(host, logic, other)
+    one, _events = run_to_end(host, logic, volume)
+    two, _events = run_to_end(host, logic, other)
     assert dice(union(one, volume), scan.truth) > 0.5
     assert dice(union(two, other), np.roll(scan.truth, 3, axis=2)) > 0.5
     assert one.segmentationNode is not two.segmentationNode
@@ -231,7 +232,7 @@ def test_segments_that_were_there_stay_as_they_are(host, logic, volume, scan):
         slicer.util.updateSegmentBinaryLabelmapFromArray(array, existing, identity, volume)
         existing.GetSegmentation().SeparateSegmentLabelmap(identity)
         drawn[identity] = array > 0
-    run, _told = run_to_end(host, logic, volume, segmentation=existing)
+    run, _events = run_to_end(host, logic, volume, segmentation=existing)
     assert run.segmentationNode is existing
     assert dice(union(run, volume), scan.truth) > 0.5
     assert run.results[0].lesions[0].name == "soft tissue sarcoma 1 (2)"
@@ -242,23 +243,23 @@ def test_segments_that_were_there_stay_as_they_are(host, logic, volume, scan):
 def test_waiting_for_a_run_keeps_the_event_loop_alive(host, logic, volume):
     import qt
 
-    turns, told = [], []
+    turns, steps = [], []
     timer = qt.QTimer()
     timer.connect("timeout()", lambda: turns.append(1))
     timer.start(50)
     node = logic.segment(volume, PROMPT, device="cpu", samples=1,
-                         progress=lambda fraction, text: told.append((fraction, text)))
+                         progress=lambda fraction, text: steps.append((fraction, text)))
     timer.stop()
     assert node is logic.lastRun.segmentationNode
-    assert told[0][1] == "Preparing the scan"
+    assert steps[0][1] == "Preparing the scan"
     assert len(turns) > 5
 
 
 def test_a_failure_of_a_waited_for_run_is_raised(host, logic, volume):
     from DiffuGTSPanel.data.Failure import Failure
 
-    with pytest.raises(Failure, match="names no tumor"):
-        logic.segment(volume, "the weather in Paris", device="cpu")
+    with pytest.raises(Failure, match="cannot be a CT"):
+        logic.segment(volume, PROMPT, modality="CT", device="cpu")
 
 
 def test_all_frames_of_a_sequence_get_their_segments(host, logic, volume, scan):
@@ -271,15 +272,15 @@ def test_all_frames_of_a_sequence_get_their_segments(host, logic, volume, scan):
     browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode")
     browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
     proxy = browser.GetProxyNode(sequence)
-    run, told = run_to_end(host, logic, proxy, frames="all")
-    assert told.failure is None
+    run, events = run_to_end(host, logic, proxy, frames="all")
+    assert events.failure is None
     assert [result.frame for result in run.results] == [0, 1]
-    assert "Frame 2 of 2" in " ".join(step.text for step in told.steps)
+    assert "Frame 2 of 2" in " ".join(step.text for step in events.steps)
     before = frame_arrays(host, browser, run, proxy)
     for frame, found in enumerate(before):
         assert dice(found, np.roll(scan.truth, 6 * frame, axis=2)) > 0.5
     logic.setThreshold(run, 0.7)
-    host.until(lambda: "updated" in told.names, SECONDS)
+    host.until(lambda: "updated" in events.names, SECONDS)
     after = frame_arrays(host, browser, run, proxy)
     assert all((old & ~new).any() and not (new & ~old).any()
                for old, new in zip(before, after, strict=True))

@@ -55,6 +55,6 @@ def host(running_host: Host) -> Iterator[Host]:
     yield running_host
     running_host.clear()
     errors = "\n".join(running_host.errors)
-    assert not errors, f"Errors in slots or observers, which nobody saw:\n{errors}"
+    assert not errors, f"Unhandled errors in slots or observers:\n{errors}"
     warnings = "\n".join(running_host.warnings)
-    assert not warnings, f"Qt complained:\n{warnings}"
+    assert not warnings, f"Warnings of Qt:\n{warnings}"

@@ -1,4 +1,4 @@
-"""The panel on the stand-in host, as a person uses it; for tests."""
+"""The panel on the stand-in host, as a user operates it; for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NAME = "scän 患者"
 
 
 class Panel:
-    """The open panel and what a person does with it.
+    """The open panel and what a user does with it.
 
     Attributes:
         host: the stand-in.
@@ -27,14 +27,14 @@ class Panel:
         return getattr(self.panel, name)
 
     def choose(self, scan: Scan, text: str = PROMPT) -> Any:
-        """Puts the scan into the scene, chooses it, types a prompt; the volume node."""
+        """Adds the scan to the scene, selects it and types a prompt; returns the volume node."""
         volume = add_volume(scan.array, scan.matrix, NAME)
         self.panel.parameters.volume = volume
         self.type(text)
         return volume
 
     def type(self, text: str) -> None:
-        """Types a prompt in the place of what is there."""
+        """Replaces the prompt."""
         self.panel.prompt.ui.promptEdit.setText(text)
         self.host.process()
 
@@ -49,10 +49,10 @@ class Panel:
         """Waits for the end of the run."""
         self.host.until(lambda: self.panel.run is None, SECONDS, "the end of the run")
 
-    def until_painting(self) -> None:
+    def until_inpainting(self) -> None:
         """Waits for the long part of the run."""
         label = self.panel.runSection.ui.progressLabel
-        self.host.until(lambda: label.text.startswith("Painting"), SECONDS, "the painting")
+        self.host.until(lambda: label.text.startswith("Inpainting"), SECONDS, "inpainting")
 
     @property
     def button(self) -> Any:
@@ -61,18 +61,18 @@ class Panel:
 
     @property
     def reading(self) -> str:
-        """How the prompt was understood, without its markup."""
+        """How the prompt is understood, without markup."""
         return plain(self.panel.prompt.ui.readingLabel)
 
     @property
     def message(self) -> str:
-        """What went wrong, as it is shown."""
+        """The error message that is shown."""
         label = self.panel.runSection.ui.messageLabel
         return "" if label.isHidden() else plain(label)
 
 
 def plain(label: Any) -> str:
-    """The text of a label as it is read."""
+    """The text of a label without markup."""
     from PySide6.QtGui import QTextDocument
 
     document = QTextDocument()
@@ -81,7 +81,7 @@ def plain(label: Any) -> str:
 
 
 def overlays() -> set[str]:
-    """What lies over the scan in the slice views, by the evidence's kind."""
+    """The kinds of evidence in the foreground of the slice views; "" without one."""
     import slicer
 
     nodes = [slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID() or "")
@@ -90,7 +90,7 @@ def overlays() -> set[str]:
 
 
 def backgrounds() -> set[str]:
-    """The names of the volumes below."""
+    """The names of the background volumes of the slice views."""
     import slicer
 
     return {slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID()).GetName()

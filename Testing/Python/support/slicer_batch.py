@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +11,6 @@ import pytest
 PROMPT = "brain tumor"
 SECONDS = 240.0
 FOLDER = "Ärzte 患者"
-REPOSITORY = Path(__file__).resolve().parents[3]
-# In another process: the one with the host in it stays without torch.
-_MAKE = """
-import sys
-from pathlib import Path
-from support.batch_runs import write_scan
-from support.tiny_model import write_tiny_model
-model, scans = map(Path, sys.argv[1:])
-write_tiny_model(model)
-write_scan(scans / "eins.nrrd", 0)
-write_scan(scans / "zwei.nrrd", 1)
-(scans / "kaputt.nii.gz").write_bytes(b"nothing that is an image")
-(scans / "Notizen.txt").write_text("nothing that is a scan")
-"""
 
 
 @dataclass(frozen=True)
@@ -41,17 +24,22 @@ class Material:
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     """Made once."""
-    place = tmp_path_factory.mktemp("batch")
-    made = Material(place / "tiny", place / FOLDER)
-    subprocess.run(
-        [sys.executable, "-c", _MAKE, str(made.model), str(made.scans)], check=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(
-            map(str, (REPOSITORY, REPOSITORY / "Testing" / "Python")))})
+    # Here, and not at the top: these import torch.
+    from support.batch_runs import write_scan
+    from support.tiny_model import write_tiny_model
+
+    folder = tmp_path_factory.mktemp("batch")
+    made = Material(folder / "tiny", folder / FOLDER)
+    write_tiny_model(made.model)
+    write_scan(made.scans / "eins.nrrd", 0)
+    write_scan(made.scans / "zwei.nrrd", 1)
+    (made.scans / "kaputt.nii.gz").write_bytes(b"nothing that is an image")
+    (made.scans / "Notizen.txt").write_text("nothing that is a scan")
     return made
 
 
-class Heard:
-    """What a batch told its caller."""
+class BatchEvents:
+    """The callbacks of a batch."""
 
     def __init__(self) -> None:
         self.ends: list[str] = []
@@ -80,10 +68,10 @@ def statuses(run: Any) -> dict[str, str]:
 
 
 def run_batch(host: Any, logic: Any, inputs: Any, folder: Path, material: Material,
-              prompt: str = PROMPT, **options: Any) -> tuple[Any, Heard]:
-    """A batch and what it told, when it has ended."""
-    heard = Heard()
-    run = logic.segmentBatch(inputs, prompt, folder, **heard.callbacks(),
+              prompt: str = PROMPT, **options: Any) -> tuple[Any, BatchEvents]:
+    """A batch and its callbacks, when it has ended."""
+    events = BatchEvents()
+    run = logic.segmentBatch(inputs, prompt, folder, **events.callbacks(),
                              **{"model": str(material.model), "device": "cpu"} | options)
     host.until(lambda: not run.active, SECONDS, "the end of the batch")
-    return run, heard
+    return run, events

@@ -1,4 +1,4 @@
-"""Volumes in the stand-in's scene, and what a run tells; for tests of the Slicer side."""
+"""Volumes in the stand-in's scene, and the callbacks of a run; for tests of the Slicer side."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import SimpleITK as sitk
 
 PROMPT = "soft tissue sarcoma"
 SECONDS = 240.0
-# A part of the scan in which the tumor and what surrounds it both have room: k, j, i.
-PART = (slice(10, 46), slice(16, 64), slice(10, 58))
+# A region with the tumor and its surroundings: k, j, i.
+REGION = (slice(10, 46), slice(16, 64), slice(10, 58))
 
 
 class Scan:
-    """A part of a real T1 with a sarcoma of the thigh.
+    """A region of a real T1 with a sarcoma of the thigh.
 
     Attributes:
         array: (K, J, I).
@@ -26,11 +26,11 @@ class Scan:
         folder = shared_data / "sarcoma" / "sts_033_t1"
         image = sitk.ReadImage(str(folder / "image.nii.gz"))
         mask = sitk.ReadImage(str(folder / "tumor.nii.gz"))
-        self.array = sitk.GetArrayFromImage(image)[PART].copy()
-        self.truth = sitk.GetArrayFromImage(mask)[PART] > 0
+        self.array = sitk.GetArrayFromImage(image)[REGION].copy()
+        self.truth = sitk.GetArrayFromImage(mask)[REGION] > 0
         lps = np.eye(4)
         lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-        start = [int(part.start) for part in PART[::-1]]
+        start = [int(axis.start) for axis in REGION[::-1]]
         lps[:3, 3] = image.TransformIndexToPhysicalPoint(start)
         self.matrix = np.diag([-1.0, -1, 1, 1]) @ lps
 
@@ -89,8 +89,8 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
     return float(2 * (first & second).sum() / max(1, first.sum() + second.sum()))
 
 
-class Told:
-    """What a run told its caller, in order: names of the callbacks, and their last values."""
+class RunEvents:
+    """The callbacks of a run in order, by name, and their last values."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -126,9 +126,9 @@ class Told:
 
 
 def run_to_end(host: Any, logic: Any, volume: Any, prompts: Any = PROMPT, **options: Any) -> Any:
-    """A run and what it told, when it has ended; on the CPU, one sample, for speed."""
-    told = Told()
-    run = logic.segmentAsync(volume, prompts, **told.callbacks(),
+    """A run and its callbacks, when it has ended; on the CPU with one sample, for speed."""
+    events = RunEvents()
+    run = logic.segmentAsync(volume, prompts, **events.callbacks(),
                              **{"device": "cpu", "samples": 1} | options)
     host.until(lambda: not run.active, SECONDS, "the end of the run")
-    return run, told
+    return run, events

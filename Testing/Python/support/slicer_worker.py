@@ -17,8 +17,10 @@ def scan(shared_data):
 
 @pytest.fixture(scope="module")
 def shared_logic(running_host, tmp_path_factory):
-    """A logic that all tests share; its temporary folder, with a name beyond ASCII, is empty again
-    at the end."""
+    """A logic that all tests of a file share.
+
+    Its temporary folder has a non-ASCII name and has to be empty at the end.
+    """
     on_path()
     import slicer
 
@@ -51,4 +53,4 @@ def nodes(kind):
 
 
 def process_id(logic):
-    return logic._engine._process.processId
+    return logic._runQueue._process.processId
