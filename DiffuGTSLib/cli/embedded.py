@@ -1,4 +1,4 @@
-"""Builds the embedded model from the data folder, part by part; each part resumes where it was.
+"""Builds the embedded model from the data folder, part by part; each part can be resumed.
 
     python -m DiffuGTSLib.cli.embedded vae  --data ../shared/data --runs runs
     python -m DiffuGTSLib.cli.embedded unet --data ../shared/data --runs runs
@@ -7,7 +7,7 @@
     python -m DiffuGTSLib.cli.embedded fuse --data ../shared/data --runs runs --model DIR
     python -m DiffuGTSLib.cli.embedded validate --data ../shared/data --model DIR --output OUT
 
-`unet` and `aova` need `vae`; they do not need each other and can run side by side. All in sequence:
+`unet` and `aova` depend on `vae`, not on each other, and can run in parallel. All parts:
 
     python -m DiffuGTSLib.cli.embedded reproduce --data ../shared/data --runs runs --output OUT
 """
@@ -23,14 +23,14 @@ import typer
 
 from DiffuGTSLib.cli.common import plain_errors
 from DiffuGTSLib.training.config import ATTENTION, ATTENTION_WIDE, AUTOENCODER, DENOISER
-from DiffuGTSLib.training.embedded import reproduce as again
-from DiffuGTSLib.training.embedded.build import Workshop
+from DiffuGTSLib.training.embedded.build import EmbeddedBuild
+from DiffuGTSLib.training.embedded.reproduce import reproduce as reproduce_all
 
 app = typer.Typer(add_completion=False, help="Builds the embedded model, part by part.",
                   pretty_exceptions_enable=False, rich_markup_mode=None)
 DataOption = Annotated[Path, typer.Option("--data", help="Folder with manifest.json and scans.")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="For checkpoints, logs and the cache.")]
-StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps in all.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="For checkpoints, curves and the cache.")]
+StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps in total.")]
 WideOption = Annotated[int, typer.Option(min=1, help="Steps on wide windows, afterwards.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")]
 OnlyOption = Annotated[list[str] | None, typer.Option("--only", help="Validation cases to run.")]
@@ -42,7 +42,7 @@ def vae(data: DataOption, runs: RunsOption, steps: StepsOption = AUTOENCODER.ste
         threads: ThreadsOption = 2) -> None:
     """Trains the autoencoder, then moves its latents' mean to 0 and stores their scale factor."""
     torch.set_num_threads(threads)
-    Workshop(data, runs).vae(replace(AUTOENCODER, steps=steps))
+    EmbeddedBuild(data, runs).vae(replace(AUTOENCODER, steps=steps))
 
 
 @app.command()
@@ -51,7 +51,7 @@ def unet(data: DataOption, runs: RunsOption, steps: StepsOption = DENOISER.steps
          threads: ThreadsOption = 1) -> None:
     """Trains the denoiser on the latents of healthy tissue."""
     torch.set_num_threads(threads)
-    Workshop(data, runs).unet(replace(DENOISER, steps=steps))
+    EmbeddedBuild(data, runs).unet(replace(DENOISER, steps=steps))
 
 
 @app.command()
@@ -60,20 +60,19 @@ def aova(data: DataOption, runs: RunsOption, steps: StepsOption = ATTENTION.step
          wide_steps: WideOption = ATTENTION_WIDE.steps, threads: ThreadsOption = 1) -> None:
     """Trains the attention over the frozen autoencoder: on small windows, then on wide ones."""
     torch.set_num_threads(threads)
-    Workshop(data, runs).aova(replace(ATTENTION, steps=steps),
-                              replace(ATTENTION_WIDE, steps=wide_steps))
+    EmbeddedBuild(data, runs).aova(replace(ATTENTION, steps=steps),
+                                   replace(ATTENTION_WIDE, steps=wide_steps))
 
 
 @app.command()
 @plain_errors
 def average(
     runs: RunsOption,
-    before: Annotated[Path, typer.Option(help="Folder of runs that this one went on from.")],
-    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of these runs.")] = 0.5,
+    before: Annotated[Path, typer.Option(help="Runs that this attention was fine-tuned from.")],
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Weight of RUNS.")] = 0.5,
 ) -> None:
-    """Weights of the attention between those of two runs, of which one went on from the other;
-    they become those of RUNS."""
-    Workshop(Path(), runs).average(before, share)
+    """Averages the attention's weights in RUNS with those that it was fine-tuned from."""
+    EmbeddedBuild(Path(), runs).average(before, share)
 
 
 @app.command()
@@ -82,7 +81,7 @@ def package(
     runs: RunsOption, output: Annotated[Path, typer.Option(help="Folder to write.")]
 ) -> None:
     """Writes the model package from the trained parts, as they are now."""
-    Workshop(Path(), runs).package(output)
+    EmbeddedBuild(Path(), runs).package(output)
 
 
 @app.command()
@@ -90,9 +89,9 @@ def package(
 def fuse(data: DataOption, runs: RunsOption,
          model: Annotated[Path, typer.Option(help="The package.")],
          threads: ThreadsOption = 2) -> None:
-    """Fits calibration and fusion on the tuning patients and grown lesions; updates the package."""
+    """Fits calibration and fusion on tuning patients and synthetic lesions; updates the package."""
     torch.set_num_threads(threads)
-    Workshop(data, runs).fuse(model)
+    EmbeddedBuild(data, runs).fuse(model)
 
 
 @app.command()
@@ -101,9 +100,9 @@ def validate(data: DataOption, output: Annotated[Path, typer.Option(help="Folder
              model: Annotated[str, typer.Option(help="Name or folder.")] = "embedded",
              only: OnlyOption = None, threads: ThreadsOption = 2,
              docs: Annotated[Path | None, typer.Option(
-                 help="Gets the tables, and the pictures that lie there anew.")] = None) -> None:
+                 help="For the tables; pictures that are there are replaced.")] = None) -> None:
     """Scores the model on the validation patients: tables, ablation, baselines, report."""
-    Workshop(data, Path()).validate(output, model, only, threads, docs)
+    EmbeddedBuild(data, Path()).validate(output, model, only, threads, docs)
 
 
 @app.command()
@@ -113,11 +112,11 @@ def reproduce(
     output: Annotated[Path, typer.Option(help="model/ and validation/ are written here.")],
     threads: ThreadsOption = 2, only: OnlyOption = None,
     quick: Annotated[int, typer.Option(
-        min=0, help="Steps of each training, for a trial; 0: as the embedded model.")] = 0,
+        min=0, help="Steps of each training, for a trial; 0: those of the embedded model.")] = 0,
 ) -> None:
-    """All of it in sequence, saying how long each part took; started again, it continues."""
+    """Builds all parts and prints their times and scores; the command again resumes."""
     torch.set_num_threads(threads)
-    again.reproduce(Workshop(data, runs, quick=quick), output, threads, only=only)
+    reproduce_all(EmbeddedBuild(data, runs, quick=quick), output, threads, only=only)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import typer
 from DiffuGTSLib.cli.common import JsonOption, own_stdout, plain_errors, print_json
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.training.commands import Finished
+    from DiffuGTSLib.training.commands import TrainingResult
 
 ConfigOption = Annotated[Path, typer.Option(
     "--config", "-c", help="TOML or JSON; Resources/Training has an example of each.")]
@@ -22,7 +22,7 @@ LeaveOutOption = Annotated[list[str] | None, typer.Option(
     "--leave-out", help='Class of lesions of which no mask is used, as "liver tumor"; may be '
                         "repeated; added to the file's.")]
 train = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
-                    help="Train the attention of a model, or networks of one's own.")
+                    help="Train the attention of a model, or an own autoencoder and denoiser.")
 
 
 @train.command()
@@ -33,26 +33,26 @@ def attention(
         help="Name or folder of the package, instead of the file's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the attention of a model package; killed and started again, it continues."""
+    """Train the attention of a model package; the command again resumes a training."""
     with own_stdout(as_json) as out:
         from DiffuGTSLib.training.commands import train_attention
         from DiffuGTSLib.training.config import AttentionConfig, read_config
 
-        told: dict[str, Any] = {"model": model} if model else {}
-        settings = _without(read_config(config, AttentionConfig, told), leave_out)
-        _report(train_attention(settings, _teller(out, as_json)), as_json, out)
+        overrides: dict[str, Any] = {"model": model} if model else {}
+        settings = _without(read_config(config, AttentionConfig, overrides), leave_out)
+        _report(train_attention(settings, _line_printer(out, as_json)), as_json, out)
 
 
 @train.command()
 @plain_errors
 def autoencoder(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Train an autoencoder of one's own, as the embedded model's."""
+    """Train an own autoencoder, built like the embedded model's."""
     with own_stdout(as_json) as out:
         from DiffuGTSLib.training.commands import train_autoencoder
         from DiffuGTSLib.training.config import AutoencoderConfig, read_config
 
         settings = read_config(config, AutoencoderConfig)
-        _report(train_autoencoder(settings, _teller(out, as_json)), as_json, out)
+        _report(train_autoencoder(settings, _line_printer(out, as_json)), as_json, out)
 
 
 @train.command()
@@ -60,13 +60,13 @@ def autoencoder(config: ConfigOption, as_json: JsonOption = False) -> None:
 def denoiser(
     config: ConfigOption, leave_out: LeaveOutOption = None, as_json: JsonOption = False
 ) -> None:
-    """Train a denoiser upon it; the result is a model package that lacks only its attention."""
+    """Train a denoiser for such an autoencoder; the result is a model package without attention."""
     with own_stdout(as_json) as out:
         from DiffuGTSLib.training.commands import train_denoiser
         from DiffuGTSLib.training.config import DenoiserConfig, read_config
 
         settings = _without(read_config(config, DenoiserConfig), leave_out)
-        _report(train_denoiser(settings, _teller(out, as_json)), as_json, out)
+        _report(train_denoiser(settings, _line_printer(out, as_json)), as_json, out)
 
 
 def _without(settings: Any, leave_out: list[str] | None) -> Any:
@@ -75,13 +75,13 @@ def _without(settings: Any, leave_out: list[str] | None) -> Any:
     return replace(settings, left_out=(*settings.left_out, *(leave_out or ())))
 
 
-def _teller(out: TextIO, as_json: bool) -> Any:
-    """Prints the log as it grows; beside a JSON document it goes to stderr."""
-    where = sys.stderr if as_json else out
-    return lambda line: print(line, file=where, flush=True)
+def _line_printer(out: TextIO, as_json: bool) -> Any:
+    """Prints lines of progress, to stderr where stdout gets a JSON document."""
+    stream = sys.stderr if as_json else out
+    return lambda line: print(line, file=stream, flush=True)
 
 
-def _report(finished: Finished, as_json: bool, out: TextIO) -> None:
+def _report(finished: TrainingResult, as_json: bool, out: TextIO) -> None:
     if not finished.first:
         return
     if as_json:

@@ -15,43 +15,44 @@ from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.text_encoder import TextEncoder
 from DiffuGTSLib.prompt import parsing
 from DiffuGTSLib.prompt.vocabulary import vocabulary
-from DiffuGTSLib.training.data.windows import ORGANS, Feed, Window
+from DiffuGTSLib.training.data.windows import ORGANS, Window, WindowLoader
 from DiffuGTSLib.training.loop import CHECKPOINT, Loop, LoopConfig
 
-# How each anatomy is asked for in training; the ensembles of templates come from the vocabulary.
+# Findings in the training prompts; the ensembles of templates come from the vocabulary.
 FINDINGS = ("tumor", "cancer", "metastasis", "mass", "lesion")
 SIMILARITY_WEIGHT = 0.1
 IMAGE_WEIGHT = 0.1
 GATE_WEIGHT = 1.0
-ABSENT = 4  # gates that are wrong where their organ is not count as one that misses its organ
-WINDOWS = 1  # a step
-SPILL_VOXELS = 200.0  # of false alarm in a window without lesion count as half wrong
+# The gate losses of absent organs are summed and divided by this; those of present organs averaged.
+ABSENT_ORGANS = 4
+WINDOWS_PER_STEP = 1
+FALSE_POSITIVE_VOXELS = 200.0  # marked in a window without a lesion, these cost half of fp_weight
 
 
 @dataclass(frozen=True)
-class Emphasis:
-    """How lesions weigh against what is none.
+class LossWeights:
+    """Weight of lesions against everything else in the loss of the map.
 
     Attributes:
-        balance: voxels for which one of a lesion counts, at most, in the first three fifths of the
-            training and in the rest: many, so that lesions are found at all; then fewer, so that
-            what is not one is let go.
-        spill: weight of what is marked in windows without a lesion.
+        balance: largest weight of a lesion voxel, in the first three fifths of the training and in
+            the rest: large, so that lesions are found at all; then smaller, for fewer false
+            positives.
+        fp_weight: weight of false positives in windows without a lesion.
     """
 
     balance: tuple[float, float] = (20.0, 5.0)
-    spill: float = 0.0
+    fp_weight: float = 0.0
 
 
-FIND = Emphasis()
-LET_GO = Emphasis((8.0, 3.0), 0.5)
+SENSITIVE = LossWeights()
+SPECIFIC = LossWeights((8.0, 3.0), 0.5)
 
 
 class PromptTexts:
     """Embeddings of every organ's prompts, encoded once.
 
     Attributes:
-        organs: what windows' `organ` counts; ORGANS come first.
+        organs: what `Window.organ` is an index of; ORGANS come first.
         normal, abnormal: (len(organs), len(FINDINGS), E).
         gate: (len(organs), E).
     """
@@ -70,16 +71,16 @@ class PromptTexts:
         self.gate = torch.stack([encode(parsing.gate(n)) for n in names]).to(device)
 
     def all(self) -> torch.Tensor:
-        """(N, E): every text once, for centring and whitening."""
+        """(N, E): all embeddings, for centring and whitening."""
         return torch.cat([self.normal.flatten(0, 1), self.abnormal.flatten(0, 1), self.gate])
 
     def draw(self, generator: np.random.Generator) -> Texts:
-        """All organs, one finding for all of them: (len(organs), E) each."""
+        """The texts of all organs with one random finding: (len(organs), E) each."""
         finding = int(generator.integers(len(FINDINGS)))
         return Texts(self.normal[:, finding], self.abnormal[:, finding], self.gate)
 
 
-def pick(texts: Texts, index: int) -> Texts:
+def texts_of_organ(texts: Texts, index: int) -> Texts:
     """The texts of one organ, (1, E) each."""
     row = slice(index, index + 1)
     return Texts(texts.normal[row], texts.abnormal[row], texts.gate[row])
@@ -87,14 +88,17 @@ def pick(texts: Texts, index: int) -> Texts:
 
 def map_loss(
     logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, balance: float = 40.0,
-    spill: float = 0.0,
+    fp_weight: float = 0.0,
 ) -> torch.Tensor:
     """Balanced cross-entropy and Dice over the map itself (L_dice); all (X, Y, Z).
 
-    Dice alone settles at "nothing anywhere", where its gradient is gone. So lesions weigh as much
-    as all the rest (up to `balance` voxels for one), and Dice counts only where there is a lesion.
-    Where there is none, `spill` weighs the share of the window's false alarm in itself and
-    SPILL_VOXELS.
+    Dice alone converges to an empty map, where its gradient vanishes. So lesion voxels together
+    have the weight of all others (one at most `balance`), and Dice counts only where there is a
+    lesion. In windows without one, the sum of the map, p, costs `fp_weight` times
+    p / (p + FALSE_POSITIVE_VOXELS).
+
+    Args:
+        weight: 0 for voxels that do not count.
     """
     positive = float((target * weight).sum())
     negative = float(weight.sum()) - positive
@@ -104,7 +108,7 @@ def map_loss(
     loss = (entropy * balanced).sum() / balanced.sum().clamp_min(1)
     p = torch.sigmoid(logits) * weight
     if positive < 8:
-        return loss + spill * p.sum() / (p.sum() + SPILL_VOXELS) if spill else loss
+        return loss + fp_weight * p.sum() / (p.sum() + FALSE_POSITIVE_VOXELS) if fp_weight else loss
     dice = 1 - 2 * (p * target).sum() / (p.sum() + positive)
     return loss + 0.5 * dice
 
@@ -112,16 +116,16 @@ def map_loss(
 def gate_loss(gates: torch.Tensor, window: Window) -> torch.Tensor:
     """Balanced cross-entropy and Dice of all known organs' gates; gates (O, X, Y, Z) logits.
 
-    Those in the window and those that are not are summed up apart: averaged over all, one among a
-    dozen, a present organ hardly counted, and the air around a patient passed for lung.
+    Organs that are in the window and organs that are not are weighted separately: in one average
+    over a dozen organs a present one hardly counted, and air around a patient was taken for lung.
     """
     present: list[torch.Tensor] = []
     absent: list[torch.Tensor] = []
-    # Taken apart at once: one index an organ would build a gradient of all organs for each.
-    apart = gates.unbind(0)
+    # unbind, as indexing would allocate a gradient of all organs for each of them.
+    by_organ = gates.unbind(0)
     for organ in torch.nonzero(window.known)[:, 0].tolist():
         target = (window.organs[::2, ::2, ::2] == organ + 1).float()
-        logits, p = apart[organ], torch.sigmoid(apart[organ])
+        logits, p = by_organ[organ], torch.sigmoid(by_organ[organ])
         size = target.sum()
         entropy = F.binary_cross_entropy_with_logits(logits, target)
         dice = 1 - (2 * (p * target).sum() + 20.0) / (p.sum() + size + 20.0)
@@ -131,15 +135,15 @@ def gate_loss(gates: torch.Tensor, window: Window) -> torch.Tensor:
             absent.append(entropy * 2 + 0.3 * dice)
     lesion = window.lesion[::2, ::2, ::2] > 0.5
     if not window.known[window.organ] and lesion.any():
-        # Nobody outlined the organ, but where its lesion is, there it is.
-        present.append(2 * F.softplus(-apart[window.organ][lesion]).mean())
+        # The organ has no outline, but where its lesion is, the organ is, too.
+        present.append(2 * F.softplus(-by_organ[window.organ][lesion]).mean())
     parts = [torch.stack(present).mean()] if present else []
-    parts += [torch.stack(absent).sum() / ABSENT] if absent else []
+    parts += [torch.stack(absent).sum() / ABSENT_ORGANS] if absent else []
     return torch.stack(parts).sum() if parts else gates.sum() * 0.0
 
 
 def image_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L_ano: is there an anomaly at all; the mean of the highest 0.1 % of voxels decides."""
+    """L_ano: whether there is an anomaly, by the mean logit of the highest 0.1 % of voxels."""
     count = max(20, logits.numel() // 1000)
     highest = logits.flatten().topk(count).values.mean()
     present = (target.sum() > 30).float()
@@ -147,28 +151,31 @@ def image_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def similarity_loss(
-    model: AnomalyAttention, joined: Sequence[torch.Tensor], window: Window, texts: Texts
+    model: AnomalyAttention, features: Sequence[torch.Tensor], window: Window, texts: Texts
 ) -> torch.Tensor:
-    """L_sim: map-pooled visual embeddings against the normal and abnormal texts, each level.
+    """L_sim: mask-pooled visual embeddings against the normal and abnormal texts, at each level.
 
-    The pooled lesion should be nearest to its organ's abnormal text among all organs' normal and
-    abnormal ones, the pooled healthy organ nearest to its normal text.
+    Among the normal and abnormal texts of all organs, the pooled lesion should be closest to the
+    abnormal text of its organ, the pooled healthy organ closest to its normal text.
+
+    Args:
+        features: concatenated features of each level, as `AnomalyAttention.visual` returns them.
     """
     losses = []
-    for level, features in enumerate(joined):
+    for level, of_level in enumerate(features):
         step = 2**level
         lesion = window.lesion[::step, ::step, ::step] > 0.5
         organ = (window.organs[::step, ::step, ::step] == window.organ + 1) & ~lesion
         normal, abnormal = model.keys_of_level(texts, level)
         keys = F.normalize(torch.cat([normal, abnormal]), dim=-1)
-        for region, answer in ((lesion, window.organ + len(normal)), (organ, window.organ)):
+        for region, target in ((lesion, window.organ + len(normal)), (organ, window.organ)):
             if region.sum() < 10:
                 continue
-            share = (region / region.sum()).flatten().to(features.dtype)
-            pooled = torch.mv(features[0].flatten(1), share).float()
+            share = (region / region.sum()).flatten().to(of_level.dtype)
+            pooled = torch.mv(of_level[0].flatten(1), share).float()
             query = model.queries[level].get_parameter("weight").flatten(1) @ pooled
             scores = keys @ F.normalize(query, dim=0) / 0.1
-            losses.append(F.cross_entropy(scores[None], scores.new_tensor([answer]).long()))
+            losses.append(F.cross_entropy(scores[None], scores.new_tensor([target]).long()))
     return torch.stack(losses).mean() if losses else window.lesion.new_zeros(())
 
 
@@ -194,11 +201,12 @@ def feature_statistics(
     return means, deviations
 
 
-def _untrained(
-    autoencoder: Autoencoder, feed: Feed, config: LoopConfig, prompts: PromptTexts,
+def _initialised(
+    autoencoder: Autoencoder, loader: WindowLoader, config: LoopConfig, prompts: PromptTexts,
     network: Mapping[str, Any],
 ) -> AnomalyAttention:
-    """The attention at its start, with the statistics of texts and features; freezes the rest."""
+    """The attention before training, with the statistics of texts and features; freezes the
+    autoencoder."""
     torch.manual_seed(config.seed)
     autoencoder.requires_grad_(False).eval().to(memory_format=torch.channels_last_3d)
     autoencoder.to(config.device)
@@ -207,49 +215,50 @@ def _untrained(
         text_dim=prompts.gate.shape[1], **network,
     ).to(config.device)
     if config.ranks.first and not (config.folder / CHECKPOINT).exists():
-        first = np.random.default_rng([config.seed, 0xA0A])
-        some = [feed.sampler.draw(first).to(config.device) for _ in range(min(40, config.steps))]
-        model.set_statistics(prompts.all(), *feature_statistics(autoencoder, some))
+        generator = np.random.default_rng([config.seed, 0xA0A])
+        windows = [loader.sampler.draw(generator).to(config.device)
+                   for _ in range(min(40, config.steps))]
+        model.set_statistics(prompts.all(), *feature_statistics(autoencoder, windows))
     return model.to(memory_format=torch.channels_last_3d)
 
 
 def train(
-    autoencoder: Autoencoder, feed: Feed, held_out: Sequence[Window],
+    autoencoder: Autoencoder, loader: WindowLoader, held_out: Sequence[Window],
     config: LoopConfig, prompts: PromptTexts, network: Mapping[str, Any] | None = None,
-    start: AnomalyAttention | None = None, emphasis: Emphasis = FIND,
+    start: AnomalyAttention | None = None, weights: LossWeights = SENSITIVE,
 ) -> AnomalyAttention:
     """Trains the attention; the autoencoder stays frozen and outside the optimizer.
 
     Args:
-        held_out: windows of patients that are not trained on; their Dice goes into the log.
-        network: arguments of AnomalyAttention beyond those that the frozen parts settle.
-        start: a trained attention of the same make to go on from.
+        held_out: windows of patients that are not trained on; their Dice is logged.
+        network: arguments of AnomalyAttention beyond those that follow from the frozen parts.
+        start: a trained attention of the same configuration to continue from.
     """
-    model = _untrained(autoencoder, feed, config, prompts, network or {})
+    model = _initialised(autoencoder, loader, config, prompts, network or {})
     if start is not None:
         model.load_state_dict(start.state_dict())
 
-    def one(window: Window, texts: Texts, balance: float) -> dict[str, torch.Tensor]:
+    def window_losses(window: Window, texts: Texts, balance: float) -> dict[str, torch.Tensor]:
         with config.autocast():
             features = window_features(autoencoder, window.image)
-            which = torch.tensor([window.modality], device=config.device)
-            joined, gate_queries = model.visual(features, which)
-            asked = pick(texts, window.organ)
-            maps = model.attend(joined, gate_queries, asked)
+            modality = torch.tensor([window.modality], device=config.device)
+            concatenated, gate_queries = model.visual(features, modality)
+            prompt = texts_of_organ(texts, window.organ)
+            maps = model.attend(concatenated, gate_queries, prompt)
             gates = model.gates(gate_queries, texts)[0]
         logits = maps.anomaly[0, 0].float()
         return {
-            "map": map_loss(logits, window.lesion, window.weight, balance, emphasis.spill),
+            "map": map_loss(logits, window.lesion, window.weight, balance, weights.fp_weight),
             "gate": GATE_WEIGHT * gate_loss(gates.float(), window),
             "image": IMAGE_WEIGHT * image_loss(logits, window.lesion),
-            "similarity": SIMILARITY_WEIGHT * similarity_loss(model, joined, window, texts),
+            "similarity": SIMILARITY_WEIGHT * similarity_loss(model, concatenated, window, texts),
         }
 
     def loss(step: int, generator: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        balance = emphasis.balance[int(step >= 0.6 * config.steps)]
-        drawn = [one(window.to(config.device), prompts.draw(generator), balance)
-                 for window in feed.windows(step, config)]
-        parts = {k: torch.stack([d[k] for d in drawn]).mean() for k in drawn[0]}
+        balance = weights.balance[int(step >= 0.6 * config.steps)]
+        losses = [window_losses(window.to(config.device), prompts.draw(generator), balance)
+                  for window in loader.windows(step, config)]
+        parts = {k: torch.stack([of[k] for of in losses]).mean() for k in losses[0]}
         return torch.stack(list(parts.values())).sum(), {
             k: float(v.detach()) for k, v in parts.items()
         }
@@ -270,7 +279,7 @@ def held_out_dice(
     scores: dict[str, list[float]] = {}
     texts = prompts.draw(np.random.default_rng(0))
     for window in (w.to(str(model.device)) for w in windows):
-        maps = window_maps(autoencoder, model, window, pick(texts, window.organ))
+        maps = window_maps(autoencoder, model, window, texts_of_organ(texts, window.organ))
         p = maps.probability()[0, 0] > 0.5
         target = window.lesion > 0.5
         dice = 2 * (p & target).sum() / (p.sum() + target.sum()).clamp_min(1)
@@ -285,5 +294,5 @@ def window_maps(
     """The maps of a window, without gradients."""
     with torch.no_grad():
         features = window_features(autoencoder, window.image)
-        which = torch.tensor([window.modality], device=window.image.device)
-        return model(features, which, texts)
+        modality = torch.tensor([window.modality], device=window.image.device)
+        return model(features, modality, texts)

@@ -11,7 +11,7 @@ from torch import nn
 
 from DiffuGTSLib.networks.autoencoder import Autoencoder, Downsample, ResBlock, Upsample
 from DiffuGTSLib.training.data.augment import random_contrast, random_patch
-from DiffuGTSLib.training.data.cases import Sample
+from DiffuGTSLib.training.data.cases import TrainingVolume
 from DiffuGTSLib.training.data.project_folder import GROUP_SHARES
 from DiffuGTSLib.training.loop import Loop, LoopConfig
 
@@ -31,9 +31,9 @@ def initialise(model: Autoencoder, patches: torch.Tensor) -> None:
     """Starts the autoencoder as the principal component transform of 4x4x4 blocks.
 
     Residual branches start at zero; along the path around them the strided convolutions move each
-    block of `patches` (N, 1, X, Y, Z) into channels, rotate it onto its principal components and
-    keep the first; the decoder undoes it. The start is as good as that linear code (validation:
-    35 dB CT, 33 dB MR with 12 components), which random weights took hours to reach.
+    block of `patches` (N, 1, X, Y, Z) into channels and project it onto its first principal
+    components; the decoder inverts that. So training starts at the quality of this linear code
+    (validation: 35 dB CT, 33 dB MR with 12 components), which random weights took hours to reach.
     """
     for module in model.modules():
         if isinstance(module, ResBlock):
@@ -62,7 +62,7 @@ def initialise(model: Autoencoder, patches: torch.Tensor) -> None:
         _block_to_channels(up_weights[1], torch.eye(8).reshape(8, 1, 2, 2, 2), offset=1)
         for convolution in (*down, *up):
             convolution.get_parameter("bias").zero_()
-        # Half way to unit variance: details neither drown in the posterior's noise nor rule.
+        # Half way to unit variance: details neither vanish in the posterior's noise nor dominate.
         scale = variances[:latent].clamp_min(1e-12) ** -0.25
         for pointwise, factor in (
             (model.quant_conv_mu, scale), (model.post_quant_conv, 1 / scale),
@@ -85,7 +85,7 @@ def principal_components(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 
 def _pass_through(convolution: nn.Module) -> None:
-    """The first channels go through unchanged; channels beyond them keep their random weights."""
+    """Identity for the first channels; channels beyond them keep their random weights."""
     weight = convolution.get_parameter("weight")
     out_channels, in_channels, *kernel = weight.shape
     same = min(out_channels, in_channels)
@@ -101,7 +101,7 @@ def _block_to_channels(weight: torch.Tensor, blocks: torch.Tensor, offset: int =
     """Writes `blocks` (K, C, 2, 2, 2) into taps `offset` and on of the first channels."""
     first, second = blocks.shape[:2]
     taps = slice(offset, offset + 2)
-    if offset:  # transposed: what is not written must not reach the channels that are
+    if offset:  # transposed: other inputs must not reach the channels that are written
         weight[:, :second] = 0
     else:
         weight[:first] = 0
@@ -109,27 +109,27 @@ def _block_to_channels(weight: torch.Tensor, blocks: torch.Tensor, offset: int =
 
 
 class PatchSampler:
-    """Draws training patches, groups by their shares, scans of a group alike."""
+    """Draws training patches: groups by their shares, scans of a group with equal probability."""
 
     def __init__(
-        self, samples: Sequence[Sample], patch: int = PATCH,
+        self, volumes: Sequence[TrainingVolume], patch: int = PATCH,
         shares: Mapping[str, float] = GROUP_SHARES,
     ) -> None:
         self.patch = patch
-        self.groups = {g: [s for s in samples if s.case.group == g] for g in shares}
+        self.groups = {g: [v for v in volumes if v.case.group == g] for g in shares}
         self.names = [g for g in shares if self.groups[g]]
         rates = np.array([shares[g] for g in self.names])
         self.shares = rates / rates.sum()
 
     def draw(self, generator: np.random.Generator) -> torch.Tensor:
-        """A patch (1, X, Y, Z) with something in it, mirrored and in a random MR contrast."""
+        """A patch (1, X, Y, Z) that is not only air, randomly mirrored, in a random MR contrast."""
         for _ in range(8):
             group = self.groups[self.names[generator.choice(len(self.names), p=self.shares)]]
-            sample = group[generator.integers(len(group))]
-            patch = random_patch(sample.image, self.patch, generator)
+            volume = group[generator.integers(len(group))]
+            patch = random_patch(volume.image, self.patch, generator)
             if (patch > 0.1).mean() > 0.1:
                 break
-        if sample.case.modality == "MR":
+        if volume.case.modality == "MR":
             patch = random_contrast(patch, generator)
         for axis in range(3):
             if generator.random() < 0.5:
@@ -148,10 +148,12 @@ def psnr(model: Autoencoder, patches: torch.Tensor) -> float:
     return float(-10 * np.log10(np.mean(errors)))
 
 
-def validation_patches(samples: Sequence[Sample], modality: str, count: int = 12) -> torch.Tensor:
+def validation_patches(
+    volumes: Sequence[TrainingVolume], modality: str, count: int = 12
+) -> torch.Tensor:
     """Fixed patches (N, 1, 48, 48, 48) of unseen scans, no augmentation."""
     generator = np.random.default_rng(1)
-    chosen = [s for s in samples if s.case.modality == modality]
+    chosen = [v for v in volumes if v.case.modality == modality]
     patches: list[torch.Tensor] = []
     while len(patches) < count:
         for _ in range(50):
@@ -163,10 +165,10 @@ def validation_patches(samples: Sequence[Sample], modality: str, count: int = 12
 
 
 def train(
-    samples: Sequence[Sample], unseen: Sequence[Sample], config: LoopConfig,
+    volumes: Sequence[TrainingVolume], validation: Sequence[TrainingVolume], config: LoopConfig,
     network: Mapping[str, Any] = EMBEDDED_CONFIG, shares: Mapping[str, float] = GROUP_SHARES,
 ) -> Autoencoder:
-    """Trains an autoencoder on `samples`; the PSNR of `unseen` goes into the log.
+    """Trains an autoencoder on `volumes`; the PSNR of `validation` is logged.
 
     Args:
         network: arguments of Autoencoder, without normalisation and with transposed convolutions.
@@ -174,12 +176,12 @@ def train(
     """
     torch.manual_seed(config.seed)
     model = Autoencoder(**network)
-    sampler = PatchSampler(samples, shares=shares)
-    first = np.random.default_rng([config.seed, 0xB10C])
-    initialise(model, torch.stack([sampler.draw(first) for _ in range(200)]))
+    sampler = PatchSampler(volumes, shares=shares)
+    generator = np.random.default_rng([config.seed, 0xB10C])
+    initialise(model, torch.stack([sampler.draw(generator) for _ in range(200)]))
     model.to(config.device).to(memory_format=torch.channels_last_3d)
-    held_out = {m: validation_patches(unseen, m) for m in ("CT", "MR")
-                if any(s.case.modality == m for s in unseen)}
+    held_out = {m: validation_patches(validation, m) for m in ("CT", "MR")
+                if any(v.case.modality == m for v in validation)}
 
     def loss(step: int, generator: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         x = torch.stack([sampler.draw(generator) for _ in range(BATCH)]).to(config.device)
@@ -188,7 +190,7 @@ def train(
             mean, sigma = model.encode(x)
             y = model.decode(mean + sigma * torch.randn_like(sigma))
         mean, sigma, difference = mean.float(), sigma.float(), y.float() - x
-        # Charbonnier: quadratic below 0.02, linear above, so that bone edges do not rule.
+        # Charbonnier: quadratic below 0.02, linear above, so that bone edges do not dominate.
         rebuilt = (torch.sqrt(difference**2 + 4e-4) - 0.02).mean()
         divergence = 0.5 * (mean**2 + sigma**2 - 1 - 2 * torch.log(sigma)).mean()
         squared = difference.detach() ** 2

@@ -1,4 +1,15 @@
-"""Calibration and fusion, fitted on the tuning patients and on lesions grown in training scans."""
+"""Calibration and fusion of a model package (METHOD.md 4), fitted on examples with a known answer.
+
+`calibrate` makes three fits:
+
+1. one logit shift per anatomy and modality (and MR sequence), so that 0.5 is the best threshold of
+   the attention map, and the decision whether the organ gate counts there;
+2. one logistic fusion per modality (and anatomy) of attention and residuals inside the candidates;
+3. with each fusion its prominence: how far a lesion's peak must lie above the threshold.
+
+Thresholds, gates and prominences maximise the mean *utility* of the examples, 0 to 1: the Dice
+coefficient where an example has a lesion, the false-positive score of what is marked where not.
+"""
 
 from __future__ import annotations
 
@@ -14,48 +25,52 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from DiffuGTSLib.evaluation.measures import THRESHOLDS, dice_by_threshold
-from DiffuGTSLib.models.card import FUSIONS, Fusion, logits, raised
-from DiffuGTSLib.models.package import load
+from DiffuGTSLib.models.card import FUSIONS, Card, Fusion, logits, raised
+from DiffuGTSLib.models.package import Package, load
 from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
 from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.scan.canonical import mask_on_grid
-from DiffuGTSLib.training.data.examples import Example, _silence
+from DiffuGTSLib.training.data.examples import CalibrationExample, false_positive_score
 
-LOWEST = 0.001  # threshold; a map that is lower everywhere says nothing
-FOLDS = 4  # of the examples, each left out once
-MEANINGFUL_WORTH = 0.005  # a residual, or a prominence, adds less by chance
-CUTS = np.arange(-3.0, 3.01, 0.5)  # logits at which a fused score may be cut
-PROMINENCES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # logits
-MOST_VOXELS = 20_000  # a scan, so that no large tumor rules the fit
-# Of worth, by leaving a gate open. A gate has to prove itself: where it keeps nothing out, it can
-# only hide lesions.
-MEANINGFUL_GAIN = 0.01
+MIN_THRESHOLD = 0.001  # a map that is lower everywhere shows nothing
+FOLDS = 4  # of the cross-validation that decides whether residuals are used
+# Smaller gains of utility, by a residual or a prominence, occur by chance.
+MIN_UTILITY_GAIN = 0.005
+# Gain by leaving a gate open. A gate has to prove itself: where it keeps no false positives out, it
+# can only hide lesions.
+MIN_OPEN_GATE_GAIN = 0.01
 # Below this no threshold finds the lesions, and the best one would call everything a lesion.
-MEANINGFUL_DICE = 0.1
-FEWEST_EXAMPLES = 4  # for a fusion of an anatomy's own, or a calibration of a sequence's own
+MIN_DICE = 0.1
+MIN_EXAMPLES = 4  # for a fusion of an anatomy's own, or a shift of an MR sequence's own
+THRESHOLD_LOGITS = np.arange(-3.0, 3.01, 0.5)  # thresholds that are tried for a fused score
+PROMINENCE_LOGITS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+MAX_VOXELS = 20_000  # of an example in the regression, so that no large tumor dominates it
+# Which columns of `_design_matrix` a kind of fusion uses: bias, attention, pixel, feature residual.
+COLUMNS = {"attention": (1, 1, 0, 0), "pixel": (1, 1, 1, 0), "feature": (1, 1, 0, 1),
+           "both": (1, 1, 1, 1)}
 CALIBRATED_ON = (
-    "Sarcoma patients 029-032, healthy training scans, and new lesions grown in them. Seen neither "
+    "Sarcoma patients 029-032, healthy training scans, and synthetic lesions in them. Seen neither "
     "by this nor by the training: lung1, lidc0314, brain1, fg-6692, sarcoma 033-040."
 )
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Attention, residuals and truth of an example, on the canonical grid.
+class ExampleMaps:
+    """What the model computed for one example, and its ground truth, on the canonical grid.
 
     Attributes:
-        attention: float32 (X, Y, Z), over the whole scan.
+        attention: float32 (X, Y, Z), the calibrated attention map of the whole scan.
         truth: bool (X, Y, Z).
-        inside: bool (X, Y, Z), M.
-        pixel, feature: float32 (X, Y, Z).
+        candidates: bool (X, Y, Z), the inpainted region M; residuals are known only there.
+        pixel, feature: float32 (X, Y, Z), the residuals.
         voxel_ml: volume of a voxel.
-        lesion_voxels: of the whole lesion; counted in `truth` where it is not told.
+        lesion_voxels: of the whole lesion, also where these maps are a crop; -1 counts `truth`.
     """
 
     modality: str
     attention: np.ndarray
     truth: np.ndarray
-    inside: np.ndarray
+    candidates: np.ndarray
     pixel: np.ndarray
     feature: np.ndarray
     voxel_ml: float = 0.008
@@ -65,153 +80,212 @@ class Measured:
         if self.lesion_voxels < 0:
             object.__setattr__(self, "lesion_voxels", int(self.truth.sum()))
 
-    def crop(self) -> Measured:
-        """The box around M alone, which still knows how large the whole lesion is."""
-        box = ndimage.find_objects(self.inside.astype(np.uint8))[0]
+    def crop(self) -> ExampleMaps:
+        """The bounding box of the candidates; it keeps the size of the whole lesion."""
+        box = ndimage.find_objects(self.candidates.astype(np.uint8))[0]
         return replace(
-            self, attention=self.attention[box], truth=self.truth[box], inside=self.inside[box],
-            pixel=self.pixel[box], feature=self.feature[box],
+            self, attention=self.attention[box], truth=self.truth[box],
+            candidates=self.candidates[box], pixel=self.pixel[box], feature=self.feature[box],
         )
 
-    def worth(self, score: np.ndarray) -> np.ndarray:
-        """For each of THRESHOLDS, what masks of the scores (X, Y, Z) above it are worth, 0 to 1.
-
-        Dice where there is a lesion; where there is none, 1 for nothing and half for ALARM_ML.
-        """
+    def utility_by_threshold(self, score: np.ndarray) -> np.ndarray:
+        """Utility of the mask `score` > t, for each t of THRESHOLDS; `score` is (X, Y, Z)."""
         if self.truth.any():
             return dice_by_threshold(score, self.truth)
-        return _silence(np.array([np.count_nonzero(score > t) for t in THRESHOLDS])
-                        * self.voxel_ml)
-
-
-def measure(segmenter: Segmenter, example: Example) -> Measured:
-    """Runs the segmenter on an example."""
-    scan = _encoded(segmenter, example)
-    evidence = segmenter.segment(scan, example.prompt).evidence
-    return _measured(example, scan, evidence.attention, evidence.mask, evidence.pixel,
-                     evidence.feature)
-
-
-def attentions(segmenters: Sequence[Segmenter], example: Example) -> list[Measured]:
-    """What the attention makes of an example under several cards of one package; no residuals."""
-    scan = _encoded(segmenters[0], example)
-    blank = np.zeros(scan.canonical.tensor.shape[2:], np.float32)
-    maps = (s.attend(scan, understand(example.prompt)) for s in segmenters)
-    return [_measured(example, scan, m, blank > 0, blank, blank) for m in maps]
-
-
-def _encoded(segmenter: Segmenter, example: Example) -> EncodedScan:
-    return segmenter.encode(
-        example.image, example.modality, sequence=example.sequence or None,
-        skull_stripped=example.skull_stripped,
-    )
-
-
-def _measured(example: Example, scan: EncodedScan, *maps: np.ndarray) -> Measured:
-    """With attention, M and both residuals, all (X, Y, Z) on the padded grid."""
-    truth = mask_on_grid(example.truth, scan.canonical.geometry)
-    x, y, z = truth.shape
-    attention, inside, pixel, feature = (m[:x, :y, :z] for m in maps)
-    if example.ignore is not None:
-        counts = ~mask_on_grid(example.ignore, scan.canonical.geometry)
-        attention, inside = attention * counts, inside & counts
-    voxel_ml = float(np.prod(scan.canonical.geometry.GetSpacing())) / 1000
-    return Measured(example.modality, attention, truth, inside, pixel, feature, voxel_ml)
+        marked = np.array([np.count_nonzero(score > t) for t in THRESHOLDS])
+        return false_positive_score(marked * self.voxel_ml)
 
 
 @dataclass(frozen=True)
-class Shift:
-    """What to add to a map's logit so that 0.5 is the threshold of the best mean worth.
+class ThresholdShift:
+    """What to add to a map's logit so that 0.5 becomes the threshold of the best mean utility.
 
     Attributes:
-        worth: the mean worth of the examples there.
-        dice: the mean Dice there of those with a lesion; 0 if none has one.
+        utility: mean over the examples at that threshold.
+        dice: mean over the examples with a lesion; 0 if none has one.
     """
 
     shift: float
-    worth: float
+    utility: float
     dice: float
 
 
-def best_shift(measured: Sequence[Measured]) -> Shift:
-    """The shift that these examples ask for; of thresholds that are as good, the middle one."""
-    curves = np.array([m.worth(m.attention) for m in measured])
+def calibrate(
+    folder: Path, examples: Sequence[CalibrationExample], report: Path | None = None,
+    device: str = "cpu", log: Callable[[str], None] = print,
+) -> None:
+    """Fits logit shifts, open gates and fusions on `examples`, and writes them into the card.
+
+    A gate that lowers the utility of the examples is left open. A modality of which no example has
+    candidates keeps its fusion.
+
+    Args:
+        folder: the model package.
+        report: JSON file that gets what was fitted.
+        log: receives one line per fit.
+    """
+    package = load(folder)
+    card = _fit_shifts(package, examples, device, log)
+    card = _fit_fusions(replace(package, card=card), examples, device, log)
+    card.write(folder)
+    if report is not None:
+        document = {"calibration": card.calibration, "open_gates": list(card.open_gates),
+                    "fusion": {key: fusion.__dict__ for key, fusion in card.fusion.items()}}
+        report.write_text(json.dumps(document, indent=1) + "\n")
+
+
+# 1. Logit shifts and gates
+
+
+def _fit_shifts(
+    package: Package, examples: Sequence[CalibrationExample], device: str,
+    log: Callable[[str], None],
+) -> Card:
+    """The card with new shifts and open gates."""
+    keys = tuple(dict.fromkeys(e.key for e in examples))
+    card = replace(package.card, calibration={}, open_gates=())
+    segmenters = [Segmenter(replace(package, card=replace(card, open_gates=gates)), device)
+                  for gates in ((), keys)]
+    gated, ungated = zip(*(attention_maps(segmenters, e) for e in examples), strict=True)
+    shifts: dict[str, float] = {}
+    open_gates: list[str] = []
+    for key in keys:
+        of_key = [i for i, e in enumerate(examples) if e.key == key]
+        maps, note = gated, ""
+        with_gate, without = (best_shift([m[i] for i in of_key]).utility for m in (gated, ungated))
+        if without > with_gate + MIN_OPEN_GATE_GAIN:
+            maps, note = ungated, f", gate open (utility with it {with_gate:.3f})"
+            open_gates.append(key)
+        groups = {key: of_key} | _sequence_groups(key, of_key, examples, maps)
+        for name, members in groups.items():
+            best = best_shift([maps[i] for i in members])
+            if best.dice >= MIN_DICE:
+                shifts[name] = best.shift
+            log(f"{name}: {len(members)} examples, shift {best.shift:.2f}, utility "
+                f"{best.utility:.3f}, Dice {best.dice:.3f}{note}")
+    return replace(card, calibration=shifts, open_gates=tuple(open_gates))
+
+
+def best_shift(examples: Sequence[ExampleMaps]) -> ThresholdShift:
+    """The shift for these examples; among equally good thresholds the middle one."""
+    curves = np.array([m.utility_by_threshold(m.attention) for m in examples])
     mean = curves.mean(0)
     as_good = np.flatnonzero(mean > mean.max() - 1e-6)
     best = int(as_good[len(as_good) // 2])
-    threshold = float(np.clip(THRESHOLDS[best], LOWEST, THRESHOLDS[-2]))
-    with_lesion = [bool(m.truth.any()) for m in measured]
+    threshold = float(np.clip(THRESHOLDS[best], MIN_THRESHOLD, THRESHOLDS[-2]))
+    with_lesion = [bool(m.truth.any()) for m in examples]
     dice = float(curves[with_lesion, best].mean()) if any(with_lesion) else 0.0
-    worth = float(curves[:, best].mean())
-    return Shift(float(-np.log(threshold / (1 - threshold))), worth, dice)
+    utility = float(curves[:, best].mean())
+    return ThresholdShift(float(-np.log(threshold / (1 - threshold))), utility, dice)
 
 
-def fit(measured: Sequence[Measured]) -> Fusion:
-    """Logistic fusion inside M for each kind of `residual.FUSIONS`, one modality's examples.
+def _sequence_groups(
+    key: str, of_key: Sequence[int], examples: Sequence[CalibrationExample],
+    maps: Sequence[ExampleMaps],
+) -> dict[str, list[int]]:
+    """Indices by "anatomy/MR/sequence", for each sequence with enough examples with a lesion."""
+    groups: dict[str, list[int]] = {}
+    for i in of_key:
+        if examples[i].sequence:
+            groups.setdefault(f"{key}/{examples[i].sequence}", []).append(i)
+    return {name: members for name, members in groups.items()
+            if sum(bool(maps[i].truth.any()) for i in members) >= MIN_EXAMPLES}
 
-    The bias is then moved to where the mean worth of the tuning examples is highest at 0.5. What
-    makes the final mask is the attention alone, unless residuals add worth to examples that the
-    fit has not seen (each is left out once, with others).
+
+def attention_maps(
+    segmenters: Sequence[Segmenter], example: CalibrationExample
+) -> list[ExampleMaps]:
+    """The attention map of an example under several cards of one package; no residuals."""
+    scan = _encode(segmenters[0], example)
+    blank = np.zeros(scan.canonical.tensor.shape[2:], np.float32)
+    maps = (s.attend(scan, understand(example.prompt)) for s in segmenters)
+    return [_example_maps(example, scan, m, blank > 0, blank, blank) for m in maps]
+
+
+# 2. Fusion of attention and residuals
+
+
+def _fit_fusions(
+    package: Package, examples: Sequence[CalibrationExample], device: str,
+    log: Callable[[str], None],
+) -> Card:
+    """The card with new fusions; the shifts of `package` are those of step 1."""
+    card, segmenter = package.card, Segmenter(package, device)
+    maps = [segmented_maps(segmenter, e) for e in examples]
+    fusions = dict(card.fusion)
+    keys = dict.fromkeys(e.key for e in examples)
+    for key in (*card.modalities, *(k for k in keys if k in card.calibration)):
+        anatomy, modality = key.rpartition("/")[::2]
+        of_key = [m for e, m in zip(examples, maps, strict=True)
+                  if e.key == key or (not anatomy and m.modality == modality)]
+        with_healthy = sum(bool((m.candidates & ~m.truth).any()) for m in of_key)
+        if with_healthy >= (MIN_EXAMPLES if anatomy else 1):
+            fusions[key] = fit_fusion(of_key)
+            log(f"{key}: the final mask uses {fusions[key].used}")
+    return replace(card, fusion=fusions)
+
+
+def fit_fusion(examples: Sequence[ExampleMaps]) -> Fusion:
+    """Fits each kind of FUSIONS and chooses the one that makes the final mask.
+
+    That is the attention alone, unless residuals raise the mean utility of examples that the fit
+    has not seen (cross-validation with FOLDS folds).
     """
-    usable = [m for m in measured if m.inside.any()]
-    fusion = fit_kinds(usable)
+    usable = [m for m in examples if m.candidates.any()]
+    fusion = _fit_each_kind(usable)
     if len(usable) < FOLDS:
         return replace(fusion, used="attention")
     unseen: dict[str, list[float]] = {kind: [] for kind in FUSIONS}
     for fold in range(FOLDS):
-        others = fit_kinds([m for i, m in enumerate(usable) if i % FOLDS != fold])
+        of_others = _fit_each_kind([m for i, m in enumerate(usable) if i % FOLDS != fold])
         for m in usable[fold::FOLDS]:
             for kind in FUSIONS:
-                unseen[kind].append(worth_of(m, others, kind))
-    worth = {kind: float(np.mean(values)) for kind, values in unseen.items()}
-    best = max(FUSIONS, key=lambda kind: worth[kind])
-    used = best if worth[best] > worth["attention"] + MEANINGFUL_WORTH else "attention"
-    return replace(fusion, used=used)
+                unseen[kind].append(_utility_of_fusion(m, of_others, kind))
+    utility = {kind: float(np.mean(values)) for kind, values in unseen.items()}
+    best = max(FUSIONS, key=lambda kind: utility[kind])
+    gains = utility[best] > utility["attention"] + MIN_UTILITY_GAIN
+    return replace(fusion, used=best if gains else "attention")
 
 
-def worth_of(m: Measured, fusion: Fusion, kind: str) -> float:
-    """Of the mask that a fusion makes of an example, at 0.5."""
-    crop = m.crop()
-    score = np.where(crop.inside, fusion.score(crop.attention, crop.pixel, crop.feature, kind), 0.0)
-    return _worths(crop, score, 0.5, (fusion.prominence[kind],))[0]
-
-
-def fit_kinds(usable: Sequence[Measured]) -> Fusion:
-    """Each kind of fusion with its own coefficients."""
-    healthy = [m.inside & ~m.truth for m in usable]
-    floors = [
-        float(np.median(np.concatenate([getattr(m, name)[h] for m, h in
-                                        zip(usable, healthy, strict=True)])))
+def _fit_each_kind(usable: Sequence[ExampleMaps]) -> Fusion:
+    """Noise floors of the residuals, then weights and prominence of each kind of fusion."""
+    pixel_floor, feature_floor = (
+        float(np.median(np.concatenate(
+            [getattr(m, name)[m.candidates & ~m.truth] for m in usable])))
         for name in ("pixel", "feature")
-    ]
-    blank = Fusion({}, max(floors[0], 1e-4), max(floors[1], 1e-4))
+    )
+    floors = Fusion({}, max(pixel_floor, 1e-4), max(feature_floor, 1e-4))
     weights: dict[str, tuple[float, float, float, float]] = {}
     prominence: dict[str, float] = {}
-    for kind, used in (("attention", (1, 0, 0)), ("pixel", (1, 1, 0)), ("feature", (1, 0, 1)),
-                       ("both", (1, 1, 1))):
-        coefficients = _regress(usable, blank, np.array(used, dtype=float))
-        weights[kind], prominence[kind] = _best_cut(usable, blank, coefficients)
-    return replace(blank, weights=weights, prominence=prominence)
+    for kind, columns in COLUMNS.items():
+        coefficients = _logistic_regression(usable, floors, np.array(columns, float))
+        weights[kind], prominence[kind] = _bias_and_prominence(usable, floors, coefficients)
+    return replace(floors, weights=weights, prominence=prominence)
 
 
-def _columns(m: Measured, blank: Fusion) -> np.ndarray:
-    """(V, 4): 1, logit of the attention, both residuals, for the voxels of M."""
-    p, f = blank.evidence(m.pixel[m.inside], m.feature[m.inside])
-    return np.stack([np.ones_like(p), logits(m.attention[m.inside]), p, f], 1)
+def _design_matrix(m: ExampleMaps, floors: Fusion) -> np.ndarray:
+    """(V, 4), a row per voxel of the candidates: 1, logit of the attention, both residuals."""
+    pixel, feature = floors.evidence(m.pixel[m.candidates], m.feature[m.candidates])
+    return np.stack([np.ones_like(pixel), logits(m.attention[m.candidates]), pixel, feature], 1)
 
 
-def _regress(usable: Sequence[Measured], blank: Fusion, used: np.ndarray) -> np.ndarray:
-    """Coefficients (4,), none negative but the bias; every example weighs the same."""
+def _logistic_regression(
+    usable: Sequence[ExampleMaps], floors: Fusion, columns: np.ndarray
+) -> np.ndarray:
+    """Coefficients (4,) >= 0 except the bias; all examples have the same weight.
+
+    Args:
+        columns: (4,), 1 for each column of the design matrix that is used.
+    """
     generator = np.random.default_rng(0)
     rows, truths = [], []
     for m in usable:
-        columns, truth = _columns(m, blank), m.truth[m.inside]
-        picked = generator.choice(len(truth), min(MOST_VOXELS, len(truth)), replace=False)
-        rows.append(columns[picked])
+        matrix, truth = _design_matrix(m, floors), m.truth[m.candidates]
+        picked = generator.choice(len(truth), min(MAX_VOXELS, len(truth)), replace=False)
+        rows.append(matrix[picked])
         truths.append(truth[picked])
     weight = np.concatenate([np.full(len(t), 1 / len(t)) for t in truths])
-    x, y = np.concatenate(rows), np.concatenate(truths).astype(float)
-    x = x * np.array([1.0, *used])
+    x, y = np.concatenate(rows) * columns, np.concatenate(truths).astype(float)
 
     def loss(c: np.ndarray) -> tuple[float, np.ndarray]:
         z = x @ c
@@ -221,109 +295,91 @@ def _regress(usable: Sequence[Measured], blank: Fusion, used: np.ndarray) -> np.
 
     bounds = [(None, None)] + [(0.0, None)] * 3
     found: Any = minimize(loss, np.array([0.0, 1.0, 0.0, 0.0]), jac=True, bounds=bounds)
-    return np.asarray(found.x) * np.array([1.0, *used])
+    return np.asarray(found.x) * columns
 
 
-def _best_cut(
-    usable: Sequence[Measured], blank: Fusion, coefficients: np.ndarray
+# 3. Bias and prominence of a fusion
+
+
+def _bias_and_prominence(
+    usable: Sequence[ExampleMaps], floors: Fusion, coefficients: np.ndarray
 ) -> tuple[tuple[float, float, float, float], float]:
-    """The coefficients with the bias, and the prominence, of the highest mean worth at 0.5."""
+    """The coefficients with the bias for which 0.5 is the best threshold, and the prominence.
+
+    A prominence other than 0 is taken only if it adds MIN_UTILITY_GAIN.
+    """
     crops = [m.crop() for m in usable]
     scores = []
     for m in crops:
         score = np.zeros(m.truth.shape)
-        score[m.inside] = expit(_columns(m, blank) @ coefficients)
+        score[m.candidates] = expit(_design_matrix(m, floors) @ coefficients)
         scores.append(score)
-    worth = np.array([
-        np.mean([_worths(m, score, cut, PROMINENCES) for m, score
-                 in zip(crops, scores, strict=True)], axis=0)
-        for cut in expit(CUTS)
+    utility = np.array([  # (thresholds, prominences)
+        np.mean([_utilities(m, score, threshold, PROMINENCE_LOGITS)
+                 for m, score in zip(crops, scores, strict=True)], axis=0)
+        for threshold in expit(THRESHOLD_LOGITS)
     ])
-    plain = int(np.argmax(worth[:, 0]))
-    cut, kept = divmod(int(np.argmax(worth)), len(PROMINENCES))
-    if worth[cut, kept] < worth[plain, 0] + MEANINGFUL_WORTH:
-        cut, kept = plain, 0
+    plain = int(np.argmax(utility[:, 0]))
+    row, column = divmod(int(np.argmax(utility)), len(PROMINENCE_LOGITS))
+    if utility[row, column] < utility[plain, 0] + MIN_UTILITY_GAIN:
+        row, column = plain, 0
     bias, attention, pixel, feature = (float(c) for c in coefficients)
-    return (bias - float(CUTS[cut]), attention, pixel, feature), PROMINENCES[kept]
+    weights = (bias - float(THRESHOLD_LOGITS[row]), attention, pixel, feature)
+    return weights, PROMINENCE_LOGITS[column]
 
 
-def _worths(
-    m: Measured, score: np.ndarray, cut: float, prominences: Sequence[float]
+def _utility_of_fusion(m: ExampleMaps, fusion: Fusion, kind: str) -> float:
+    """Utility of the mask that a fusion makes of an example, at 0.5."""
+    crop = m.crop()
+    fused = fusion.score(crop.attention, crop.pixel, crop.feature, kind)
+    score = np.where(crop.candidates, fused, 0.0)
+    return _utilities(crop, score, 0.5, (fusion.prominence[kind],))[0]
+
+
+def _utilities(
+    m: ExampleMaps, score: np.ndarray, threshold: float, prominences: Sequence[float]
 ) -> list[float]:
-    """What the masks above `cut` are worth of which each part is at least so prominent."""
-    labels, count = ndimage.label(score > cut, np.ones((3, 3, 3)))
+    """Utility, per prominence, of the mask above `threshold` without its less prominent parts."""
+    labels, count = ndimage.label(score > threshold, np.ones((3, 3, 3)))
     numbers = np.arange(count + 1)
-    highest = np.asarray(ndimage.maximum(score, labels, numbers))
+    peaks = np.asarray(ndimage.maximum(score, labels, numbers))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    hits = np.bincount(labels[m.truth], minlength=count + 1)
-    kept = [(highest > raised(cut, p)) & (numbers > 0) for p in prominences]
+    overlaps = np.bincount(labels[m.truth], minlength=count + 1)
+    kept = [(peaks > raised(threshold, p)) & (numbers > 0) for p in prominences]
     marked = np.array([sizes[k].sum() for k in kept], float)
     if not m.lesion_voxels:
-        return [float(worth) for worth in _silence(marked * m.voxel_ml)]
-    hit = np.array([hits[k].sum() for k in kept], float)
-    return [float(worth) for worth in 2 * hit / (marked + m.lesion_voxels)]
+        return [float(utility) for utility in false_positive_score(marked * m.voxel_ml)]
+    overlap = np.array([overlaps[k].sum() for k in kept], float)
+    return [float(dice) for dice in 2 * overlap / (marked + m.lesion_voxels)]
 
 
-def calibrate(
-    folder: Path, examples: Sequence[Example], log: Path | None = None,
-    device: str = "cpu", tell: Callable[[str], None] = print,
-) -> None:
-    """Fits the calibration by anatomy, and by MR sequence where that can be, and the fusion by
-    modality, and by anatomy where that can be; both go into the card.
-
-    A gate that makes the examples worth less than they are without it is left open. A modality of
-    which no example has candidates keeps its fusion.
-    """
-    keys = tuple(dict.fromkeys(e.key for e in examples))
-    package = load(folder)
-    card = replace(package.card, calibration={}, open_gates=())
-    segmenters = [Segmenter(replace(package, card=replace(card, open_gates=gates)), device)
-                  for gates in ((), keys)]
-    gated, open_wide = zip(*(attentions(segmenters, e) for e in examples), strict=True)
-    shifts: dict[str, float] = {}
-    open_gates = []
-    for key in keys:
-        of_key = [i for i, e in enumerate(examples) if e.key == key]
-        made, said = gated, ""
-        worth, without = (best_shift([maps[i] for i in of_key]).worth
-                          for maps in (gated, open_wide))
-        if without > worth + MEANINGFUL_GAIN:
-            made, said = open_wide, f", gate open (with it {worth:.3f})"
-            open_gates.append(key)
-        groups = {key: of_key} | _by_sequence(key, of_key, examples, made)
-        for name, members in groups.items():
-            best = best_shift([made[i] for i in members])
-            if best.dice >= MEANINGFUL_DICE:
-                shifts[name] = best.shift
-            tell(f"{name}: {len(members)} examples, shift {best.shift:.2f}, worth "
-                 f"{best.worth:.3f}, Dice {best.dice:.3f}{said}")
-    card = replace(card, calibration=shifts, open_gates=tuple(open_gates))
-    segmenter = Segmenter(replace(package, card=card), device)
-    full = [measure(segmenter, e) for e in examples]
-    fitted = dict(card.fusion)
-    for key in (*card.modalities, *(k for k in keys if k in shifts)):
-        anatomy, modality = key.rpartition("/")[::2]
-        usable = [m for e, m in zip(examples, full, strict=True)
-                  if e.key == key or (not anatomy and m.modality == modality)]
-        healthy = sum(bool((m.inside & ~m.truth).any()) for m in usable)
-        if healthy >= (FEWEST_EXAMPLES if anatomy else 1):
-            fitted[key] = fit(usable)
-            tell(f"{key}: the final mask takes {fitted[key].used}")
-    replace(card, fusion=fitted).write(folder)
-    if log is not None:
-        entries = {m: f.__dict__ for m, f in fitted.items()}
-        document = {"calibration": shifts, "open_gates": open_gates, "fusion": entries}
-        log.write_text(json.dumps(document, indent=1) + "\n")
+# The model on an example
 
 
-def _by_sequence(
-    key: str, of_key: Sequence[int], examples: Sequence[Example],
-    made: Sequence[Measured],
-) -> dict[str, list[int]]:
-    """The examples of each MR sequence that has enough with a lesion, by "anatomy/MR/sequence"."""
-    groups: dict[str, list[int]] = {}
-    for i in of_key:
-        if examples[i].sequence:
-            groups.setdefault(f"{key}/{examples[i].sequence}", []).append(i)
-    return {name: members for name, members in groups.items()
-            if sum(bool(made[i].truth.any()) for i in members) >= FEWEST_EXAMPLES}
+def segmented_maps(segmenter: Segmenter, example: CalibrationExample) -> ExampleMaps:
+    """Attention, candidates and residuals of an example, by a full segmentation."""
+    scan = _encode(segmenter, example)
+    evidence = segmenter.segment(scan, example.prompt).evidence
+    return _example_maps(example, scan, evidence.attention, evidence.mask, evidence.pixel,
+                         evidence.feature)
+
+
+def _encode(segmenter: Segmenter, example: CalibrationExample) -> EncodedScan:
+    return segmenter.encode(
+        example.image, example.modality, sequence=example.sequence or None,
+        skull_stripped=example.skull_stripped,
+    )
+
+
+def _example_maps(
+    example: CalibrationExample, scan: EncodedScan, *maps: np.ndarray
+) -> ExampleMaps:
+    """From attention, candidates and both residuals, all (X, Y, Z) on the padded grid."""
+    truth = mask_on_grid(example.truth, scan.canonical.geometry)
+    x, y, z = truth.shape
+    attention, candidates, pixel, feature = (m[:x, :y, :z] for m in maps)
+    if example.ignore is not None:
+        counts = ~mask_on_grid(example.ignore, scan.canonical.geometry)
+        attention, candidates = attention * counts, candidates & counts
+    voxel_ml = float(np.prod(scan.canonical.geometry.GetSpacing())) / 1000
+    return ExampleMaps(example.modality, attention, truth, candidates, pixel, feature, voxel_ml)

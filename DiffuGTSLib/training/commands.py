@@ -1,7 +1,4 @@
-"""The three trainings of `diffugts train`, each from its configuration to what it writes.
-
-A trained attention into a copy of its model package, whole or not at all.
-"""
+"""The three trainings of `diffugts train`, from the configuration to what they write."""
 
 from __future__ import annotations
 
@@ -36,34 +33,34 @@ from DiffuGTSLib.training.config import (
     AutoencoderConfig,
     Config,
     DenoiserConfig,
-    remember,
+    record_settings,
 )
 from DiffuGTSLib.training.data.corpus import SPLITS, Corpus, classes_named, find_folders, prepare
-from DiffuGTSLib.training.data.examples import Example
-from DiffuGTSLib.training.data.project_folder import Wanted
-from DiffuGTSLib.training.data.windows import Feed
-from DiffuGTSLib.training.loop import Ranks, joined, read_curve
+from DiffuGTSLib.training.data.examples import CalibrationExample
+from DiffuGTSLib.training.data.project_folder import DataSelection
+from DiffuGTSLib.training.data.windows import WindowLoader
+from DiffuGTSLib.training.loop import Ranks, process_group, read_curve
 
-Tell = Callable[[str], None]
-ABOUT = "autoencoder.json"
+Log = Callable[[str], None]
+AUTOENCODER_FILE = "autoencoder.json"
 SPLIT = "split.json"  # in the folder of the runs
 SCORE = "mean Dice of the attention map at 0.5, in windows kept out of training"
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What a training came to.
+class TrainingResult:
+    """The result of a training.
 
     Attributes:
-        first: whether this process is the one that writes.
-        document: for people and programs: output, steps, last figures.
+        first: whether this is the process that writes.
+        document: output, steps, last figures.
     """
 
     first: bool
     document: dict[str, Any]
 
 
-def train_attention(config: AttentionConfig, tell: Tell | None = None) -> Finished:
+def train_attention(config: AttentionConfig, log: Log | None = None) -> TrainingResult:
     """Trains the attention of a package over its frozen features; writes a copy of the package.
 
     Raises:
@@ -71,58 +68,60 @@ def train_attention(config: AttentionConfig, tell: Tell | None = None) -> Finish
     """
     refuse_existing(config.output)
     left_out = classes_named(config.left_out)
-    with joined(choose_device(config.training.device)) as (ranks, device):
+    with process_group(choose_device(config.training.device)) as (ranks, device):
         foundation = load_foundation(config.model)
         card, network = foundation.card, _attention_network(config, foundation.autoencoder)
-        wanted = Wanted(card.spacing_mm, card.modalities, left_out, config.synthetic,
+        selection = DataSelection(card.spacing_mm, card.modalities, left_out, config.synthetic,
                         config.largest_window, config.held_out)
-        corpus = _corpus(config, wanted, ranks, tell)
+        corpus = _corpus(config, selection, ranks, log)
         prompts = attention_trainer.PromptTexts(foundation.texts(), corpus.organs, device)
-        feed = Feed(corpus.sampler(), attention_trainer.WINDOWS, config.workers)
-        loop = config.training.loop(config.runs, ranks, device, tell if ranks.first else None)
+        loader = WindowLoader(
+            corpus.sampler(), attention_trainer.WINDOWS_PER_STEP, config.workers)
+        loop = config.training.loop(config.runs, ranks, device, log if ranks.first else None)
         held_out = corpus.held_out() if ranks.first else []
         trained = attention_trainer.train(
-            foundation.autoencoder, feed, held_out, loop, prompts, network)
+            foundation.autoencoder, loader, held_out, loop, prompts, network)
     if ranks.first:
         examples = corpus.examples(config.calibrate)
-        about = _about_head(config, card, corpus)
+        about = _card_entries(config, card, corpus)
         about["calibrated_on"] = f"{len(examples)} held-out scans." if examples else "Nothing."
         written = write_trained(foundation, trained.to("cpu"), config.output, about, examples,
-                                device, tell or print)
+                                device, log or print)
         classes = {"trained_classes": written.trained_classes, "left_out": list(written.left_out)}
-    return Finished(ranks.first, _document(config, "attention") | (classes if ranks.first else {}))
+    document = _document(config, "attention") | (classes if ranks.first else {})
+    return TrainingResult(ranks.first, document)
 
 
-def train_autoencoder(config: AutoencoderConfig, tell: Tell | None = None) -> Finished:
-    """Trains an autoencoder, as the embedded one; writes it with what the denoiser has to know.
+def train_autoencoder(config: AutoencoderConfig, log: Log | None = None) -> TrainingResult:
+    """Trains an autoencoder like the embedded one; writes it with its scale factor and grid.
 
     Raises:
         DiffuGTSError: the data, the output or the checkpoint do not fit.
     """
     refuse_existing(config.output)
-    with joined(choose_device(config.training.device)) as (ranks, device):
-        wanted = Wanted(config.spacing_mm, config.modalities, held_out=config.held_out)
-        corpus = _corpus(config, wanted, ranks, tell)
-        loop = config.training.loop(config.runs, ranks, device, tell if ranks.first else None)
-        samples = corpus.samples("training")
-        if not samples:
+    with process_group(choose_device(config.training.device)) as (ranks, device):
+        selection = DataSelection(config.spacing_mm, config.modalities, held_out=config.held_out)
+        corpus = _corpus(config, selection, ranks, log)
+        loop = config.training.loop(config.runs, ranks, device, log if ranks.first else None)
+        volumes = corpus.volumes("training")
+        if not volumes:
             raise TrainingImpossible("There is no scan to train on.", "Add data.")
         network = autoencoder_trainer.EMBEDDED_CONFIG | config.network
-        model = autoencoder_trainer.train(samples, corpus.samples("tuning"), loop, network,
-                                  corpus.groups())
+        model = autoencoder_trainer.train(volumes, corpus.volumes("tuning"), loop, network,
+                                          corpus.groups())
     if ranks.first:
         model.requires_grad_(False).eval()
-        scale = denoiser_trainer.centre_latents(model, corpus.sources("training"))
+        scale = denoiser_trainer.centre_latents(model, corpus.labelled_volumes("training"))
         about = {"scale_factor": scale, "spacing_mm": list(config.spacing_mm),
                  "modalities": list(config.modalities),
-                 "trained_on": f"{len(samples)} scans"}
+                 "trained_on": f"{len(volumes)} scans"}
         with atomic_folder(config.output) as staging:
             model.to("cpu").save_pretrained(staging / "vae")
-            write_json(staging / ABOUT, about)
-    return Finished(ranks.first, _document(config, "autoencoder"))
+            write_json(staging / AUTOENCODER_FILE, about)
+    return TrainingResult(ranks.first, _document(config, "autoencoder"))
 
 
-def train_denoiser(config: DenoiserConfig, tell: Tell | None = None) -> Finished:
+def train_denoiser(config: DenoiserConfig, log: Log | None = None) -> TrainingResult:
     """Trains a denoiser on an autoencoder's latents; writes a model package without attention.
 
     Raises:
@@ -132,14 +131,14 @@ def train_denoiser(config: DenoiserConfig, tell: Tell | None = None) -> Finished
     left_out = classes_named(config.left_out)
     frozen, about = _autoencoder(config.autoencoder)
     network = _denoiser_network(config, frozen)
-    with joined(choose_device(config.training.device)) as (ranks, device):
+    with process_group(choose_device(config.training.device)) as (ranks, device):
         spacing, modalities = tuple(about["spacing_mm"]), tuple(about["modalities"])
-        wanted = Wanted(spacing, modalities, left_out, False, held_out=config.held_out)
-        corpus = _corpus(config, wanted, ranks, tell)
-        loop = config.training.loop(config.runs, ranks, device, tell if ranks.first else None)
+        selection = DataSelection(spacing, modalities, left_out, False, held_out=config.held_out)
+        corpus = _corpus(config, selection, ranks, log)
+        loop = config.training.loop(config.runs, ranks, device, log if ranks.first else None)
         scans = denoiser_trainer.encode_copies(
-            frozen.to(device), corpus.sources("training"), about["scale_factor"], config.copies,
-            config.training.seed,
+            frozen.to(device), corpus.labelled_volumes("training"), about["scale_factor"],
+            config.copies, config.training.seed,
         )
         if not scans:
             raise TrainingImpossible("There is no scan to train on.", "Leave out fewer classes.")
@@ -153,54 +152,53 @@ def train_denoiser(config: DenoiserConfig, tell: Tell | None = None) -> Finished
             },
             threshold=0.5, steps=config.steps, samples=config.samples, resamplings=1, fusion={},
             trained_on=f"Autoencoder: {about['trained_on']}. Denoiser: {corpus.describe()}.",
-            # Its loss leaves out what their masks outline.
+            # The masks of the tumors were used, to leave these out of the loss.
             trained_classes={"real": [], "frozen": corpus.trained_classes()["real"],
                              "synthetic": []},
             left_out=tuple(sorted(left_out)),
         )
         with atomic_folder(config.output) as staging:
             save(staging, card, frozen.to("cpu"), model.to("cpu"), None,
-                        FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER))
-    return Finished(ranks.first, _document(config, "denoiser"))
+                 FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER))
+    return TrainingResult(ranks.first, _document(config, "denoiser"))
 
 
-def _corpus(config: Config, wanted: Wanted, ranks: Ranks, tell: Tell | None) -> Corpus:
-    """The data on the model's grid; refused before anything is resampled if the folder of the
-    runs holds a training with other settings.
+def _corpus(config: Config, selection: DataSelection, ranks: Ranks, log: Log | None) -> Corpus:
+    """The data on the model's grid; settings are checked before anything is resampled.
 
     Raises:
-        TrainingImpossible, BadDataSet: the folders or the runs do not fit.
+        TrainingImpossible, BadDataSet: a folder has no usable data, or the runs other settings.
     """
-    corpus = find_folders(config.data, config.runs / "cache", wanted)
+    corpus = find_folders(config.data, config.runs / "cache", selection)
     if ranks.first:
-        remember(config.runs, config)
-        _tell_split(config, corpus, tell or print)
-    prepare(corpus, ranks, tell)
+        record_settings(config.runs, config)
+        _log_split(config, corpus, log or print)
+    prepare(corpus, ranks, log)
     return corpus
 
 
-def _tell_split(config: Config, corpus: Corpus, tell: Tell) -> None:
-    """Which scans are trained on and which are held out: how many here, their names in a file."""
+def _log_split(config: Config, corpus: Corpus, log: Log) -> None:
+    """Logs the numbers of training and held-out scans, and writes their names into SPLIT."""
     names = {split: corpus.names(split) for split in SPLITS}
     write_json(config.runs / SPLIT, names)
-    if corpus.wanted.left_out:
-        tell(f"left out: {', '.join(sorted(corpus.wanted.left_out))}")
-    tell(f"{len(names['training'])} scans to train on, {len(names['tuning'])} held out; "
-         f"{config.runs.name}/{SPLIT} names them")
+    if corpus.selection.left_out:
+        log(f"left out: {', '.join(sorted(corpus.selection.left_out))}")
+    log(f"{len(names['training'])} scans to train on, {len(names['tuning'])} held out; "
+        f"{config.runs.name}/{SPLIT} names them")
     training = config.training
     if training.warmup >= training.steps:
-        tell(f"the rate rises for {training.warmup} steps (warmup), so that {training.steps} steps "
-             "never reach learning_rate")
+        log(f"warmup takes {training.warmup} steps, so that {training.steps} steps never reach "
+            "learning_rate")
 
 
 def _attention_network(config: AttentionConfig, frozen: Autoencoder) -> dict[str, Any]:
-    """The arguments of AnomalyAttention beyond those that the frozen parts settle.
+    """The arguments of AnomalyAttention beyond those that follow from the frozen parts.
 
     Raises:
         BadConfiguration: they do not fit the autoencoder.
     """
     last = frozen.config.num_channels[-1]
-    # As the embedded model's, 64, 96, 128; not wider than a large autoencoder needs.
+    # In the proportions of the embedded model (64, 96, 128), with an upper limit.
     widths = (last, min(3 * last // 2, 192), min(2 * last, 256))
     network: dict[str, Any] = {"context_channels": widths} | config.network
     first, *_, coarsest = network["context_channels"]
@@ -212,8 +210,8 @@ def _attention_network(config: AttentionConfig, frozen: Autoencoder) -> dict[str
     return network
 
 
-def _about_head(config: AttentionConfig, card: Card, corpus: Corpus) -> dict[str, Any]:
-    """What the new package's card says of its attention."""
+def _card_entries(config: AttentionConfig, card: Card, corpus: Corpus) -> dict[str, Any]:
+    """Entries of the new package's card about its attention."""
     validations = [e["figures"] for e in read_curve(config.runs) if e["kind"] == "validation"]
     last = validations[-1] if validations else {}
     measured = {name: round(value, 3) for name, value in last.items() if math.isfinite(value)}
@@ -225,19 +223,19 @@ def _about_head(config: AttentionConfig, card: Card, corpus: Corpus) -> dict[str
         "trained_on": f"Attention: {config.training.steps} steps on {corpus.describe()}."
                       f"{synthetic} Frozen networks: those of the model {card.name}{before}",
         "trained_classes": classes | {"frozen": card.frozen_classes},
-        "left_out": tuple(sorted(corpus.wanted.left_out)),
+        "left_out": tuple(sorted(corpus.selection.left_out)),
         "scores": {"measure": SCORE} | measured if measured else {},
     }
 
 
 def _autoencoder(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
-    """What `train autoencoder` wrote.
+    """The autoencoder and its description, as `train autoencoder` wrote them.
 
     Raises:
-        BadConfiguration: the folder holds no such thing.
+        BadConfiguration: the folder holds no autoencoder.
     """
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = json.loads((folder / AUTOENCODER_FILE).read_text(encoding="utf-8"))
         frozen = Autoencoder.from_pretrained(folder / "vae", low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
         raise BadConfiguration(f"The folder {folder.name} holds no autoencoder.",
@@ -273,12 +271,12 @@ def _document(
 
 
 def _finite(figures: dict[str, float]) -> dict[str, float | None]:
-    """JSON knows no NaN."""
+    """None instead of NaN, which JSON does not have."""
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def refuse_existing(output: Path) -> None:
-    """Nothing that is there is overwritten; asked before a training begins, not after it.
+    """Refuses to overwrite `output`; called before a training begins.
 
     Raises:
         OutputNotWritten: the folder exists and is not empty.
@@ -290,35 +288,35 @@ def refuse_existing(output: Path) -> None:
 
 def write_trained(
     foundation: Foundation, attention: AnomalyAttention, output: Path,
-    changes: Mapping[str, Any], examples: Sequence[Example], device: str,
-    tell: Callable[[str], None],
+    changes: Mapping[str, Any], examples: Sequence[CalibrationExample], device: str,
+    log: Callable[[str], None],
 ) -> Card:
     """Writes a copy of the package with the attention, calibrated on `examples`.
 
     Args:
-        changes: to the card: name, trained_on, trained_classes, left_out, scores.
+        changes: of the card: name, trained_on, trained_classes, left_out, scores.
 
     Returns:
-        The card as it is written.
+        The card that was written.
 
     Raises:
-        OutputNotWritten: `output` exists, or there is no room.
+        OutputNotWritten: `output` exists, or the disk is full.
     """
     refuse_existing(output)
     with atomic_folder(output) as staging:
-        leave = shutil.ignore_patterns("aova", "README.md", ".*")
-        shutil.copytree(foundation.folder, staging, ignore=leave, dirs_exist_ok=True)
-        # The old attention's calibration and fusion say nothing about the new one.
-        fresh = {"calibration": {}, "fusion": {}, "threshold": 0.5}
-        add_attention(staging, attention, **fresh | dict(changes))
+        ignored = shutil.ignore_patterns("aova", "README.md", ".*")
+        shutil.copytree(foundation.folder, staging, ignore=ignored, dirs_exist_ok=True)
+        # The old attention's calibration and fusion do not hold for the new one.
+        uncalibrated = {"calibration": {}, "fusion": {}, "threshold": 0.5}
+        add_attention(staging, attention, **uncalibrated | dict(changes))
         if examples:
-            calibration.calibrate(staging, examples, device=device, tell=tell)
+            calibration.calibrate(staging, examples, device=device, log=log)
         card = Card.read(staging)
-        (staging / "README.md").write_text(_about(card), encoding="utf-8")
+        (staging / "README.md").write_text(_model_card(card), encoding="utf-8")
     return card
 
 
-def _about(card: Card) -> str:
+def _model_card(card: Card) -> str:
     lines = "".join(f"- **{name}**: {text}\n" for name, text in card.statements().items())
     return (f"# Model card: {card.name}\n\n"
             f"**Research use only, not for clinical decisions.**\n\n{lines}")

@@ -1,4 +1,4 @@
-"""Configuration files of `diffugts train`: TOML or JSON, checked by a schema, errors in words."""
+"""Configuration files of `diffugts train`: TOML or JSON, checked against a schema."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from jsonschema.exceptions import relevance
 from DiffuGTSLib.errors import BadConfiguration, TrainingImpossible
 from DiffuGTSLib.files import resource
 from DiffuGTSLib.models.store import INDEX
-from DiffuGTSLib.training.loop import ALONE, CHECKPOINT, LoopConfig, Ranks
+from DiffuGTSLib.training.loop import CHECKPOINT, SINGLE_PROCESS, LoopConfig, Ranks
 
 SCHEMA = "Training/training.schema.json"
 SETTINGS = "settings.json"
-# What a resumed training may change: it does not change the curve.
-FREE = frozenset(("output", "name", "licence", "workers", "calibrate", "steps", "samples",
+# Settings that a resumed training may change, as they do not affect the curve.
+CHANGEABLE = frozenset(("output", "name", "licence", "workers", "calibrate", "steps", "samples",
                   "training.device", "training.tensorboard"))
 
 
 @dataclass(frozen=True)
 class Data:
-    """A folder of scans and how often it is drawn from."""
+    """A folder of scans and its share of the training windows."""
 
     folder: Path
     share: float = 1.0
@@ -36,7 +36,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how fast; see LoopConfig."""
+    """Length and speed of a training; see LoopConfig."""
 
     steps: int
     learning_rate: float
@@ -52,21 +52,21 @@ class Training:
     tensorboard: bool = False
 
     def loop(
-        self, folder: Path, ranks: Ranks = ALONE, device: str = "cpu",
-        tell: Callable[[str], None] | None = None,
+        self, folder: Path, ranks: Ranks = SINGLE_PROCESS, device: str = "cpu",
+        log: Callable[[str], None] | None = None,
     ) -> LoopConfig:
-        """The same for the loop, with what is known only when it starts."""
+        """The settings of the loop, with what is known only at its start."""
         entries = asdict(self)
         bfloat16 = entries.pop("precision") == "bf16"
         return LoopConfig(**entries | {"folder": folder, "device": device, "ranks": ranks,
-                                       "bfloat16": bfloat16, "tell": tell})
+                                       "bfloat16": bfloat16, "log": log})
 
 
-# With these the embedded model is made.
+# Of the embedded model.
 AUTOENCODER = Training(2000, 4e-4, warmup=100, clip=0.3, save_every=400)
 DENOISER = Training(5000, 6e-4, warmup=200, clip=1.0, save_every=500)
 ATTENTION = Training(5000, 6e-4, warmup=100, clip=1.0, save_every=500)
-# Then on windows as large as the tiles in which large scans are seen (context_tiles.py).
+# Afterwards, on windows as large as the tiles of large scans (networks/attention.py).
 ATTENTION_WIDE = Training(3600, 5e-4, warmup=100, clip=1.0, save_every=250, average=0.998)
 DEFAULTS = {"attention": ATTENTION, "autoencoder": AUTOENCODER, "denoiser": DENOISER}
 
@@ -130,26 +130,27 @@ PARTS: Mapping[str, type] = {
 
 
 def read_config(
-    path: Path, kind: type[Config], told: Mapping[str, Any] | None = None
+    path: Path, kind: type[Config], overrides: Mapping[str, Any] | None = None
 ) -> Config:
     """The configuration in a .toml or .json file; folders in it are relative to the file.
 
     Args:
-        told: entries from elsewhere, which count more than the file's.
+        overrides: entries that replace those of the file.
 
     Raises:
-        BadConfiguration: it cannot be read, or an entry is unknown, missing or wrong; it is named.
+        BadConfiguration: it cannot be read, or an entry, which is named, is unknown, missing or
+            wrong.
     """
     part = next(name for name, of in PARTS.items() if of is kind)
-    entries = _document(path) | dict(told or {})
+    entries = _document(path) | dict(overrides or {})
     _check(entries, part, path.name)
     base = path.absolute().parent
     for name in ("output", "runs", "autoencoder"):
         if name in entries:
             entries[name] = base / entries[name]
-    # Not any folder of that name: the files that a model was converted from may lie in one.
+    # A folder without an index may hold the files that the model of this name was converted from.
     beside = base / entries.get("model", "")
-    if "model" in entries and "model" not in (told or {}) and (beside / INDEX).is_file():
+    if "model" in entries and "model" not in (overrides or {}) and (beside / INDEX).is_file():
         entries["model"] = str(beside)
     entries["data"] = tuple(
         Data(base / d["folder"], float(d.get("share", 1.0))) for d in entries["data"]
@@ -161,11 +162,11 @@ def read_config(
     return kind(**entries)
 
 
-def remember(folder: Path, config: Config) -> None:
-    """Notes the settings in the folder of a run; a resumed run has to have the same ones.
+def record_settings(folder: Path, config: Config) -> None:
+    """Writes the settings into the folder of a run; a resumed run needs the same ones.
 
     Raises:
-        TrainingImpossible: the folder holds a training with others; one is named.
+        TrainingImpossible: the folder holds a training with other settings; one is named.
     """
     flat = dict(_flat(asdict(config)))
     now: dict[str, Any] = json.loads(json.dumps(flat, default=str))
@@ -173,11 +174,11 @@ def remember(folder: Path, config: Config) -> None:
     if path.exists() and (folder / CHECKPOINT).exists():
         before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for name in sorted({*now, *before}):
-            if name not in FREE and now.get(name) != before.get(name):
+            if name not in CHANGEABLE and now.get(name) != before.get(name):
                 raise TrainingImpossible(
                     f"The folder {folder.name} holds a training with another {name}: "
                     f"{before.get(name)} instead of {now.get(name)}.",
-                    "Choose another folder for runs, or delete that one to start anew.",
+                    "Choose another folder for runs, or delete that one to start again.",
                 )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
@@ -205,33 +206,33 @@ def _check(entries: Mapping[str, Any], part: str, name: str) -> None:
     schema = json.loads(resource(SCHEMA).read_text(encoding="utf-8"))
     validator = Draft202012Validator({"$ref": f"#/$defs/{part}", "$defs": schema["$defs"]})
     found = sorted(validator.iter_errors(entries), key=relevance, reverse=True)
-    for place, value in _flat(entries):
+    for key, value in _flat(entries):
         if isinstance(value, float) and not math.isfinite(value):
-            raise BadConfiguration(f"{name}: {place} is {value}, which is no usable number.")
+            raise BadConfiguration(f"{name}: {key} is {value}, which is no usable number.")
     if found:
-        raise _in_words(found[0], name)
+        raise _explained(found[0], name)
 
 
-def _in_words(error: ValidationError, name: str) -> BadConfiguration:
-    """The entry that is unknown, missing or wrong."""
-    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)[1:]
-    table = f" in {place}" if place else ""
+def _explained(error: ValidationError, name: str) -> BadConfiguration:
+    """A message that names the entry that is unknown, missing or wrong."""
+    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)[1:]
+    table = f" in {key}" if key else ""
     if error.validator == "additionalProperties":
         known = sorted(error.schema["properties"])
-        strange = sorted(set(error.instance) - set(known))[0]
-        near = get_close_matches(strange, known, 1)
-        hint = f"Did you mean “{near[0]}”?" if near else f"Known are: {', '.join(known)}."
-        return BadConfiguration(f"{name}: the entry “{strange}”{table} is not known.", hint)
+        unknown = sorted(set(error.instance) - set(known))[0]
+        closest = get_close_matches(unknown, known, 1)
+        hint = f"Did you mean “{closest[0]}”?" if closest else f"Known are: {', '.join(known)}."
+        return BadConfiguration(f"{name}: the entry “{unknown}”{table} is not known.", hint)
     if error.validator == "required":
         missing = sorted(set(error.validator_value) - set(error.instance))[0]
         return BadConfiguration(f"{name}: the entry “{missing}”{table} is missing.",
                                 error.schema["properties"][missing].get("description", ""))
     meaning = error.schema.get("description", "")
-    return BadConfiguration(f"{name}: {place} is wrong: {error.message}.", meaning)
+    return BadConfiguration(f"{name}: {key} is wrong: {error.message}.", meaning)
 
 
 def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with its place, as "training.steps"."""
+    """Every value with its key, as "training.steps"."""
     for name, value in entries.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
@@ -242,8 +243,8 @@ def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{name}", value
 
 
-def _training(default: Training, told: Mapping[str, Any]) -> Training:
-    entries = asdict(default) | dict(told)
+def _training(default: Training, overrides: Mapping[str, Any]) -> Training:
+    entries = asdict(default) | dict(overrides)
     for name in ("steps", "warmup", "save_every", "log_every", "seed"):
         entries[name] = int(entries[name])  # the schema takes 1e3 for an integer, range() does not
     return Training(**entries)

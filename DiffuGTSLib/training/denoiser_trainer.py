@@ -1,4 +1,4 @@
-"""Training of the embedded denoiser: rectified flow, painting holes in healthy tissue."""
+"""Training of the embedded denoiser: rectified flow, inpainting of healthy tissue."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
 from DiffuGTSLib.networks.schedules import training_pair
 from DiffuGTSLib.training.data import augment
-from DiffuGTSLib.training.data.windows import SHARES, Source
+from DiffuGTSLib.training.data.windows import SHARES, LabelledVolume
 from DiffuGTSLib.training.loop import Loop, LoopConfig
 
 EMBEDDED_CONFIG = {
-    "in_channels": 13,  # the latent, and the mask of what is to be painted
+    "in_channels": 13,  # the latent, and the inpainting mask
     "out_channels": 12,
     "num_channels": (32, 64, 80),
     "attention_levels": (False, False, True),
@@ -36,7 +36,7 @@ COPIES = 5
 
 @dataclass(frozen=True)
 class LatentScan:
-    """A training scan's latent, (L, x, y, z), scaled; and where it is healthy, (x, y, z)."""
+    """The scaled latent (L, x, y, z) of a training scan, and its healthy tissue (x, y, z)."""
 
     latent: torch.Tensor
     healthy: torch.Tensor
@@ -44,7 +44,7 @@ class LatentScan:
     label: int
 
 
-def centre_latents(autoencoder: Autoencoder, sources: Iterable[Source]) -> float:
+def centre_latents(autoencoder: Autoencoder, volumes: Iterable[LabelledVolume]) -> float:
     """Moves the latents' mean to 0, channel by channel, inside the autoencoder's 1x1 convolutions.
 
     Nothing else about the autoencoder changes: decode(encode(x)) stays what it was.
@@ -53,7 +53,7 @@ def centre_latents(autoencoder: Autoencoder, sources: Iterable[Source]) -> float
         The scale factor that brings the latents to unit deviation over all channels.
     """
     with torch.no_grad():
-        latents = [encode_scan(autoencoder, s.stack[0]) for s in sources]
+        latents = [encode_scan(autoencoder, v.stack[0]) for v in volumes]
         flat = torch.cat([z.flatten(1) for z in latents], 1)
         mean = flat.mean(1)
         shift = mean.to(autoencoder.device)
@@ -65,42 +65,43 @@ def centre_latents(autoencoder: Autoencoder, sources: Iterable[Source]) -> float
 
 
 def encode_scan(autoencoder: Autoencoder, image: torch.Tensor) -> torch.Tensor:
-    """(X, Y, Z), normalised -> mean latent (L, X/4, Y/4, Z/4), axes cut to multiples of 4."""
-    cut = image[tuple(slice(0, n // 4 * 4) for n in image.shape)][None, None]
+    """(X, Y, Z), normalised -> mean latent (L, X/4, Y/4, Z/4), axes cropped to multiples of 4."""
+    cropped = image[tuple(slice(0, n // 4 * 4) for n in image.shape)][None, None]
     device = autoencoder.device
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
-        x = cut.to(device).contiguous(memory_format=torch.channels_last_3d)
+        x = cropped.to(device).contiguous(memory_format=torch.channels_last_3d)
         mean, _ = autoencoder.encode(x)
     return mean[0].float().cpu()
 
 
 def encode_copies(
-    autoencoder: Autoencoder, sources: Iterable[Source], scale: float, copies: int, seed: int
+    autoencoder: Autoencoder, volumes: Iterable[LabelledVolume], scale: float, copies: int,
+    seed: int,
 ) -> list[LatentScan]:
-    """Each scan several times, deformed and in another MR contrast, as latents."""
+    """Latents of `copies` deformed versions of each scan, in random MR contrasts."""
     scans = []
-    for number, source in enumerate(sources):
+    for number, volume in enumerate(volumes):
         for copy in range(copies):
             generator = np.random.default_rng([seed, number, copy])
-            size = [n // 4 * 4 for n in source.stack.shape[1:]]
+            size = [n // 4 * 4 for n in volume.stack.shape[1:]]
             if min(size) < 16:
                 continue
-            stack = augment.deformed_window(source.stack, size, None, generator, mirror_x=True)
+            stack = augment.deformed_window(volume.stack, size, None, generator, mirror_x=True)
             image = stack[0].numpy()
-            if source.modality == 1:
+            if volume.modality == 1:
                 image = augment.random_contrast(image, generator)
             latent = encode_scan(autoencoder, torch.from_numpy(np.ascontiguousarray(image)))
-            ill = F.max_pool3d((stack[2] + stack[3]).clamp(0, 1)[None, None], 4)[0, 0] > 0
-            ill = F.max_pool3d(ill.float()[None, None], 3, 1, 1)[0, 0]
-            scans.append(LatentScan((latent * scale).half(), 1 - ill, source.kind,
-                                    CLASS_LABELS[source.modality]))
+            lesion = F.max_pool3d((stack[2] + stack[3]).clamp(0, 1)[None, None], 4)[0, 0] > 0
+            lesion = F.max_pool3d(lesion.float()[None, None], 3, 1, 1)[0, 0]
+            scans.append(LatentScan((latent * scale).half(), 1 - lesion, volume.kind,
+                                    CLASS_LABELS[volume.modality]))
     return scans
 
 
 def _window(
     scan: LatentScan, generator: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random cube of WINDOW latent voxels; beyond the scan's edge it is zero and not counted."""
+    """A random cube of WINDOW latent voxels; zero, and not counted, beyond the scan."""
     short = [max(0, WINDOW - n) for n in scan.healthy.shape]
     pads = (0, short[2], 0, short[1], 0, short[0])
     latent, healthy = F.pad(scan.latent.float(), pads), F.pad(scan.healthy, pads)
@@ -109,8 +110,8 @@ def _window(
     return latent[(slice(None), *cube)], healthy[cube]
 
 
-def hole(generator: np.random.Generator) -> torch.Tensor:
-    """A mask to paint, (x, y, z) float: up to three ellipsoids; one time in ten, everything."""
+def random_mask(generator: np.random.Generator) -> torch.Tensor:
+    """An inpainting mask, (x, y, z) float: up to three ellipsoids; one time in ten, everything."""
     if generator.random() < 0.1:
         return torch.ones(WINDOW, WINDOW, WINDOW)
     mask = np.zeros((WINDOW,) * 3, bool)
@@ -123,10 +124,10 @@ def hole(generator: np.random.Generator) -> torch.Tensor:
 
 
 def noise_levels(count: int) -> torch.Tensor:
-    """(count,) in 0..1: logit-normal, leaning to noise; a third close to pure noise.
+    """(count,) in 0..1: logit-normal, shifted towards noise; a third close to pure noise.
 
-    The first sampling steps decide the mean of what is filled in. Hardly trained there (one window
-    in 200 above 0.95), the network filled brains too dark.
+    The first sampling steps decide the mean of the inpainted tissue. With little training there
+    (one window in 200 above 0.95), the network inpainted brains too dark.
     """
     usual = torch.sigmoid(0.4 + torch.randn(count))
     return torch.where(torch.rand(count) < 0.33, 0.9 + 0.1 * torch.rand(count), usual)
@@ -136,11 +137,11 @@ def train(
     scans: Sequence[LatentScan], config: LoopConfig,
     network: Mapping[str, Any] = EMBEDDED_CONFIG, shares: Mapping[str, float] = SHARES,
 ) -> Denoiser:
-    """Trains the denoiser to paint holes, with the clean latent around them.
+    """Trains the denoiser to inpaint masked regions, given the clean latent around them.
 
-    A plain denoiser of this size and training filled holes near black (METHOD.md 8): at high noise
-    it saw nothing of the tissue around. Shown the clean surroundings and the mask, it fills with
-    what is there. The loss counts healthy voxels only, so that it never learns tumors.
+    A plain denoiser of this size and training inpainted nearly black (METHOD.md 8): at high noise
+    it has no information on the tissue around. Given the clean surroundings and the mask as input,
+    it continues them. The loss counts healthy voxels only, so that it never learns tumors.
 
     Args:
         network: arguments of Denoiser.
@@ -165,11 +166,12 @@ def train(
         labels = torch.tensor([d[2] for d in drawn], device=config.device)
         s = noise_levels(BATCH).to(config.device)
         noisy, target, timesteps = training_pair(z0, torch.randn_like(z0), s)
-        mask = torch.stack([hole(generator) for _ in range(BATCH)])[:, None].to(config.device)
-        shown = torch.cat([torch.where(mask > 0, noisy, z0), mask], 1)
-        shown = shown.contiguous(memory_format=torch.channels_last_3d)
+        masks = torch.stack([random_mask(generator) for _ in range(BATCH)])
+        mask = masks[:, None].to(config.device)
+        inputs = torch.cat([torch.where(mask > 0, noisy, z0), mask], 1)
+        inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
         with config.autocast():
-            output = model(shown, timesteps, class_labels=labels)
+            output = model(inputs, timesteps, class_labels=labels)
         counted = healthy * mask
         errors = (output.float() - target) ** 2 * counted
         value = errors.sum() / (counted.sum().clamp_min(1) * z0.shape[1])

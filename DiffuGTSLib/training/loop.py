@@ -1,6 +1,4 @@
-"""What every trainer shares: the step loop, learning rate, checkpoints that survive a kill, log.
-
-What a training says of itself while it runs: a text log, a curve for programs, TensorBoard.
+"""What every trainer shares: the step loop, learning rate, checkpoints that survive a kill, curves.
 
 One process or several (torchrun): gradients are averaged, so that all hold the same weights.
 """
@@ -25,21 +23,21 @@ from torch import distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from DiffuGTSLib.errors import PackageMissing, TrainingImpossible
+from DiffuGTSLib.files import write_atomically
 
 CHECKPOINT = "checkpoint.pt"
-LOG = "log.txt"
 CURVE = "curve.jsonl"
 EVENTS = "tensorboard"
-# Others wait while the first rank validates or resamples the data for the first time.
-PATIENCE = timedelta(hours=6)
+# The other ranks wait while the first one validates or resamples the data.
+EXCHANGE_TIMEOUT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of the processes that train together this one is.
+    """The rank of this process among those that train together.
 
     Attributes:
-        rank: 0 to size - 1; rank 0 writes checkpoints, log and package.
+        rank: 0 to size - 1; rank 0 writes checkpoints, curves and package.
         size: number of processes; with 1 nothing is exchanged.
     """
 
@@ -48,16 +46,16 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this is the process that writes."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Returns when all processes have come here."""
+        """A barrier: returns when all processes have called it."""
         if self.size > 1:
             distributed.barrier()
 
-    def share(self, network: nn.Module) -> None:
-        """Gives every process the first one's parameters and buffers."""
+    def broadcast(self, network: nn.Module) -> None:
+        """Copies the first process's parameters and buffers to all."""
         if self.size > 1:
             for tensor in network.state_dict().values():
                 distributed.broadcast(tensor, 0)
@@ -65,15 +63,15 @@ class Ranks:
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replaces each gradient by its mean over the processes.
 
-        A parameter that only some of them used counts as 0 for the others; one that none used
-        keeps no gradient, as it would in a single process.
+        A parameter that a process did not use counts as 0 there; one that none used keeps no
+        gradient, as in a single process.
         """
         if self.size == 1:
             return
         used = torch.tensor([float(p.grad is not None) for p in parameters],
                             device=parameters[0].device)
         pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-        # One exchange for all: hundreds of small ones would cost more than the step.
+        # One all-reduce for all: hundreds of small ones would take longer than the step.
         flat = torch.cat([used, *pieces])
         distributed.all_reduce(flat)
         means = flat[len(parameters):] / self.size
@@ -82,7 +80,7 @@ class Ranks:
             p.grad = piece.view_as(p) if users > 0 else None
 
     def average(self, figures: dict[str, float], device: torch.device) -> dict[str, float]:
-        """Each figure's mean over the processes; all have to know the same figures."""
+        """Each figure's mean over the processes; all need the same figures."""
         if self.size == 1 or not figures:
             return figures
         values = torch.tensor(list(figures.values()), dtype=torch.float32, device=device)
@@ -90,26 +88,26 @@ class Ranks:
         return dict(zip(figures, (values / self.size).tolist(), strict=True))
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 @dataclass
 class LoopConfig:
-    """How long and how fast to train.
+    """Settings of a training loop.
 
     Attributes:
-        steps: optimizer steps in all.
+        steps: optimizer steps in total.
         learning_rate: peak; cosine from there to a hundredth after `warmup` linear steps.
-        seed: of weights and samples; the same seed gives the same curve on one machine.
-        folder: checkpoint.pt, log.txt and the curves go here.
+        seed: of weights and data; the same seed gives the same curve on one machine.
+        folder: for checkpoint.pt, curve.jsonl and tensorboard/.
         save_every: steps between checkpoints and validations.
-        average: decay of the weights' running mean, which is what comes out of the training.
+        average: decay of the exponential moving average of the weights, which is the result.
         log_every: steps whose mean is one point of the curve.
         tensorboard: whether to write live curves for TensorBoard, too.
-        device: of the network and of what it is shown.
+        device: of the network and its inputs.
         bfloat16: whether networks run in bfloat16 where that is safe (mixed precision).
         ranks: the processes that train together.
-        tell: is given each line of the log.
+        log: receives each line of progress.
     """
 
     steps: int
@@ -125,8 +123,8 @@ class LoopConfig:
     tensorboard: bool = False
     device: str = "cpu"
     bfloat16: bool = True
-    ranks: Ranks = ALONE
-    tell: Callable[[str], None] | None = None
+    ranks: Ranks = SINGLE_PROCESS
+    log: Callable[[str], None] | None = None
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision in which the networks run."""
@@ -135,7 +133,7 @@ class LoopConfig:
 
 
 @contextmanager
-def _in_place_of(network: nn.Module, other: nn.Module) -> Iterator[None]:
+def _weights_of(network: nn.Module, other: nn.Module) -> Iterator[None]:
     """Inside the block `network` has the weights of `other`."""
     own = {name: value.clone() for name, value in network.state_dict().items()}
     network.load_state_dict(other.state_dict())
@@ -146,7 +144,7 @@ def _in_place_of(network: nn.Module, other: nn.Module) -> Iterator[None]:
 
 
 def step_generator(seed: int, step: int, rank: int, *purpose: int) -> np.random.Generator:
-    """One generator a step: a resumed run draws what the uninterrupted one would have."""
+    """A generator per step, so that a resumed run draws what an uninterrupted one would have."""
     return np.random.default_rng([seed, step, rank, *purpose])
 
 
@@ -154,13 +152,13 @@ def step_generator(seed: int, step: int, rank: int, *purpose: int) -> np.random.
 class Loop:
     """Runs `loss` until `config.steps`, resuming from the folder's checkpoint where there is one.
 
-    Several processes (see ranks.py) each run it on examples of their own, average the gradients
-    and so hold the same weights; the first one writes.
+    Several processes (see Ranks) each run it on examples of their own, average the gradients and so
+    hold the same weights; the first one writes.
 
     Args:
-        network: what is saved and resumed; only its parameters that need gradients are trained.
-        loss: (step, numpy generator) -> scalar tensor and figures for the log.
-        validate: called at each checkpoint; its figures are logged.
+        network: saved and resumed; only its parameters that need gradients are trained.
+        loss: (step, numpy generator) -> scalar tensor and figures for the curve.
+        validate: called at each checkpoint, with the averaged weights; gives figures.
 
     Raises:
         TrainingImpossible: the folder's checkpoint is damaged or of another network.
@@ -177,16 +175,16 @@ class Loop:
         config, ranks = self.config, self.config.ranks
         config.folder.mkdir(parents=True, exist_ok=True)
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        ranks.share(self.network)
+        ranks.broadcast(self.network)
         optimizer = torch.optim.AdamW(
             trained, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
         averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.average))
         first = self._resume(optimizer, averaged)
-        curves = Curves(config.folder, first, self._seconds, config.tensorboard,
-                        config.tell) if ranks.first else None
-        if first and curves is not None and config.tell is not None:
-            config.tell(f"goes on after step {first} of {config.steps}")
+        curve = CurveWriter(config.folder, first, self._seconds, config.tensorboard,
+                            config.log) if ranks.first else None
+        if first and curve is not None and config.log is not None:
+            config.log(f"continues after step {first} of {config.steps}")
         figures: dict[str, list[float]] = {}
         for step in range(first, config.steps):
             for name, value in self._step(step, trained, optimizer, averaged).items():
@@ -196,13 +194,13 @@ class Loop:
                 means = ranks.average({k: float(np.mean(v)) for k, v in figures.items()},
                                       trained[0].device)
                 figures = {}
-                if curves is not None:
-                    curves.add(step + 1, means)
-            if saves and curves is not None:
-                self._validate(step + 1, averaged, curves)
-                self._save(step + 1, optimizer, averaged, curves.seconds)
-        if curves is not None:
-            curves.close()
+                if curve is not None:
+                    curve.add(step + 1, means)
+            if saves and curve is not None:
+                self._validate(step + 1, averaged, curve)
+                self._save(step + 1, optimizer, averaged, curve.seconds)
+        if curve is not None:
+            curve.close()
         ranks.wait()
         self.network.load_state_dict(averaged.module.state_dict())
 
@@ -215,22 +213,22 @@ class Loop:
         torch.manual_seed(config.seed * 1_000_003 + step + ranks.rank * 1_000_000_000_039)
         for group in optimizer.param_groups:
             group["lr"] = self._rate(step)
-        loss, noted = self.loss(step, step_generator(config.seed, step, ranks.rank))
+        loss, figures = self.loss(step, step_generator(config.seed, step, ranks.rank))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         ranks.average_gradients(trained)
         norm = nn.utils.clip_grad_norm_(trained, config.clip)
         if torch.isfinite(norm):  # one overflow in bfloat16 must not undo hours
             optimizer.step()
-        # Early on the mean forgets faster, or it would be the untrained weights for long.
+        # A shorter average at first, or the untrained weights would dominate it for long.
         averaged.multi_avg_fn = get_ema_multi_avg_fn(min(config.average, step / (step + 10)))
         averaged.update_parameters(self.network)
-        return {"loss": float(loss.detach()), **noted, "gradient": float(norm)}
+        return {"loss": float(loss.detach()), **figures, "gradient": float(norm)}
 
-    def _validate(self, step: int, averaged: AveragedModel, curves: Curves) -> None:
+    def _validate(self, step: int, averaged: AveragedModel, curve: CurveWriter) -> None:
         if self.validate is not None:
-            with _in_place_of(self.network, averaged.module):
-                curves.add(step, self.validate(), "validation")
+            with _weights_of(self.network, averaged.module):
+                curve.add(step, self.validate(), "validation")
 
     def _rate(self, step: int) -> float:
         config = self.config
@@ -252,7 +250,7 @@ class Loop:
                 pickle.UnpicklingError) as error:
             raise TrainingImpossible(
                 f"The checkpoint in {path.parent.name} is damaged or of another network.",
-                "Delete that folder to start anew, or choose another.",
+                "Delete that folder to start again, or choose another.",
             ) from error
         self._seconds = float(state.get("seconds", 0.0))
         return int(state["step"])
@@ -267,64 +265,63 @@ class Loop:
         os.replace(path.with_suffix(".tmp"), path)
 
 
-class Curves:
-    """Writes figures by step into a folder; a resumed training takes back what it does again.
+class CurveWriter:
+    """Writes figures by step: curve.jsonl, TensorBoard where wanted, and a line for people.
 
     Args:
-        folder: log.txt, curve.jsonl and, where asked for, tensorboard/ are written here.
-        step: where the training (re)starts; what an earlier, killed run wrote beyond is dropped.
-        seconds: that the training has taken up to there.
+        folder: for curve.jsonl and tensorboard/.
+        step: where the training (re)starts; what a killed run wrote beyond is dropped.
+        seconds: of training up to there.
         tensorboard: whether to write live curves for TensorBoard.
-        tell: is given each line of the log.
+        log: receives a readable line per entry.
 
     Raises:
-        PackageMissing: TensorBoard is asked for, but not installed.
+        PackageMissing: TensorBoard is wanted, but not installed.
     """
 
     def __init__(
         self, folder: Path, step: int = 0, seconds: float = 0.0, tensorboard: bool = False,
-        tell: Callable[[str], None] | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> None:
-        self.folder = folder
+        self.path = folder / CURVE
         self._started = time.monotonic() - seconds
-        self._tell = tell
+        self._log = log
         self._events = _tensorboard(folder / EVENTS, step) if tensorboard else None
-        _keep(folder / LOG, lambda line: int(line.split(maxsplit=1)[0]) <= step)
-        _keep(folder / CURVE, lambda line: json.loads(line)["step"] <= step)
+        kept = [json.dumps(entry) + "\n" for entry in read_curve(folder) if entry["step"] <= step]
+        if self.path.exists():
+            write_atomically(self.path, "".join(kept).encode())
 
     @property
     def seconds(self) -> float:
-        """That the training has taken, without what was lost by kills."""
+        """Time of training, without what kills have lost."""
         return time.monotonic() - self._started
 
     def add(self, step: int, figures: Mapping[str, float], kind: str = "train") -> None:
-        """Notes figures of a step; `kind` is "train" or "validation"."""
-        values = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        line = f"{step:6d} {self.seconds / 60:7.1f} min  {kind:10s} {values}"
-        with (self.folder / LOG).open("a", encoding="utf-8") as log:
-            log.write(line + "\n")
-        entry = {"step": step, "kind": kind, "figures": dict(figures)}
-        with (self.folder / CURVE).open("a", encoding="utf-8") as curve:
-            curve.write(json.dumps(entry) + "\n")
+        """Adds the figures of a step; `kind` is "train" or "validation"."""
+        with self.path.open("a", encoding="utf-8") as curve:
+            curve.write(json.dumps({"step": step, "kind": kind, "figures": dict(figures)}) + "\n")
         if self._events is not None:
             for name, value in figures.items():
                 self._events.add_scalar(f"{kind}/{name}", value, step)
             self._events.flush()
-        if self._tell is not None:
-            self._tell(line)
+        if self._log is not None:
+            values = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            self._log(f"{step:6d} {self.seconds / 60:7.1f} min  {kind:10s} {values}")
 
     def close(self) -> None:
-        """Ends the event file."""
+        """Closes the event file."""
         if self._events is not None:
             self._events.close()
 
 
 def read_curve(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a training's curve: step, kind and figures, in their order."""
+    """The entries of a training's curve: step, kind and figures, in their order.
+
+    A last line that a kill left incomplete is skipped.
+    """
     path = folder / CURVE
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
@@ -339,25 +336,9 @@ def _tensorboard(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
-def _keep(path: Path, wanted: Callable[[str], bool]) -> None:
-    """Drops lines that are not wanted, and one that a kill cut short."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            if line.endswith("\n") and wanted(line):
-                kept.append(line)
-        except (ValueError, IndexError, KeyError):
-            continue
-    partial = path.with_suffix(".tmp")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
-
-
 @contextmanager
-def joined(device: str) -> Iterator[tuple[Ranks, str]]:
-    """Joins the processes that torchrun started, if it did, until the block ends.
+def process_group(device: str) -> Iterator[tuple[Ranks, str]]:
+    """Joins the process group of torchrun, if there is one, until the block ends.
 
     Args:
         device: "cpu", "cuda" or "cuda:N", as `device.choose_device` returns it.
@@ -367,13 +348,13 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ALONE, device
+        yield SINGLE_PROCESS, device
         return
     on_gpu = device.startswith("cuda")
     if on_gpu:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=EXCHANGE_TIMEOUT)
     try:
         yield Ranks(distributed.get_rank(), size), device
     finally:

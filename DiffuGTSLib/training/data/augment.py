@@ -1,4 +1,4 @@
-"""Random windows, contrasts and deformations for training."""
+"""Random crops, MR contrasts, deformations and image degradation for training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from scipy import ndimage
 
 def random_patch(image: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
     """A cube (size, size, size) from `image` (X, Y, Z), padded with its edge where too small."""
-    lacking = [max(0, size - n) for n in image.shape]
-    if any(lacking):
-        image = np.pad(image, [(n // 2, n - n // 2) for n in lacking], mode="edge")
+    missing = [max(0, size - n) for n in image.shape]
+    if any(missing):
+        image = np.pad(image, [(n // 2, n - n // 2) for n in missing], mode="edge")
     starts = [generator.integers(0, n - size + 1) for n in image.shape]
     window = tuple(slice(s, s + size) for s in starts)
     return image[window].astype(np.float32)
@@ -24,8 +24,8 @@ def random_contrast(image: np.ndarray, generator: np.random.Generator) -> np.nda
     """Another MR contrast: a random curve through the intensities, zero kept at zero.
 
     Mostly a gain and a gamma; one time in twenty a curve that may fall as well as rise, so that
-    sequences that the training scans lack are not strange to the networks. More often it makes
-    brains in which no lesion can be told from what is normal.
+    the networks also see sequences that the training scans lack. Drawn more often, it makes brains
+    in which no lesion can be distinguished from normal tissue.
     """
     if generator.random() < 0.05:
         knots = np.linspace(0.0, 1.6, 6)
@@ -54,10 +54,10 @@ def deformed_window(
     shape = np.array(stack.shape[1:])
     half = (np.array(size) - 1) / 2
     low, high = np.minimum(half, shape / 2), np.maximum(shape - 1 - half, shape / 2)
-    # Drawn from beyond and moved inside: a large scan's tiles lie in its corners and on its sides,
-    # where most is air, and windows must lie there as often.
-    beyond = np.minimum(half, high - low) / 2
-    centre = np.clip(generator.uniform(low - beyond, high + beyond), low, high)
+    # Drawn from a larger range and clipped: the tiles of a large scan often lie at its border,
+    # where most is air, so training windows must lie there as often.
+    margin = np.minimum(half, high - low) / 2
+    centre = np.clip(generator.uniform(low - margin, high + margin), low, high)
     if focus is not None:
         centre = np.clip(focus + generator.uniform(-0.5, 0.5, 3) * half, low, high)
     matrix = _affine(generator, mirror_x)
@@ -69,10 +69,10 @@ def deformed_window(
         points = points + bent[0].movedim(0, -1)
     points = points + torch.from_numpy(centre).float()
     scaled = (points + 0.5) / torch.from_numpy(shape).float() * 2 - 1
-    where = scaled.flip(-1)[None]  # grid_sample counts the last axis first
-    image = F.grid_sample(stack[None, :1], where, mode="bilinear", padding_mode="border",
+    sampling_grid = scaled.flip(-1)[None]  # grid_sample counts the last axis first
+    image = F.grid_sample(stack[None, :1], sampling_grid, mode="bilinear", padding_mode="border",
                           align_corners=False)
-    labels = F.grid_sample(stack[None, 1:], where, mode="nearest", padding_mode="border",
+    labels = F.grid_sample(stack[None, 1:], sampling_grid, mode="nearest", padding_mode="border",
                            align_corners=False)
     return torch.cat([image, labels], 1)[0]
 
@@ -95,15 +95,15 @@ def _affine(generator: np.random.Generator, mirror_x: bool) -> np.ndarray:
 def degrade(
     image: np.ndarray, generator: np.random.Generator, floor: float | None
 ) -> np.ndarray:
-    """Noise, blur and thick slices, each now and then; clipped at `floor` and 1 for CT."""
+    """Thick slices, blur and noise, each at random; clipped to `floor`..1 where given (CT)."""
     if generator.random() < 0.35:  # slices of 4 to 7 mm, in the plane that most scans have
         thickness = generator.uniform(2.0, 3.5)
         image = ndimage.uniform_filter1d(image, round(thickness), axis=2)
         coarse = image[:, :, :: round(thickness)]
         if coarse.shape[2] > 1:
-            places = np.linspace(0, coarse.shape[2] - 1, image.shape[2])
+            positions = np.linspace(0, coarse.shape[2] - 1, image.shape[2])
             image = ndimage.map_coordinates(
-                coarse, np.meshgrid(*[np.arange(n) for n in image.shape[:2]], places,
+                coarse, np.meshgrid(*[np.arange(n) for n in image.shape[:2]], positions,
                                     indexing="ij"), order=1)
     if generator.random() < 0.2:
         image = ndimage.gaussian_filter(image, generator.uniform(0.3, 0.9))

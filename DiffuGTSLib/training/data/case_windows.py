@@ -1,4 +1,4 @@
-"""Windows from the cases of public data sets: real tumors, and lesions grown in their organs."""
+"""Training windows from public data sets: real tumors, and synthetic lesions in their organs."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.prompt.vocabulary import vocabulary
 from DiffuGTSLib.scan.canonical import Modality, mask_on_grid, to_canonical
 from DiffuGTSLib.training.data import augment
-from DiffuGTSLib.training.data.cases import store
+from DiffuGTSLib.training.data.cases import write_cached
 from DiffuGTSLib.training.data.organs import stripped_brain
 from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
-from DiffuGTSLib.training.data.windows import Sampler, Source, Window, as_window
+from DiffuGTSLib.training.data.windows import LabelledVolume, Sampler, Window, as_window
 
 TUMOR, ORGAN = 1, 2  # bits of the stored labels
-# How often a window is drawn around a tumor, and around the organ, where there is one.
-AT_TUMOR, AT_ORGAN = 0.6, 0.25
-GROWN_SHARE = 0.3  # of the windows, where lesions may be grown
-OTHER_ASKED = 0.15  # as often a training prompt asks for an organ that is known to be elsewhere
+# Share of the windows that are drawn around a tumor, and around the organ, where there is one.
+TUMOR_SHARE, ORGAN_SHARE = 0.6, 0.25
+SYNTHETIC_SHARE = 0.3  # of the windows, where synthetic lesions may be added
+OTHER_ORGAN_SHARE = 0.15  # of the windows are prompted for another organ, known to be absent
 
 
 @dataclass(frozen=True)
-class StoredCase:
-    """A case on the model's grid, on disk.
+class CachedCase:
+    """A case on the model's grid, cached on disk.
 
     Attributes:
-        organ: id of anatomies.json, of the organ that the case's prompt names.
-        outlined: whether the organ's outline is known.
+        organ: of the case's prompt; an id of anatomies.json.
+        outlined: whether the case has an organ mask.
         files: image (float16) and labels (uint8, bits TUMOR and ORGAN), each (X, Y, Z), .npy.
     """
 
@@ -49,16 +49,16 @@ class StoredCase:
 
     @property
     def image(self) -> np.ndarray:
-        """Normalised, (X, Y, Z), read from disk where it is touched."""
+        """Normalised, (X, Y, Z), memory-mapped."""
         return np.load(self.files[0], mmap_mode="r")
 
     @property
     def labels(self) -> np.ndarray:
-        """Bits, (X, Y, Z), read from disk where they are touched."""
+        """Bits, (X, Y, Z), memory-mapped."""
         return np.load(self.files[1], mmap_mode="r")
 
     @cached_property
-    def places(self) -> dict[int, np.ndarray]:
+    def voxels(self) -> dict[int, np.ndarray]:
         """Up to 4000 voxels (N, 3) of the tumor and of the organ."""
         labels, found = np.asarray(self.labels), {}
         for bit in (TUMOR, ORGAN):
@@ -68,10 +68,10 @@ class StoredCase:
         return found
 
 
-def stored(
+def cached_case(
     case: LabelledCase, cache: Path, spacing: tuple[float, float, float]
-) -> StoredCase:
-    """The case, resampled to `spacing` (mm) once and kept in `cache`.
+) -> CachedCase:
+    """The case on the grid of `spacing` (mm), resampled once and kept in `cache`.
 
     Raises:
         DiffuGTSError: the case cannot be read.
@@ -86,14 +86,14 @@ def stored(
     if not about.exists():
         _write(case, spacing, image, labels, about)
     facts = json.loads(about.read_text(encoding="utf-8"))
-    return StoredCase(case.name, case.patient, understand(case.prompt).anatomy, facts["modality"],
+    return CachedCase(case.name, case.patient, understand(case.prompt).anatomy, facts["modality"],
                       facts["outlined"], (image, labels))
 
 
 def _write(
     case: LabelledCase, spacing: tuple[float, float, float], image: Path, labels: Path, about: Path
 ) -> None:
-    """Resamples a case and writes its three files; the last one says that the others are there."""
+    """Resamples a case and writes its three files; `about` comes last and completes the entry."""
     volumes = case.read()
     canonical = to_canonical(volumes.image, volumes.modality, spacing)
     organ = volumes.organ
@@ -104,16 +104,17 @@ def _write(
     if organ is not None:
         bits |= (mask_on_grid(organ, canonical.geometry) | tumor) * np.uint8(ORGAN)
     facts = json.dumps({"modality": volumes.modality, "outlined": organ is not None})
-    store(image, lambda stream: np.save(stream, canonical.tensor[0, 0].numpy().astype(np.float16)))
-    store(labels, lambda stream: np.save(stream, bits.astype(np.uint8)))
-    store(about, lambda stream: stream.write(facts.encode("ascii")))
+    intensities = canonical.tensor[0, 0].numpy().astype(np.float16)
+    write_cached(image, lambda stream: np.save(stream, intensities))
+    write_cached(labels, lambda stream: np.save(stream, bits.astype(np.uint8)))
+    write_cached(about, lambda stream: stream.write(facts.encode("ascii")))
 
 
-def known_organs(case: StoredCase, organs: Sequence[str]) -> np.ndarray:
-    """(len(organs),): of which organs presence and absence are known in a case.
+def known_organs(case: CachedCase, organs: Sequence[str]) -> np.ndarray:
+    """(len(organs),): whether presence and absence of each organ are known in a case.
 
-    Its own where it is outlined; and a scan of the head holds no organ of the trunk, nor the
-    other way round.
+    Known are the case's own organ where it is outlined, and organs of the trunk in a scan of the
+    head (absent), and the other way round.
     """
     region = {organ: vocabulary().anatomies[organ].region for organ in organs}
     trunk = {"thorax", "abdomen", "pelvis"}
@@ -124,21 +125,24 @@ def known_organs(case: StoredCase, organs: Sequence[str]) -> np.ndarray:
 
 
 class CaseSampler:
-    """Draws windows from stored cases, all alike.
+    """Draws windows from cached cases, all with equal probability.
 
     Args:
-        organs: what windows' `organ` counts; holds every case's organ.
-        ask: the organs that a prompt may ask for beside the case's own.
-        grow: the organs in which lesions may be grown.
+        organs: what `Window.organ` is an index of; contains every case's organ.
+        largest: voxels an axis of a window, at most.
+        lesion_organs: where synthetic lesions may be added.
+        prompt_organs: what prompts may name beside the case's own organ.
         voxel_mm: edge of the cases' voxels.
     """
 
     def __init__(
-        self, cases: Sequence[StoredCase], organs: Sequence[str], largest: int = 96,
-        ask: Collection[str] = (), grow: Collection[str] = (), voxel_mm: float = 2.0,
+        self, cases: Sequence[CachedCase], organs: Sequence[str], largest: int = 96,
+        lesion_organs: Collection[str] = (), prompt_organs: Collection[str] = (),
+        voxel_mm: float = 2.0,
     ) -> None:
         self.cases, self.organs, self.largest = cases, organs, largest
-        self.ask, self.grow, self.voxel_mm = ask, grow, voxel_mm
+        self.lesion_organs, self.prompt_organs = lesion_organs, prompt_organs
+        self.voxel_mm = voxel_mm
 
     def draw(self, generator: np.random.Generator) -> Window:
         """A deformed window of a case."""
@@ -155,35 +159,35 @@ class CaseSampler:
         halo = np.zeros_like(lesion)
         if case.modality == "MR":
             image = augment.random_contrast(image, generator)
-        if case.organ in self.grow and generator.random() < GROWN_SHARE:
-            grown = add_lesion(image, inside & ~lesion, case.organ, case.modality, generator,
-                               self.voxel_mm)
-            if grown is not None:
-                image, halo = grown.image, grown.halo & ~(lesion | grown.mask)
-                lesion = lesion | grown.mask
+        if case.organ in self.lesion_organs and generator.random() < SYNTHETIC_SHARE:
+            synthetic = add_lesion(image, inside & ~lesion, case.organ, case.modality, generator,
+                                   self.voxel_mm)
+            if synthetic is not None:
+                lesion = lesion | synthetic.mask
+                image, halo = synthetic.image, synthetic.halo & ~lesion
         image = augment.degrade(image, generator, floor=0.0 if case.modality == "CT" else None)
-        asked, others = own, [i for i, organ in enumerate(self.organs)
-                              if known[i] and i != own and organ in self.ask]
-        if others and generator.random() < OTHER_ASKED:
-            asked = int(generator.choice(others))
-        source = Source(case.organ, torch.empty(0), known, int(case.modality == "MR"))
-        return as_window(image, lesion, halo, index, source, asked)
+        prompted, others = own, [i for i, organ in enumerate(self.organs)
+                                 if known[i] and i != own and organ in self.prompt_organs]
+        if others and generator.random() < OTHER_ORGAN_SHARE:
+            prompted = int(generator.choice(others))
+        labels = LabelledVolume(case.organ, torch.empty(0), known, int(case.modality == "MR"))
+        return as_window(image, lesion, halo, index, labels, prompted)
 
     def _around(
-        self, case: StoredCase, generator: np.random.Generator
+        self, case: CachedCase, generator: np.random.Generator
     ) -> tuple[torch.Tensor, list[int], np.ndarray]:
-        """A crop around a drawn place: intensity, tumor, organ (3, X, Y, Z); the window's size;
-        and the place in the crop."""
+        """A crop around a random focus: intensity, tumor, organ (3, X, Y, Z); the window's size;
+        and the focus in voxels of the crop."""
         image, labels = case.image, case.labels
         size = [max(12, int(generator.integers(min(48, n, self.largest), min(n, self.largest) + 1))
                     // 8 * 8) for n in image.shape]
         choice = generator.random()
-        places = case.places[TUMOR if choice < AT_TUMOR else ORGAN]
-        if len(places) and choice < AT_TUMOR + AT_ORGAN:
-            focus = places[int(generator.integers(len(places)))]
+        voxels = case.voxels[TUMOR if choice < TUMOR_SHARE else ORGAN]
+        if len(voxels) and choice < TUMOR_SHARE + ORGAN_SHARE:
+            focus = voxels[int(generator.integers(len(voxels)))]
         else:
             focus = np.array([int(generator.integers(n)) for n in image.shape])
-        # Wide enough for the window anywhere around its focus, turned, stretched and bent.
+        # Large enough for the window at any offset, rotation, scale and deformation.
         low = [max(0, int(f) - s - 8) for f, s in zip(focus, size, strict=True)]
         crop = tuple(slice(a, int(f) + s + 8) for a, f, s in zip(low, focus, size, strict=True))
         bits = labels[crop]
@@ -191,8 +195,8 @@ class CaseSampler:
         return torch.from_numpy(stack.astype(np.float32)), size, focus - np.array(low)
 
 
-class Mixed:
-    """Draws from several samplers, each by its share."""
+class MixedSampler:
+    """Draws from several samplers, by their shares."""
 
     def __init__(self, samplers: Sequence[tuple[Sampler, float]]) -> None:
         self.samplers = [sampler for sampler, _ in samplers]

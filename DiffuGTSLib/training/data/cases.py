@@ -25,8 +25,8 @@ SPACING_MM = (2.0, 2.0, 2.0)
 
 
 @dataclass(frozen=True)
-class Case:
-    """One scan of the data folder: its manifest entry and where its files lie."""
+class TrainingCase:
+    """One scan of the training folder: its manifest entry and the folder of its files."""
 
     name: str
     group: str
@@ -43,20 +43,20 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A case on the canonical grid.
+class TrainingVolume:
+    """A training case, resampled to the canonical grid.
 
     Attributes:
         image: float16 (X, Y, Z), normalised.
         masks: bool (X, Y, Z) by name.
     """
 
-    case: Case
+    case: TrainingCase
     image: np.ndarray
     masks: dict[str, np.ndarray]
 
 
-def read_cases(root: Path) -> list[Case]:
+def read_cases(root: Path) -> list[TrainingCase]:
     """The cases of a data folder with a manifest.json.
 
     Raises:
@@ -65,7 +65,7 @@ def read_cases(root: Path) -> list[Case]:
     try:
         entries = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
         return [
-            Case(e["case"], e["group"], e["modality"], root / e["group"] / e["case"],
+            TrainingCase(e["case"], e["group"], e["modality"], root / e["group"] / e["case"],
                  tuple(e["masks"]))
             for e in entries
         ]
@@ -76,8 +76,8 @@ def read_cases(root: Path) -> list[Case]:
         ) from error
 
 
-def store(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file of the cache whole or not at all, whoever else writes it at the same time."""
+def write_cached(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a cache file atomically; several processes may write the same one at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -88,26 +88,26 @@ def store(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def load_sample(
-    case: Case, cache: Path | None = None, spacing: tuple[float, float, float] = SPACING_MM
-) -> Sample:
+def load_volume(
+    case: TrainingCase, cache: Path | None = None, spacing: tuple[float, float, float] = SPACING_MM
+) -> TrainingVolume:
     """The case resampled to `spacing` (mm), through a cache folder where one is given."""
     tag = "x".join(f"{s:g}" for s in spacing)
-    stored = cache / f"{case.name}_{tag}.npz" if cache else None
-    if stored is not None and stored.exists():
-        with np.load(stored) as arrays:
+    cached = cache / f"{case.name}_{tag}.npz" if cache else None
+    if cached is not None and cached.exists():
+        with np.load(cached) as arrays:
             masks = {k: np.unpackbits(arrays[k])[: arrays["image"].size]
                      .reshape(arrays["image"].shape).astype(bool)
                      for k in arrays.files if k != "image"}
-            return Sample(case, arrays["image"], masks)
-    sample = _resampled(case, spacing)
-    if stored is not None:
-        packed: dict[str, Any] = {k: np.packbits(v) for k, v in sample.masks.items()}
-        store(stored, lambda stream: np.savez(stream, image=sample.image, **packed))
-    return sample
+            return TrainingVolume(case, arrays["image"], masks)
+    volume = _resampled(case, spacing)
+    if cached is not None:
+        packed: dict[str, Any] = {k: np.packbits(v) for k, v in volume.masks.items()}
+        write_cached(cached, lambda stream: np.savez(stream, image=volume.image, **packed))
+    return volume
 
 
-def _resampled(case: Case, spacing: tuple[float, float, float]) -> Sample:
+def _resampled(case: TrainingCase, spacing: tuple[float, float, float]) -> TrainingVolume:
     try:
         return _on_grid(case, spacing)
     except RuntimeError as error:
@@ -117,7 +117,7 @@ def _resampled(case: Case, spacing: tuple[float, float, float]) -> Sample:
         ) from error
 
 
-def _on_grid(case: Case, spacing: tuple[float, float, float]) -> Sample:
+def _on_grid(case: TrainingCase, spacing: tuple[float, float, float]) -> TrainingVolume:
     image = sitk.ReadImage(str(case.folder / "image.nii.gz"))
     canonical = to_canonical(image, case.modality, spacing)
     masks: dict[str, np.ndarray] = {}
@@ -125,4 +125,4 @@ def _on_grid(case: Case, spacing: tuple[float, float, float]) -> Sample:
         mask = sitk.ReadImage(str(case.folder / f"{name}.nii.gz"), sitk.sitkFloat32)
         mask.CopyInformation(image)
         masks[name] = mask_on_grid(mask, canonical.geometry)
-    return Sample(case, canonical.tensor[0, 0].numpy().astype(np.float16), masks)
+    return TrainingVolume(case, canonical.tensor[0, 0].numpy().astype(np.float16), masks)

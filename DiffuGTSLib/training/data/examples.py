@@ -1,4 +1,8 @@
-"""."""
+"""Scans with a known answer, on which calibration and fusion are fitted.
+
+Real lesions of the tuning patients, synthetic lesions in training scans, and negative examples:
+healthy scans, and scans that are prompted for an organ that is not in them.
+"""
 
 from __future__ import annotations
 
@@ -11,30 +15,30 @@ import SimpleITK as sitk
 from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.scan.canonical import empty_like
 from DiffuGTSLib.scan.modality import guess_sequence
-from DiffuGTSLib.training.data.cases import Case, Sample
+from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
 from DiffuGTSLib.training.data.organs import SKULL_STRIPPED
 from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
-from DiffuGTSLib.training.data.windows import ORGANS, Source
+from DiffuGTSLib.training.data.windows import ORGANS, LabelledVolume
 
 PROMPTS = {"sarcoma": "soft tissue sarcoma", "chest": "lung tumor", "brain": "brain tumor"}
-# How many copies of a training scan get lesions in which organ, by kind of scan. There are few
-# chests, and two copies of each gave four examples, too few for a threshold and a prominence.
-GROWN = {
+# Copies of a training scan with synthetic lesions, by kind of scan and organ. There are few chests:
+# two copies of each gave four examples, too few to fit a threshold and a prominence.
+SYNTHETIC_COPIES = {
     "chest": {"lung": 8}, "brain": {"brain": 3},
     "abdomen": {"liver": 1, "kidney": 1, "pancreas": 1, "colon": 1},
 }
-ALARM_ML = 1.0  # marked in a scan without a lesion counts as half wrong
+FALSE_POSITIVE_ML = 1.0  # this volume marked in a scan without a lesion halves its score
 
 
 @dataclass(frozen=True)
-class Example:
-    """A scan with a known lesion, or known to hold none, and what to ask for.
+class CalibrationExample:
+    """A scan, its prompt, and the mask that the model should find (empty: no lesion).
 
     Attributes:
         image: a scan that the segmenter can encode.
         truth: uint8 image of the lesion, on any grid that covers it.
-        sequence, skull_stripped: of MR, for models that have to know.
-        ignore: uint8 image of what is neither for nor against, as lesions of another kind.
+        sequence, skull_stripped: of MR, for models that are conditioned on them.
+        ignore: uint8 image of voxels that do not count, such as lesions of another kind.
     """
 
     image: sitk.Image
@@ -51,15 +55,15 @@ class Example:
         return f"{understand(self.prompt).anatomy}/{self.modality}"
 
 
-def _silence(marked_ml: np.ndarray) -> np.ndarray:
-    """What so much marked in a scan without a lesion is worth."""
-    return ALARM_ML / (ALARM_ML + marked_ml)
+def false_positive_score(marked_ml: np.ndarray) -> np.ndarray:
+    """Score of volumes (ml) marked in a scan without a lesion: 1 for none, towards 0 for much."""
+    return FALSE_POSITIVE_ML / (FALSE_POSITIVE_ML + marked_ml)
 
 
-def real_examples(cases: Sequence[Case]) -> list[Example]:
+def real_examples(cases: Sequence[TrainingCase]) -> list[CalibrationExample]:
     """The tuning patients' scans with their outlines."""
     return [
-        Example(
+        CalibrationExample(
             sitk.ReadImage(str(c.folder / "image.nii.gz")),
             sitk.ReadImage(str(c.folder / "tumor.nii.gz"), sitk.sitkUInt8),
             PROMPTS[c.group], c.modality, guess_sequence(c.name),
@@ -68,65 +72,67 @@ def real_examples(cases: Sequence[Case]) -> list[Example]:
     ]
 
 
-def elsewhere_examples(cases: Sequence[Case]) -> list[Example]:
-    """Limbs and trunks asked for what grows in other organs: nothing should be found."""
+def wrong_organ_examples(cases: Sequence[TrainingCase]) -> list[CalibrationExample]:
+    """Negative examples: scans of limbs, prompted for lung (CT) or brain tumors (MR)."""
     examples = []
     for example in real_examples([c for c in cases if c.group == "sarcoma"]):
         prompt = PROMPTS["chest" if example.modality == "CT" else "brain"]
-        nothing = empty_like(example.truth)
-        examples.append(replace(example, truth=nothing, prompt=prompt))
+        examples.append(replace(example, truth=empty_like(example.truth), prompt=prompt))
     return examples
 
 
-def grown_examples(
-    samples: Sequence[Sample], sources: Sequence[Source], seed: int
-) -> list[Example]:
-    """Whole training scans with one or two new lesions, in each organ that can be asked for."""
+def synthetic_lesion_examples(
+    volumes: Sequence[TrainingVolume], labelled: Sequence[LabelledVolume], seed: int
+) -> list[CalibrationExample]:
+    """Training scans with one or two synthetic lesions, for each organ of SYNTHETIC_COPIES."""
     examples = []
-    for number, (sample, source) in enumerate(zip(samples, sources, strict=True)):
-        for organ, count in GROWN.get(source.kind, {}).items():
+    for number, (volume, labels) in enumerate(zip(volumes, labelled, strict=True)):
+        for organ, count in SYNTHETIC_COPIES.get(labels.kind, {}).items():
             for copy in range(count):
                 generator = np.random.default_rng([seed, number, ORGANS.index(organ), copy])
-                grown = _grown(sample, source, organ, generator)
-                if grown is not None:
-                    examples.append(grown)
+                example = _with_lesions(volume, labels, organ, generator)
+                if example is not None:
+                    examples.append(example)
     return examples
 
 
-def healthy_examples(samples: Sequence[Sample], sources: Sequence[Source]) -> list[Example]:
-    """The same scans as they are, without a lesion that anyone knows of."""
+def healthy_examples(
+    volumes: Sequence[TrainingVolume], labelled: Sequence[LabelledVolume]
+) -> list[CalibrationExample]:
+    """Negative examples: the same scans as they are, where they have no known lesion."""
     return [
-        _example(sample, source.stack[0].numpy(), np.zeros(source.stack.shape[1:], bool), organ)
-        for sample, source in zip(samples, sources, strict=True)
-        for organ in GROWN.get(source.kind, {}) if not source.stack[2:].any()
+        _example(volume, labels.stack[0].numpy(), np.zeros(labels.stack.shape[1:], bool), organ)
+        for volume, labels in zip(volumes, labelled, strict=True)
+        for organ in SYNTHETIC_COPIES.get(labels.kind, {}) if not labels.stack[2:].any()
     ]
 
 
-def _grown(
-    sample: Sample, source: Source, organ: str, generator: np.random.Generator
-) -> Example | None:
-    """One scan with lesions in `organ`; None where it does not hold that organ."""
-    image, index = source.stack[0].numpy(), source.stack[1].numpy()
-    lesion = np.zeros(index.shape, bool)
+def _with_lesions(
+    volume: TrainingVolume, labels: LabelledVolume, organ: str, generator: np.random.Generator
+) -> CalibrationExample | None:
+    """One scan with synthetic lesions in `organ`; None where it does not hold that organ."""
+    image, index = labels.stack[0].numpy(), labels.stack[1].numpy()
+    inside = index == ORGANS.index(organ) + 1
+    mask = np.zeros(index.shape, bool)
     for _ in range(int(generator.integers(1, 3))):
-        inside = index == ORGANS.index(organ) + 1
-        grown = add_lesion(image, inside, organ, sample.case.modality, generator)
-        if grown is not None:
-            image, lesion = grown.image, lesion | grown.mask
-    if not lesion.any():
+        lesion = add_lesion(image, inside, organ, volume.case.modality, generator)
+        if lesion is not None:
+            image, mask = lesion.image, mask | lesion.mask
+    if not mask.any():
         return None
-    return _example(sample, image, lesion, organ, (source.stack[3].numpy() > 0) & ~lesion)
+    return _example(volume, image, mask, organ, (labels.stack[3].numpy() > 0) & ~mask)
 
 
 def _example(
-    sample: Sample, image: np.ndarray, lesion: np.ndarray, organ: str,
+    volume: TrainingVolume, image: np.ndarray, mask: np.ndarray, organ: str,
     ignore: np.ndarray | None = None,
-) -> Example:
-    values = image * 2000 - 1000 if sample.case.modality == "CT" else image
-    return Example(
-        _as_image(values), _as_image(lesion.astype(np.uint8)),
-        f"{organ.replace('_', ' ')} tumor", sample.case.modality,
-        guess_sequence(sample.case.name), bool(SKULL_STRIPPED.match(sample.case.name)),
+) -> CalibrationExample:
+    case = volume.case
+    values = image * 2000 - 1000 if case.modality == "CT" else image
+    return CalibrationExample(
+        _as_image(values), _as_image(mask.astype(np.uint8)),
+        f"{organ.replace('_', ' ')} tumor", case.modality,
+        guess_sequence(case.name), bool(SKULL_STRIPPED.match(case.name)),
         None if ignore is None or not ignore.any() else _as_image(ignore.astype(np.uint8)),
     )
 

@@ -1,6 +1,6 @@
-"""The folder that the embedded model is trained on (manifest.json): what it holds, what is wrong.
+"""Check of the folder that the embedded model is trained on (manifest.json).
 
-It is no data set to evaluate on: nothing in it says what to ask of which scan.
+It is no data set to evaluate on: it states no prompts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from DiffuGTSLib.datasets.folder import MANIFEST, DataSet
 from DiffuGTSLib.errors import BadDataSet, DiffuGTSError, TrainingImpossible
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.training.data.cases import Case
+    from DiffuGTSLib.training.data.cases import TrainingCase
 
 TUMORS = ("tumor", "tumor_silver")
 OTHERS = ("lesion", "roi_unverified")  # neither tumors nor organs
@@ -26,7 +26,7 @@ _SERIES = re.compile(r"_(ct|t1|t1c|t2|fla|flair)$")
 
 
 def check_manifest(folder: Path, progress: CheckProgress) -> DataSetReport:
-    """Looks at every file that the manifest of a folder lists; headers of scans, masks whole.
+    """Checks every file that a manifest lists: the header of each scan, all voxels of each mask.
 
     Args:
         progress: called as progress(done, total) between scans.
@@ -56,7 +56,7 @@ def _licences(folder: Path) -> str:
     return "; ".join(sorted({str(e["licence"]) for e in entries if e.get("licence")}))
 
 
-def _listed(case: Case) -> LabelledCase:
+def _listed(case: TrainingCase) -> LabelledCase:
     tumor = next((name for name in TUMORS if name in case.masks), None)
     return LabelledCase(
         name=case.name, patient=_SERIES.sub("", case.name), image=case.folder / "image.nii.gz",
@@ -65,7 +65,7 @@ def _listed(case: Case) -> LabelledCase:
     )
 
 
-def _check(case: Case, listed: LabelledCase, group: DataSetGroup) -> list[DataSetFinding]:
+def _check(case: TrainingCase, listed: LabelledCase, group: DataSetGroup) -> list[DataSetFinding]:
     group.cases += 1
     group.patients.add(listed.patient)
     try:

@@ -1,4 +1,4 @@
-"""Organ masks for the training scans: given ones, and what thresholds and registration yield."""
+"""Organ masks of the training scans: from outlines, by thresholds, by registration."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scipy import ndimage
 
 from DiffuGTSLib.evaluation.measures import body
 from DiffuGTSLib.scan.canonical import canonical_geometry, mask_on_grid
-from DiffuGTSLib.training.data.cases import Case, Sample
+from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
 
-# Anatomy (a name of the vocabulary) by the names of the given masks.
-GIVEN = {
+# Regular expression of mask names, by anatomy of the vocabulary.
+MASK_NAMES = {
     "lung": r"lung_(upper|lower|middle)_lobe.*",
     "liver": r"liver",
     "kidney": r"kidney_.*",
@@ -29,25 +29,25 @@ GIVEN = {
     "bone": r"(rib|vertebrae|hip|femur)_.*|sacrum",
     "soft_tissue": r"(gluteus|autochthon|iliopsoas)_.*",
 }
-TEMPLATE = "ms_p07_t1"  # skull-stripped and in MNI space: its brain is carried to the others
+TEMPLATE = "ms_p07_t1"  # skull-stripped, in MNI space; its brain is registered to the other scans
 SKULL_STRIPPED = re.compile(r"^(ms_.*|volunteer2_t1)$")
 
 
-def organ_masks(sample: Sample) -> dict[str, np.ndarray]:
-    """Bool masks (X, Y, Z) on the canonical grid of the organs whose place is known, by name.
+def organ_masks(volume: TrainingVolume) -> dict[str, np.ndarray]:
+    """Bool masks (X, Y, Z) on the canonical grid of the organs that are known, by name.
 
-    What is not in the dictionary is unknown, not absent.
+    An organ that is not in the dictionary is unknown, not absent.
     """
-    case = sample.case
-    image = sample.image.astype(np.float32)
+    case = volume.case
+    image = volume.image.astype(np.float32)
     if case.group == "brain":
-        return {"brain": _brain(sample)}
+        return {"brain": _brain(volume)}
     if case.group == "sarcoma":
         return {"soft_tissue": body(image, case.modality)}
     if case.group == "chest":
         return {"lung": lungs(image)}
     if case.name == "abdomen_3mm":
-        return _given(sample)
+        return _from_masks(volume)
     return {}
 
 
@@ -62,36 +62,36 @@ def lungs(image: np.ndarray) -> np.ndarray:
     sizes = ndimage.sum_labels(air, labels, range(1, count + 1)) if count else np.zeros(0)
     large = np.isin(labels, 1 + np.flatnonzero(sizes > 50_000 / 8))
     ball = ndimage.generate_binary_structure(3, 1)
-    grown = ndimage.binary_dilation(large, ball, iterations=8)
-    closed = ndimage.binary_erosion(grown, ball, iterations=7, border_value=1)
+    dilated = ndimage.binary_dilation(large, ball, iterations=8)
+    closed = ndimage.binary_erosion(dilated, ball, iterations=7, border_value=1)
     solid_inside = ndimage.binary_fill_holes(closed)
     return solid_inside & body(image, "CT")
 
 
-def _given(sample: Sample) -> dict[str, np.ndarray]:
+def _from_masks(volume: TrainingVolume) -> dict[str, np.ndarray]:
     organs: dict[str, np.ndarray] = {}
-    for organ, pattern in GIVEN.items():
-        names = [n for n in sample.masks if re.fullmatch(pattern, n)]
-        organs[organ] = np.logical_or.reduce([sample.masks[n] for n in names])
-    labelled = np.logical_or.reduce(list(sample.masks.values()))
+    for organ, pattern in MASK_NAMES.items():
+        names = [n for n in volume.masks if re.fullmatch(pattern, n)]
+        organs[organ] = np.logical_or.reduce([volume.masks[n] for n in names])
+    labelled = np.logical_or.reduce(list(volume.masks.values()))
     # Fat and muscle between the organs count as soft tissue, the gut's mesentery too.
-    organs["soft_tissue"] |= body(sample.image.astype(np.float32), "CT") & ~labelled
+    organs["soft_tissue"] |= body(volume.image.astype(np.float32), "CT") & ~labelled
     return organs
 
 
-def _brain(sample: Sample) -> np.ndarray:
-    path = sample.case.folder
-    if SKULL_STRIPPED.match(sample.case.name):
+def _brain(volume: TrainingVolume) -> np.ndarray:
+    path = volume.case.folder
+    if SKULL_STRIPPED.match(volume.case.name):
         fixed = sitk.ReadImage(str(path / "image.nii.gz"), sitk.sitkFloat32)
         mask = stripped_brain(fixed)
     else:
-        mask = _carried_brain(sample.case)
+        mask = _registered_brain(volume.case)
     geometry = canonical_geometry(mask, (2.0, 2.0, 2.0))
     return mask_on_grid(mask, geometry)
 
 
 def stripped_brain(image: sitk.Image) -> sitk.Image:
-    """The brain in a scan that holds nothing else: what is not 0, closed, without holes; uint8."""
+    """The brain of a skull-stripped scan: voxels that are not 0, closed, holes filled; uint8."""
     voxels = sitk.GetArrayFromImage(image)
     inside = ndimage.binary_closing(np.abs(voxels) > 0, iterations=3)
     mask = sitk.GetImageFromArray(ndimage.binary_fill_holes(inside).astype(np.uint8))
@@ -99,7 +99,7 @@ def stripped_brain(image: sitk.Image) -> sitk.Image:
     return mask
 
 
-def _carried_brain(case: Case) -> sitk.Image:
+def _registered_brain(case: TrainingCase) -> sitk.Image:
     """The template's brain on the scan of `case`, by affine registration (mutual information)."""
     fixed = sitk.ReadImage(str(case.folder / "image.nii.gz"), sitk.sitkFloat32)
     moving = sitk.ReadImage(str(_template(case.folder)), sitk.sitkFloat32)

@@ -1,4 +1,4 @@
-"""The project's own data folder (manifest.json) as training material for any model."""
+"""The project's own data folder (manifest.json) as training data for any model."""
 
 from __future__ import annotations
 
@@ -13,44 +13,50 @@ import torch
 
 from DiffuGTSLib.errors import TrainingImpossible
 from DiffuGTSLib.prompt.lesion_classes import class_of_organ, lesion_class
-from DiffuGTSLib.training.data.cases import SPACING_MM, Case, Sample, load_sample, read_cases
+from DiffuGTSLib.training.data.cases import (
+    SPACING_MM,
+    TrainingCase,
+    TrainingVolume,
+    load_volume,
+    read_cases,
+)
 from DiffuGTSLib.training.data.examples import (
     PROMPTS,
-    Example,
-    elsewhere_examples,
-    grown_examples,
+    CalibrationExample,
     healthy_examples,
     real_examples,
+    synthetic_lesion_examples,
+    wrong_organ_examples,
 )
 from DiffuGTSLib.training.data.windows import (
-    ASKED,
-    GROWN_IN,
     ORGANS,
     PHANTOMS,
+    PROMPTED_ORGAN,
     SHARES,
-    Source,
+    SYNTHETIC_RATES,
+    LabelledVolume,
     Window,
     WindowSampler,
     kind_of,
     known_in,
-    make_source,
-    phantom_sources,
+    label_volume,
+    phantom_volumes,
 )
 
-HELD_OUT_WINDOWS = 16  # with real outlines, and as many with grown lesions
+HELD_OUT_WINDOWS = 16  # with real lesions, and as many with synthetic ones
 # Share of patches by group; MR oversampled, since its contrasts vary most (METHOD.md 8).
 GROUP_SHARES = {"sarcoma": 0.4, "brain": 0.33, "chest": 0.15, "abdomen": 0.10, "breast": 0.02}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a training takes of the data.
+class DataSelection:
+    """Which part of the data a training uses.
 
     Attributes:
         spacing_mm: of the model's grid.
         modalities: of "CT" and "MR".
         left_out: classes of lesions of which no mask, real or synthetic, may be used.
-        synthetic: whether lesions are grown in scans, and phantoms are used.
+        synthetic: whether synthetic lesions and phantoms are used.
         largest: voxels an axis of a window.
         held_out: share of the patients of a public data set that are not trained on.
     """
@@ -62,8 +68,8 @@ class Wanted:
     largest: int = 72
     held_out: float = 0.1
 
-    def asks(self, organ: str) -> bool:
-        """Whether lesions of the organ may be asked for in training."""
+    def allows(self, organ: str) -> bool:
+        """Whether lesions of the organ may be used and prompted for in training."""
         return class_of_organ(organ) not in self.left_out
 
     @property
@@ -74,10 +80,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class ProjectFolder:
-    """The scans of a manifest.json, with the split and the organs that the project knows of them.
+    """The scans of a manifest.json, with their split and organs.
 
     Attributes:
-        kinds, groups: how often each kind of source, and group of samples, is drawn.
+        kinds, groups: how often each kind of labelled volume, and group of volumes, is drawn.
 
     Raises:
         TrainingImpossible: the manifest is absent, or lists a group of scans that is not known.
@@ -85,7 +91,7 @@ class ProjectFolder:
 
     root: Path
     cache: Path
-    wanted: Wanted
+    selection: DataSelection
 
     name: ClassVar[str] = "the project's data folder"
     organs: ClassVar[tuple[str, ...]] = ()  # beyond ORGANS
@@ -101,10 +107,10 @@ class ProjectFolder:
                     f"Groups are {', '.join(sorted(known))}; list other scans in a CASES.json.",
                 )
 
-    def cases(self, split: str) -> list[Case]:
-        """The scans of a split, in the wanted modalities."""
+    def cases(self, split: str) -> list[TrainingCase]:
+        """The scans of a split, in the selected modalities."""
         return [c for c in read_cases(self.root)
-                if c.split == split and c.modality in self.wanted.modalities]
+                if c.split == split and c.modality in self.selection.modalities]
 
     def names(self, split: str) -> list[str]:
         """Names of the scans of a split that are used; no scan is read."""
@@ -114,34 +120,34 @@ class ProjectFolder:
     def prepare(self) -> None:
         """Resamples all scans and finds their organs, once for all processes."""
         for split in ("training", "tuning"):
-            for _ in self.sources(split):
+            for _ in self.labelled_volumes(split):
                 pass
 
-    def samples(self, split: str) -> list[Sample]:
+    def volumes(self, split: str) -> list[TrainingVolume]:
         """The scans of a split ("training" or "tuning") on the model's grid."""
-        return [load_sample(c, self.cache, self.wanted.spacing_mm) for c in self.cases(split)]
+        return [load_volume(c, self.cache, self.selection.spacing_mm) for c in self.cases(split)]
 
-    def sources(self, split: str) -> Iterator[Source]:
-        """The same with all that is known of them; none of a class that is left out."""
+    def labelled_volumes(self, split: str) -> Iterator[LabelledVolume]:
+        """The same with their labels; none of a class that is left out."""
         for case in self.cases(split):
-            source = self._source(case)
-            if self._used(source.kind, source.known):
-                yield source
+            volume = self._label(case)
+            if self._used(volume.kind, volume.known):
+                yield volume
 
     @cached_property
-    def training(self) -> list[Source]:
-        """The sources of the training split, phantoms among them."""
-        grown = self.wanted.synthetic and self.wanted.spacing_mm == SPACING_MM
-        phantoms = phantom_sources() if grown else []
-        modalities = [("CT", "MR").index(m) for m in self.wanted.modalities]
-        return [*self.sources("training"),
+    def training(self) -> list[LabelledVolume]:
+        """The labelled volumes of the training split, phantoms among them."""
+        with_phantoms = self.selection.synthetic and self.selection.spacing_mm == SPACING_MM
+        phantoms = phantom_volumes() if with_phantoms else []
+        modalities = [("CT", "MR").index(m) for m in self.selection.modalities]
+        return [*self.labelled_volumes("training"),
                 *(p for p in phantoms if p.modality in modalities and self._used(p.kind, p.known))]
 
     def sampler(self, organs: Sequence[str]) -> WindowSampler:
         """Draws training windows.
 
         Args:
-            organs: what windows' `organ` counts: ORGANS, and what other folders add.
+            organs: what `Window.organ` is an index of: ORGANS, and what other folders add.
 
         Raises:
             TrainingImpossible: no scan is left.
@@ -151,26 +157,30 @@ class ProjectFolder:
                                      "Leave out fewer classes, or add data.")
         return self._sampler(self.training, organs)
 
-    def _sampler(self, sources: Sequence[Source], organs: Sequence[str]) -> WindowSampler:
-        for source in sources:
-            missing = len(organs) - len(source.known)
-            source.known = np.concatenate([source.known, np.zeros(missing, bool)])
-        ask = [o for o in ORGANS if self.wanted.asks(o)]
-        grow = ask if self.wanted.synthetic else []
-        return WindowSampler(sources, self.wanted.largest, grow, ask, self.wanted.voxel_mm)
+    def _sampler(
+        self, volumes: Sequence[LabelledVolume], organs: Sequence[str]
+    ) -> WindowSampler:
+        for volume in volumes:
+            missing = len(organs) - len(volume.known)
+            volume.known = np.concatenate([volume.known, np.zeros(missing, bool)])
+        allowed = [o for o in ORGANS if self.selection.allows(o)]
+        return WindowSampler(
+            volumes, self.selection.largest,
+            lesion_organs=allowed if self.selection.synthetic else (), prompt_organs=allowed,
+            voxel_mm=self.selection.voxel_mm)
 
     def held_out(self, organs: Sequence[str]) -> list[Window]:
-        """Windows to watch the training by: tuning patients, and new lesions in training scans."""
+        """Validation windows: of tuning patients, and synthetic lesions in training scans."""
         generator = np.random.default_rng(5)
         windows: list[Window] = []
-        tuning = list(self.sources("tuning"))
+        tuning = list(self.labelled_volumes("tuning"))
         if tuning:
             real = self._sampler(tuning, organs)
             windows += [real.draw(generator) for _ in range(HELD_OUT_WINDOWS)]
-        grown_in = [s for s in self.training if s.kind in GROWN_IN]
-        if grown_in and self.wanted.synthetic:
-            grown = self._sampler(grown_in, organs)
-            drawn = (grown.draw(generator) for _ in range(10 * HELD_OUT_WINDOWS))
+        for_lesions = [v for v in self.training if v.kind in SYNTHETIC_RATES]
+        if for_lesions and self.selection.synthetic:
+            synthetic = self._sampler(for_lesions, organs)
+            drawn = (synthetic.draw(generator) for _ in range(10 * HELD_OUT_WINDOWS))
             with_lesion = (w for w in drawn if w.lesion.sum() > 30)
             windows += [w for _, w in zip(range(HELD_OUT_WINDOWS), with_lesion, strict=False)]
         return windows
@@ -178,43 +188,43 @@ class ProjectFolder:
     def classes(self) -> tuple[set[str], set[str]]:
         """The classes of lesions in the training windows: real ones, synthetic ones."""
         real, synthetic = set(), set()
-        for source in self.training:
-            if source.kind in PHANTOMS:
-                synthetic.add(class_of_organ(ASKED[source.kind]))
-            elif source.kind in ASKED and bool(source.stack[2].any()):
-                real.add(class_of_organ(ASKED[source.kind]))
-            elif self.wanted.synthetic and source.kind in GROWN_IN:
-                present = np.unique(source.stack[1].numpy()).astype(int)
-                synthetic |= {class_of_organ(o) for o in GROWN_IN[source.kind]
-                              if ORGANS.index(o) + 1 in present and self.wanted.asks(o)}
+        for volume in self.training:
+            if volume.kind in PHANTOMS:
+                synthetic.add(class_of_organ(PROMPTED_ORGAN[volume.kind]))
+            elif volume.kind in PROMPTED_ORGAN and bool(volume.stack[2].any()):
+                real.add(class_of_organ(PROMPTED_ORGAN[volume.kind]))
+            elif self.selection.synthetic and volume.kind in SYNTHETIC_RATES:
+                present = np.unique(volume.stack[1].numpy()).astype(int)
+                synthetic |= {class_of_organ(o) for o in SYNTHETIC_RATES[volume.kind]
+                              if ORGANS.index(o) + 1 in present and self.selection.allows(o)}
         return real | {lesion_class(e.prompt) for e in self._tuning_examples()}, synthetic
 
-    def examples(self, most: int) -> list[Example]:
-        """Scans for calibration and fusion: the tuning patients', and training scans with grown
-        lesions and without any.
+    def examples(self, limit: int) -> list[CalibrationExample]:
+        """Scans for calibration and fusion: tuning patients, training scans with synthetic lesions
+        and without lesions, and scans prompted for the wrong organ.
 
         Args:
-            most: scans of a class and modality.
+            limit: scans of a class and modality, at most.
         """
         examples = self._tuning_examples()
-        if self.wanted.synthetic:
-            samples = [load_sample(c, self.cache) for c in self.cases("training")]
-            sources = [make_source(s, self.cache) for s in samples]
-            examples += grown_examples(samples, sources, seed=77)
-            examples += healthy_examples(samples, sources)
-            examples += elsewhere_examples(self._tuning_cases())
-        chosen: dict[str, list[Example]] = {}
+        if self.selection.synthetic:
+            volumes = [load_volume(c, self.cache) for c in self.cases("training")]
+            labelled = [label_volume(v, self.cache) for v in volumes]
+            examples += synthetic_lesion_examples(volumes, labelled, seed=77)
+            examples += healthy_examples(volumes, labelled)
+            examples += wrong_organ_examples(self._tuning_cases())
+        chosen: dict[str, list[CalibrationExample]] = {}
         for example in examples:
-            if lesion_class(example.prompt) not in self.wanted.left_out:
+            if lesion_class(example.prompt) not in self.selection.left_out:
                 chosen.setdefault(example.key, []).append(example)
-        return [e for of_key in chosen.values() for e in of_key[:most]]
+        return [e for of_key in chosen.values() for e in of_key[:limit]]
 
-    def _tuning_cases(self) -> list[Case]:
+    def _tuning_cases(self) -> list[TrainingCase]:
         """Those without a mask of a class that is left out."""
         return [c for c in self.cases("tuning") if lesion_class(PROMPTS[c.group])
-                not in self.wanted.left_out]
+                not in self.selection.left_out]
 
-    def _tuning_examples(self) -> list[Example]:
+    def _tuning_examples(self) -> list[CalibrationExample]:
         return real_examples(self._tuning_cases())
 
     def describe(self) -> str:
@@ -222,33 +232,35 @@ class ProjectFolder:
         real = sum(s.kind not in PHANTOMS for s in self.training)
         return f"{real} scans of {self.name} (NOTICE.txt names them)"
 
-    def _source(self, case: Case) -> Source:
-        coarse = make_source(load_sample(case, self.cache), self.cache)
-        if self.wanted.spacing_mm == SPACING_MM:
+    def _label(self, case: TrainingCase) -> LabelledVolume:
+        coarse = label_volume(load_volume(case, self.cache), self.cache)
+        if self.selection.spacing_mm == SPACING_MM:
             return coarse
-        return _finer(coarse, load_sample(case, self.cache, self.wanted.spacing_mm),
-                      self.wanted.spacing_mm)
+        return _finer(coarse, load_volume(case, self.cache, self.selection.spacing_mm),
+                      self.selection.spacing_mm)
 
     def _used(self, kind: str, known: np.ndarray) -> bool:
-        """Whether scans of a kind show anything that may be asked for."""
-        organ = ASKED.get(kind)
-        if organ is not None and not self.wanted.asks(organ):
+        """Whether scans of a kind show an organ that is not left out."""
+        organ = PROMPTED_ORGAN.get(kind)
+        if organ is not None and not self.selection.allows(organ):
             return False
-        return any(self.wanted.asks(ORGANS[i]) for i in np.flatnonzero(known[:len(ORGANS)]))
+        return any(self.selection.allows(ORGANS[i]) for i in np.flatnonzero(known[:len(ORGANS)]))
 
 
-def _finer(coarse: Source, fine: Sample, spacing: tuple[float, float, float]) -> Source:
-    """The source on the grid of `fine`: its intensities and tumor, and the organs of `coarse`.
+def _finer(
+    coarse: LabelledVolume, fine: TrainingVolume, spacing: tuple[float, float, float]
+) -> LabelledVolume:
+    """The labels of `coarse` on the grid of `fine`, with the intensities and tumor of `fine`.
 
-    Organs are found at 2 mm, by thresholds and registration that were set there.
+    Thresholds and registration that find the organs were chosen at 2 mm.
     """
     shape = fine.image.shape
-    places = [
+    indices = [
         np.clip(((np.arange(n) + 0.5) * s / c).astype(int), 0, m - 1)
         for n, m, s, c in zip(shape, coarse.stack.shape[1:], spacing, SPACING_MM, strict=True)
     ]
-    stack = coarse.stack[(slice(None), *np.ix_(*places))].clone()
+    stack = coarse.stack[(slice(None), *np.ix_(*indices))].clone()
     stack[0] = torch.from_numpy(fine.image.astype(np.float32))
     if "tumor" in fine.masks:
         stack[2] = torch.from_numpy(fine.masks["tumor"].astype(np.float32))
-    return Source(coarse.kind, stack, coarse.known, coarse.modality)
+    return LabelledVolume(coarse.kind, stack, coarse.known, coarse.modality)

@@ -1,4 +1,4 @@
-"""A public data set, or a CASES.json of one's own, as training material for any model."""
+"""A public data set, or a CASES.json, as training data for any model."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.training.data.case_windows import (
     ORGAN,
     TUMOR,
+    CachedCase,
     CaseSampler,
-    StoredCase,
+    cached_case,
     known_organs,
-    stored,
 )
-from DiffuGTSLib.training.data.cases import Case, Sample
-from DiffuGTSLib.training.data.examples import Example
-from DiffuGTSLib.training.data.project_folder import Wanted
-from DiffuGTSLib.training.data.windows import ORGANS, Source, Window
+from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
+from DiffuGTSLib.training.data.examples import CalibrationExample
+from DiffuGTSLib.training.data.project_folder import DataSelection
+from DiffuGTSLib.training.data.windows import ORGANS, LabelledVolume, Window
 
-HELD_OUT_WINDOWS = 8  # an organ, and
-WINDOWS_A_CASE = 2  # at most
+HELD_OUT_WINDOWS = 8  # of an organ
+WINDOWS_PER_CASE = 2  # at most
 
 
 @dataclass(frozen=True)
 class PublicFolder:
-    """The cases of a data set that dataset readers know, split by patient.
+    """The cases of a data set in a published layout, split by patient.
 
     Raises:
-        BadDataSet: the folder is none of them.
+        BadDataSet: the folder has no known layout.
         PromptNotUnderstood: a case's prompt names no organ.
     """
 
     root: Path
     cache: Path
-    wanted: Wanted
+    selection: DataSelection
 
     @cached_property
     def dataset(self) -> DataSet:
-        """What is in the folder."""
+        """The data set in the folder."""
         return read_dataset(self.root)
 
     @property
@@ -59,35 +59,35 @@ class PublicFolder:
 
     @property
     def kinds(self) -> Mapping[str, float]:
-        """How often each kind of source is drawn: there is one."""
+        """How often each kind of labelled volume is drawn: there is one kind."""
         return {str(self.root): 1.0}
 
     @property
     def groups(self) -> Mapping[str, float]:
-        """How often each group of samples is drawn: there is one."""
+        """How often each group of volumes is drawn: there is one group."""
         return self.kinds
 
     def prepare(self) -> None:
         """Resamples all cases, once for all processes."""
         for split in ("training", "tuning"):
-            self.stored(split)
+            self.cached(split)
 
     @cached_property
     def _split(self) -> dict[str, list[LabelledCase]]:
         """The usable cases, by "training" and "tuning"; the latter's patients are held out.
 
-        Of each class the same share of patients is held out, always the same ones; one patient at
-        least is left to train on.
+        Of each class the same share of patients is held out, always the same ones; at least one
+        patient remains to train on.
         """
         usable = [
             c for c in self.dataset.cases
-            if not c.wrong_organ and _class(c) not in self.wanted.left_out
-            and (c.modality is None or c.modality in self.wanted.modalities)
+            if not c.wrong_organ and _class(c) not in self.selection.left_out
+            and (c.modality is None or c.modality in self.selection.modalities)
         ]
         held: set[str] = set()
         for name in dict.fromkeys(_class(c) for c in usable):
-            patients = sorted({c.patient for c in usable if _class(c) == name}, key=_lot)
-            count = int(np.ceil(len(patients) * self.wanted.held_out))
+            patients = sorted({c.patient for c in usable if _class(c) == name}, key=_stable_order)
+            count = int(np.ceil(len(patients) * self.selection.held_out))
             held |= set(patients[: min(count, len(patients) - 1)])
         return {
             "training": [c for c in usable if c.patient not in held],
@@ -105,38 +105,39 @@ class PublicFolder:
         named = {understand(c.prompt).anatomy for c in cases}
         return tuple(sorted(named - set(ORGANS)))
 
-    def stored(self, split: str) -> list[StoredCase]:
-        """The cases of a split on the model's grid, in the wanted modalities."""
-        cases = (stored(c, self.cache, self.wanted.spacing_mm) for c in self._split[split])
-        return [c for c in cases if c.modality in self.wanted.modalities]
+    def cached(self, split: str) -> list[CachedCase]:
+        """The cases of a split on the model's grid, in the selected modalities."""
+        cases = (cached_case(c, self.cache, self.selection.spacing_mm) for c in self._split[split])
+        return [c for c in cases if c.modality in self.selection.modalities]
 
     @cached_property
-    def training(self) -> list[StoredCase]:
+    def training(self) -> list[CachedCase]:
         """The cases that are trained on."""
-        return self.stored("training")
+        return self.cached("training")
 
-    def samples(self, split: str) -> list[Sample]:
-        """The scans of a split ("training" or "tuning"), without masks, read when touched."""
+    def volumes(self, split: str) -> list[TrainingVolume]:
+        """The scans of a split ("training" or "tuning"), memory-mapped, without masks."""
         return [
-            Sample(Case(c.name, str(self.root), c.modality, self.root, ()), c.image, {})
-            for c in self.stored(split)
+            TrainingVolume(TrainingCase(c.name, str(self.root), c.modality, self.root, ()),
+                           c.image, {})
+            for c in self.cached(split)
         ]
 
-    def sources(self, split: str) -> Iterator[Source]:
-        """The scans of a split with their outlines, one at a time."""
-        for case in self.stored(split):
+    def labelled_volumes(self, split: str) -> Iterator[LabelledVolume]:
+        """The scans of a split with their labels, one at a time."""
+        for case in self.cached(split):
             labels = np.asarray(case.labels)
             organ = (labels & ORGAN > 0) * float(_index(case.organ, self.organs) + 1)
             blank = np.zeros(labels.shape)
             stack = np.stack([case.image.astype(np.float32), organ, labels & TUMOR, blank])
-            yield Source(str(self.root), torch.from_numpy(stack.astype(np.float32)),
+            yield LabelledVolume(str(self.root), torch.from_numpy(stack.astype(np.float32)),
                          known_organs(case, (*ORGANS, *self.organs)), int(case.modality == "MR"))
 
     def sampler(self, organs: Sequence[str]) -> CaseSampler:
         """Draws training windows.
 
         Args:
-            organs: what windows' `organ` counts.
+            organs: what `Window.organ` is an index of.
 
         Raises:
             TrainingImpossible: no case is left.
@@ -144,42 +145,43 @@ class PublicFolder:
         if not self.training:
             raise TrainingImpossible(f"The folder {self.root.name} has no case to train on.",
                                      "Leave out fewer classes, or take another model.")
-        ask = [o for o in organs if self.wanted.asks(o)]
-        grow = ask if self.wanted.synthetic else []
-        return CaseSampler(self.training, organs, self.wanted.largest, ask, grow,
-                           self.wanted.voxel_mm)
+        allowed = [o for o in organs if self.selection.allows(o)]
+        return CaseSampler(
+            self.training, organs, self.selection.largest,
+            lesion_organs=allowed if self.selection.synthetic else (), prompt_organs=allowed,
+            voxel_mm=self.selection.voxel_mm)
 
     def held_out(self, organs: Sequence[str]) -> list[Window]:
-        """Windows to watch the training by, of patients that are not trained on."""
+        """Validation windows, of patients that are not trained on."""
         generator, windows = np.random.default_rng(6), list[Window]()
-        cases = self.stored("tuning")
+        cases = self.cached("tuning")
         for organ in dict.fromkeys(c.organ for c in cases):
             of_organ = [c for c in cases if c.organ == organ]
-            sampler = CaseSampler(of_organ, organs, self.wanted.largest)
-            count = min(HELD_OUT_WINDOWS, WINDOWS_A_CASE * len(of_organ))
+            sampler = CaseSampler(of_organ, organs, self.selection.largest)
+            count = min(HELD_OUT_WINDOWS, WINDOWS_PER_CASE * len(of_organ))
             windows += [sampler.draw(generator) for _ in range(count)]
         return windows
 
     def classes(self) -> tuple[set[str], set[str]]:
         """The classes of lesions in the training windows: real ones, synthetic ones."""
-        real = {class_of_organ(c.organ) for c in self.training if len(c.places[TUMOR])}
-        grown = {class_of_organ(c.organ) for c in self.training if len(c.places[ORGAN])}
-        return real, grown if self.wanted.synthetic else set()
+        real = {class_of_organ(c.organ) for c in self.training if len(c.voxels[TUMOR])}
+        synthetic = {class_of_organ(c.organ) for c in self.training if len(c.voxels[ORGAN])}
+        return real, synthetic if self.selection.synthetic else set()
 
-    def examples(self, most: int) -> list[Example]:
+    def examples(self, limit: int) -> list[CalibrationExample]:
         """Scans for calibration and fusion: the held-out patients'.
 
         Args:
-            most: scans of a class and modality.
+            limit: scans of a class and modality, at most.
         """
         chosen: dict[tuple[str, str | None], list[LabelledCase]] = {}
         for case in self._split["tuning"]:
             chosen.setdefault((_class(case), case.modality), []).append(case)
         examples = []
-        for case in (c for of_key in chosen.values() for c in of_key[:most]):
+        for case in (c for of_key in chosen.values() for c in of_key[:limit]):
             volumes = case.read()
-            if volumes.modality in self.wanted.modalities:
-                examples.append(Example(
+            if volumes.modality in self.selection.modalities:
+                examples.append(CalibrationExample(
                     volumes.image, volumes.tumor, case.prompt, volumes.modality, case.sequence,
                     case.skull_stripped,
                 ))
@@ -195,8 +197,8 @@ def _class(case: LabelledCase) -> str:
     return lesion_class(case.lesion_class or case.prompt)
 
 
-def _lot(patient: str) -> str:
-    """Orders patients at random, but always alike."""
+def _stable_order(patient: str) -> str:
+    """Sorting key: a random order of the patients that is always the same."""
     return hashlib.sha256(patient.encode()).hexdigest()
 
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from DiffuGTSLib.scan.canonical import Modality
 
 HU = 1 / 2000.0  # one Hounsfield unit on the normalised CT scale
-# Radii in mm, smallest and largest, by the organ that the lesion grows in.
+# Smallest and largest radius in mm, by organ.
 RADII_MM = {
     "lung": (3.5, 22.0), "liver": (4.0, 35.0), "kidney": (4.0, 35.0), "pancreas": (4.0, 20.0),
     "colon": (6.0, 28.0), "brain": (5.0, 38.0), "soft_tissue": (8.0, 50.0),
@@ -22,13 +22,13 @@ OTHER_RADII_MM = (4.0, 20.0)
 
 
 @dataclass(frozen=True)
-class Lesion:
-    """A scan with a lesion put in.
+class SyntheticLesion:
+    """A scan with a synthetic lesion.
 
     Attributes:
         image: (X, Y, Z), normalised.
         mask: bool, the lesion.
-        halo: bool, oedema around it, of which a reader may or may not say that it belongs.
+        halo: bool, oedema around the lesion, which readers may or may not outline.
     """
 
     image: np.ndarray
@@ -43,17 +43,17 @@ def add_lesion(
     modality: Modality,
     generator: np.random.Generator,
     voxel_mm: float = 2.0,
-) -> Lesion | None:
-    """Grows a lesion inside `organ` (bool, X, Y, Z) of a normalised scan; None if it has no room.
+) -> SyntheticLesion | None:
+    """Adds a lesion inside `organ` (bool, X, Y, Z) of a normalised scan; None if it does not fit.
 
     Args:
         name: the organ's name, which decides size and intensity.
         voxel_mm: edge of the (isotropic) voxels.
     """
-    places = np.flatnonzero(organ)
-    if places.size < 30:
+    voxels = np.flatnonzero(organ)
+    if voxels.size < 30:
         return None
-    centre = np.array(np.unravel_index(generator.choice(places), organ.shape))
+    centre = np.array(np.unravel_index(generator.choice(voxels), organ.shape))
     low, high = RADII_MM.get(name, OTHER_RADII_MM)
     radius = float(np.exp(generator.uniform(np.log(low), np.log(high)))) / voxel_mm
     reach = int(np.ceil(radius * 2.2)) + 3
@@ -74,12 +74,12 @@ def add_lesion(
     scan = image[window].astype(np.float32)
     opacity, halo = opacity.astype(np.float32), np.zeros_like(mask)
     if modality == "CT":
-        painted = _paint_ct(scan, inside, opacity, distance, name, generator)
+        blended = _ct_intensities(scan, inside, opacity, distance, name, generator)
     else:
-        painted, halo = _paint_mr(scan, inside, opacity, distance, share, name, generator)
+        blended, halo = _mr_intensities(scan, inside, opacity, distance, share, name, generator)
     result, full, around = image.copy(), np.zeros_like(organ), np.zeros_like(organ)
-    result[window], full[window], around[window] = painted, mask, halo & ~mask
-    return Lesion(result, full, around)
+    result[window], full[window], around[window] = blended, mask, halo & ~mask
+    return SyntheticLesion(result, full, around)
 
 
 def _noise(shape: tuple[int, ...], scale: float, generator: np.random.Generator) -> np.ndarray:
@@ -105,7 +105,7 @@ def _distance(
     return (distance * (1 + np.clip(dents + fine, -0.6, 0.9))).astype(np.float32)
 
 
-def _paint_ct(
+def _ct_intensities(
     scan: np.ndarray, inside: np.ndarray, opacity: np.ndarray, distance: np.ndarray, name: str,
     generator: np.random.Generator,
 ) -> np.ndarray:
@@ -114,15 +114,15 @@ def _paint_ct(
     if name == "lung":
         solid = generator.random() < 0.88
         value = generator.uniform(-60, 90) if solid else generator.uniform(-650, -300)
-        painted = value + generator.uniform(5, 35) * rough
+        lesion = value + generator.uniform(5, 35) * rough
         if generator.random() < 0.1:  # a cavity
-            painted = np.where(distance < generator.uniform(0.3, 0.6), -800, painted)
-        return scan * (1 - opacity) + (0.5 + HU * painted) * opacity
+            lesion = np.where(distance < generator.uniform(0.3, 0.6), -800, lesion)
+        return scan * (1 - opacity) + (0.5 + HU * lesion) * opacity
     tissue = scan[inside]
     middle, spread = float(np.median(tissue)), float(np.clip(tissue.std(), 4 * HU, 40 * HU))
     step = generator.uniform(15, 75) * (-1 if generator.random() < 0.7 else 1)
     if name in ("colon", "stomach", "small_bowel", "urinary_bladder", "soft_tissue"):
-        middle, step = 0.5 + HU * generator.uniform(10, 75), 0.0  # a solid mass in its place
+        middle, step = 0.5 + HU * generator.uniform(10, 75), 0.0  # replaced by a solid mass
     level = np.full(scan.shape, step, np.float32)
     if generator.random() < 0.35:
         level = np.where(distance < generator.uniform(0.4, 0.75),
@@ -131,19 +131,19 @@ def _paint_ct(
         level = level + np.where(distance > 0.75, generator.uniform(10, 60), 0)
     if generator.random() < 0.4 and step:  # the tissue's own grain shows through
         return scan + opacity * HU * (level + generator.uniform(2, 8) * rough)
-    painted = middle + HU * level + spread * 0.7 * rough
-    return scan * (1 - opacity) + painted * opacity
+    lesion = middle + HU * level + spread * 0.7 * rough
+    return scan * (1 - opacity) + lesion * opacity
 
 
-def _paint_mr(
+def _mr_intensities(
     scan: np.ndarray, inside: np.ndarray, opacity: np.ndarray, distance: np.ndarray,
     share: np.ndarray, name: str, generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Intensities of an MR lesion relative to the tissue around, and its halo."""
     middle = float(np.median(scan[inside]))
     rough = _noise(scan.shape, generator.uniform(1.0, 4.0), generator)
-    # Tumors are bright on FLAIR, T2 and, where they take up contrast, on T1. Nothing that was
-    # trained for minutes told dark lesions from fluid, and they drowned the bright ones' signal.
+    # Tumors are bright on FLAIR, T2 and, where they enhance, on T1. Networks that were trained for
+    # minutes could not separate dark lesions from fluid, and learned the bright ones less well.
     brighter = generator.random() < 0.8
     factor = generator.uniform(1.3, 2.3) if brighter else generator.uniform(0.35, 0.7)
     level = np.full(scan.shape, factor, np.float32)
@@ -154,7 +154,7 @@ def _paint_mr(
     elif kind < 0.45:
         level = np.where(distance < generator.uniform(0.3, 0.7),
                          factor * generator.uniform(0.6, 1.2), factor)
-    painted = middle * (level + generator.uniform(0.02, 0.12) * rough)
+    lesion = middle * (level + generator.uniform(0.02, 0.12) * rough)
     halo = np.zeros(scan.shape, dtype=bool)
     if name == "brain" and generator.random() < 0.4:
         width = generator.uniform(1.2, 1.8)
@@ -162,4 +162,4 @@ def _paint_mr(
         gain = generator.uniform(1.1, 1.5) if brighter else generator.uniform(0.7, 0.92)
         scan = scan * (1 - fade) + scan * gain * fade
         halo = fade > 0.3
-    return scan * (1 - opacity) + painted * opacity, halo
+    return scan * (1 - opacity) + lesion * opacity, halo

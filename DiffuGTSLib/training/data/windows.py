@@ -1,6 +1,7 @@
-"""Training windows for the attention: real tumors, synthetic lesions, organs and their prompts.
+"""Training windows for the attention: real tumors, synthetic lesions, organs and prompts.
 
-The windows of each training step, drawn ahead by worker processes where there are any.
+`WindowSampler` draws them; `WindowLoader` gives the windows of each step, from worker processes
+where there are any.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from DiffuGTSLib.scan.canonical import Modality, mask_on_grid, to_canonical
 from DiffuGTSLib.scan.phantom import make_phantom
 from DiffuGTSLib.training.data import augment
-from DiffuGTSLib.training.data.cases import SPACING_MM, Case, Sample, store
+from DiffuGTSLib.training.data.cases import SPACING_MM, TrainingCase, TrainingVolume, write_cached
 from DiffuGTSLib.training.data.organs import organ_masks
 from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
 from DiffuGTSLib.training.loop import LoopConfig, step_generator
@@ -34,15 +35,15 @@ SHARES = {
     "brain": 0.29, "breast": 0.01,
     "phantom_lung": 0.03, "phantom_liver": 0.01, "phantom_brain": 0.01,
 }
-# The organ that is asked for, where the kind of scan decides it.
-ASKED = {
+# The organ of the prompt, where the kind of scan decides it.
+PROMPTED_ORGAN = {
     "sarcoma_ct": "soft_tissue", "sarcoma_mr": "soft_tissue", "breast": "breast", "slab": "liver",
     "phantom_lung": "lung", "phantom_liver": "liver", "phantom_brain": "brain",
 }
 PHANTOMS = {"phantom_lung": "chest", "phantom_liver": "liver", "phantom_brain": "brain"}
 PHANTOM_SEEDS = range(1000, 1004)  # of each kind; the demonstration's phantom is another
-# Organs in which lesions are grown, and how often, by kind of scan.
-GROWN_IN = {
+# How often synthetic lesions are added in which organ, by kind of scan.
+SYNTHETIC_RATES = {
     "chest": {"lung": 1.0},
     "abdomen": {"liver": 3.0, "kidney": 2.0, "pancreas": 1.5, "colon": 1.5, "soft_tissue": 1.0,
                 "spleen": 0.5, "stomach": 0.5, "urinary_bladder": 0.3, "lung": 0.3},
@@ -52,7 +53,7 @@ MULTIPLE = 16  # the context path's coarsest voxel
 # Below three coarsest voxels an axis, bfloat16 gradients of convolutions overflow on CPUs.
 SMALLEST = 48
 UNKNOWN = 255
-_PURPOSE = 0xFEED  # keeps the windows' generator apart from the one that the loss is given
+_PURPOSE = 0xFEED  # makes the windows' random generator independent of the loss function's
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,11 @@ class Window:
 
     Attributes:
         image: (1, 1, X, Y, Z).
-        lesion: float (X, Y, Z), what has to be found.
-        weight: float (X, Y, Z), 0 where nobody knows (padding, halo, unverified outlines).
+        lesion: float (X, Y, Z), the target.
+        weight: float (X, Y, Z), 0 where the target is unknown (padding, halo, unverified outlines).
         organs: uint8 (X, Y, Z), index into ORGANS plus 1; 0 elsewhere.
         known: (len(ORGANS),), whether presence and absence of the organ are known here.
-        organ: index into ORGANS of what the prompt asks for.
+        organ: index into ORGANS of the prompt's organ.
         modality: index into attention.MODALITIES.
     """
 
@@ -87,10 +88,14 @@ class Window:
 
 
 @dataclass
-class Source:
-    """A training scan with everything that is known of it, as one stack of channels.
+class LabelledVolume:
+    """A training scan with its labels, as one stack of channels.
 
-    `stack` is float32 (4, X, Y, Z): intensity, organ index, lesion, ignore.
+    Attributes:
+        kind: a row of SHARES, or the folder of a public data set.
+        stack: float32 (4, X, Y, Z): intensity, organ index, lesion, ignore.
+        known: (organs,), whether presence and absence of each organ are known.
+        modality: index into attention.MODALITIES.
     """
 
     kind: str
@@ -99,41 +104,41 @@ class Source:
     modality: int
 
 
-def kind_of(case: Case) -> str:
+def kind_of(case: TrainingCase) -> str:
     """Which row of SHARES the scan belongs to."""
     if case.group == "sarcoma":
         return "sarcoma_ct" if case.modality == "CT" else "sarcoma_mr"
     return "slab" if case.name == "liver_slab" else case.group
 
 
-def make_source(sample: Sample, cache: Path | None = None) -> Source:
-    """Organ index, tumor and ignored voxels of a scan; organs through a cache folder."""
-    stored = cache / f"{sample.case.name}_organs.npy" if cache else None
-    if stored is not None and stored.exists():
-        index = np.load(stored)
+def label_volume(volume: TrainingVolume, cache: Path | None = None) -> LabelledVolume:
+    """Organ index, tumor and ignored voxels of a scan; the organs are cached in `cache`."""
+    cached = cache / f"{volume.case.name}_organs.npy" if cache else None
+    if cached is not None and cached.exists():
+        index = np.load(cached)
     else:
-        index = np.zeros(sample.image.shape, np.uint8)
-        for name, mask in organ_masks(sample).items():
+        index = np.zeros(volume.image.shape, np.uint8)
+        for name, mask in organ_masks(volume).items():
             index[mask] = ORGANS.index(name) + 1
-        if stored is not None:
-            store(stored, lambda stream: np.save(stream, index))
-    kind = kind_of(sample.case)
-    lesion = sample.masks.get("tumor", np.zeros(sample.image.shape, bool))
-    # Multiple sclerosis is no tumor, and an unverified outline no truth: neither for nor against.
-    ignored = [sample.masks[n] for n in ("lesion", "roi_unverified") if n in sample.masks]
+        if cached is not None:
+            write_cached(cached, lambda stream: np.save(stream, index))
+    kind = kind_of(volume.case)
+    lesion = volume.masks.get("tumor", np.zeros(volume.image.shape, bool))
+    # Lesions of multiple sclerosis are no tumors, and unverified outlines no ground truth: ignored.
+    ignored = [volume.masks[n] for n in ("lesion", "roi_unverified") if n in volume.masks]
     ignore = np.logical_or.reduce(ignored) if ignored else np.zeros_like(lesion)
     if kind.startswith("sarcoma"):
         index[lesion] = ORGANS.index("soft_tissue") + 1
     if kind == "breast":
         index[:] = ORGANS.index("breast") + 1
-    stack = np.stack([sample.image.astype(np.float32), index, lesion, ignore]).astype(np.float32)
-    modality = 0 if sample.case.modality == "CT" else 1
-    return Source(kind, torch.from_numpy(stack), known_in(kind), modality)
+    stack = np.stack([volume.image.astype(np.float32), index, lesion, ignore]).astype(np.float32)
+    modality = 0 if volume.case.modality == "CT" else 1
+    return LabelledVolume(kind, torch.from_numpy(stack), known_in(kind), modality)
 
 
-def phantom_sources() -> list[Source]:
-    """Digital phantoms with their tumors, every fourth without, on the canonical grid."""
-    sources = []
+def phantom_volumes() -> list[LabelledVolume]:
+    """Digital phantoms on the canonical grid; every fourth has no tumor."""
+    volumes = []
     for kind, name in PHANTOMS.items():
         modality: Modality = "MR" if name == "brain" else "CT"
         for number, seed in enumerate(PHANTOM_SEEDS):
@@ -141,16 +146,16 @@ def phantom_sources() -> list[Source]:
             canonical = to_canonical(phantom.image, modality, SPACING_MM)
             tumor, organ = (mask_on_grid(m, canonical.geometry)
                             for m in (phantom.mask, phantom.organ))
-            index = organ * (ORGANS.index(ASKED[kind]) + 1)
+            index = organ * (ORGANS.index(PROMPTED_ORGAN[kind]) + 1)
             stack = np.stack([canonical.tensor[0, 0].numpy(), index, tumor, np.zeros_like(tumor)])
-            known = np.array([o == ASKED[kind] for o in ORGANS])
-            sources.append(Source(kind, torch.from_numpy(stack.astype(np.float32)), known,
+            known = np.array([o == PROMPTED_ORGAN[kind] for o in ORGANS])
+            volumes.append(LabelledVolume(kind, torch.from_numpy(stack.astype(np.float32)), known,
                                   int(modality == "MR")))
-    return sources
+    return volumes
 
 
 def known_in(kind: str) -> np.ndarray:
-    """Of which organs presence and absence are known in a kind of scan."""
+    """(len(ORGANS),): whether presence and absence of each organ are known in a kind of scan."""
     if kind == "chest":
         known = {"lung", "brain"}
     elif kind == "slab":
@@ -165,105 +170,118 @@ def known_in(kind: str) -> np.ndarray:
 
 
 class WindowSampler:
-    """Draws windows, kinds by their shares, scans of a kind alike.
+    """Draws windows: kinds of scans by their shares, scans of a kind with equal probability.
 
     Args:
-        grow: the organs in which lesions may be grown.
-        ask: the organs that a prompt may ask for; each source knows one of them at least.
-        voxel_mm: edge of the sources' voxels.
+        largest: voxels an axis of a window, at most.
+        lesion_organs: where synthetic lesions may be added.
+        prompt_organs: what prompts may name; each volume knows at least one of them.
+        voxel_mm: edge of the voxels.
     """
 
     def __init__(
-        self, sources: Sequence[Source], largest: int = 96, grow: Collection[str] = ORGANS,
-        ask: Collection[str] = ORGANS, voxel_mm: float = 2.0,
+        self, volumes: Sequence[LabelledVolume], largest: int = 96,
+        lesion_organs: Collection[str] = ORGANS, prompt_organs: Collection[str] = ORGANS,
+        voxel_mm: float = 2.0,
     ) -> None:
-        self.grow, self.ask, self.voxel_mm = grow, ask, voxel_mm
-        self.kinds = {k: [s for s in sources if s.kind == k] for k in SHARES}
+        self.lesion_organs, self.prompt_organs = lesion_organs, prompt_organs
+        self.voxel_mm = voxel_mm
+        self.kinds = {k: [v for v in volumes if v.kind == k] for k in SHARES}
         self.names = [k for k in SHARES if self.kinds[k]]
         shares = np.array([SHARES[k] for k in self.names])
         self.shares = shares / shares.sum()
         self.largest = largest
 
     def draw(self, generator: np.random.Generator) -> Window:
-        """A deformed window, with a lesion grown in it where the scan has none (three of four)."""
+        """A deformed window; three of four without a real lesion get a synthetic one."""
         kind = self.names[generator.choice(len(self.names), p=self.shares)]
-        source = self.kinds[kind][generator.integers(len(self.kinds[kind]))]
+        volume = self.kinds[kind][generator.integers(len(self.kinds[kind]))]
         stack = augment.deformed_window(
-            source.stack, self._size(source, generator), self._focus(source, generator), generator,
+            volume.stack, self._size(volume, generator), self._focus(volume, generator), generator,
             mirror_x=kind not in ("abdomen", "slab"),
         ).numpy()
         image, index = stack[0], np.rint(stack[1]).astype(np.uint8)
         lesion, ignore = stack[2] > 0.5, stack[3] > 0.5
-        modality = "CT" if source.modality == 0 else "MR"
-        organ = ASKED.get(kind)
+        modality = "CT" if volume.modality == 0 else "MR"
+        organ = PROMPTED_ORGAN.get(kind)
         if kind == "brain" and generator.random() < 0.25:
             image = np.where(index == ORGANS.index("brain") + 1, image, 0.0)
         if modality == "MR":
             image = augment.random_contrast(image, generator)
         if organ is None:
-            organ, image, lesion, halo = self._grow(kind, image, index, modality, generator)
+            organ, image, lesion, halo = self._add_lesions(kind, image, index, modality, generator)
             ignore |= halo
         image = augment.degrade(image, generator, floor=0.0 if modality == "CT" else None)
-        asked = ORGANS.index(organ)
-        if organ not in self.ask or generator.random() < 0.15:
-            known = [i for i in np.flatnonzero(source.known) if ORGANS[i] in self.ask]
-            asked = int(generator.choice(known))
-        return as_window(image, lesion, ignore, index, source, asked)
+        prompted = ORGANS.index(organ)
+        if organ not in self.prompt_organs or generator.random() < 0.15:
+            known = [i for i in np.flatnonzero(volume.known) if ORGANS[i] in self.prompt_organs]
+            prompted = int(generator.choice(known))
+        return as_window(image, lesion, ignore, index, volume, prompted)
 
-    def _size(self, source: Source, generator: np.random.Generator) -> list[int]:
-        """Strictly inside the scan, so that no window shows where the crop's centre was."""
+    def _size(self, volume: LabelledVolume, generator: np.random.Generator) -> list[int]:
+        """Smaller than the scan: else the centre of a crop around a tumor marks the tumor."""
         sizes = []
-        for n in source.stack.shape[1:]:
+        for n in volume.stack.shape[1:]:
             bound = min(self.largest, n)
             least = min(bound, self.largest * 2 // 3)
             size = int(generator.integers(least, bound + 1))
-            if source.kind.startswith("sarcoma"):
+            if volume.kind.startswith("sarcoma"):
                 size = min(size, int(n * generator.uniform(0.55, 0.95)))
             sizes.append(max(12, size // 8 * 8))
         return sizes
 
-    def _focus(self, source: Source, generator: np.random.Generator) -> np.ndarray | None:
-        """Half the abdominal and chest windows are drawn around a labelled organ."""
-        if source.kind not in ("abdomen", "chest") or generator.random() < 0.5:
+    def _focus(self, volume: LabelledVolume, generator: np.random.Generator) -> np.ndarray | None:
+        """A voxel of a labelled organ, for half of the abdominal and chest windows."""
+        if volume.kind not in ("abdomen", "chest") or generator.random() < 0.5:
             return None
-        present = np.unique(source.stack[1][::4, ::4, ::4].numpy()).astype(int)
-        wanted = [ORGANS.index(o) + 1 for o in GROWN_IN[source.kind]]
-        present = np.intersect1d(present, wanted)
+        present = np.unique(volume.stack[1][::4, ::4, ::4].numpy()).astype(int)
+        possible = [ORGANS.index(o) + 1 for o in SYNTHETIC_RATES[volume.kind]]
+        present = np.intersect1d(present, possible)
         if present.size == 0:
             return None
-        places = torch.nonzero(source.stack[1] == int(generator.choice(present)))
-        return places[int(generator.integers(len(places)))].numpy()
+        voxels = torch.nonzero(volume.stack[1] == int(generator.choice(present)))
+        return voxels[int(generator.integers(len(voxels)))].numpy()
 
-    def _grow(
+    def _add_lesions(
         self, kind: str, image: np.ndarray, index: np.ndarray, modality: str,
         generator: np.random.Generator,
     ) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-        """Lesions in one of the window's organs: none (one in four), one, or up to three."""
+        """Adds none (one in four), one, or up to three lesions to one of the window's organs.
+
+        Returns:
+            The organ, the image, the lesion mask and the halo.
+        """
         lesion, halo = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
         rates = {
-            o: r for o, r in GROWN_IN[kind].items()
-            if o in self.grow and (index == ORGANS.index(o) + 1).sum() > 200
+            o: r for o, r in SYNTHETIC_RATES[kind].items()
+            if o in self.lesion_organs and (index == ORGANS.index(o) + 1).sum() > 200
         }
         if not rates:
-            return next(iter(GROWN_IN[kind])), image, lesion, halo
+            return next(iter(SYNTHETIC_RATES[kind])), image, lesion, halo
         weights = np.array(list(rates.values()))
         organ = list(rates)[generator.choice(len(rates), p=weights / weights.sum())]
         inside = index == ORGANS.index(organ) + 1
         count = int(generator.choice([0, 1, 2, 3], p=[0.25, 0.5, 0.15, 0.1]))
         for _ in range(count):
-            grown = add_lesion(
+            synthetic = add_lesion(
                 image, inside, organ, modality, generator, self.voxel_mm  # type: ignore[arg-type]
             )
-            if grown is not None:
-                image, lesion, halo = grown.image, lesion | grown.mask, halo | grown.halo
+            if synthetic is not None:
+                image = synthetic.image
+                lesion, halo = lesion | synthetic.mask, halo | synthetic.halo
         return organ, image, lesion, halo & ~lesion
 
 
 def as_window(
-    image: np.ndarray, lesion: np.ndarray, ignore: np.ndarray, index: np.ndarray, source: Source,
-    asked: int,
+    image: np.ndarray, lesion: np.ndarray, ignore: np.ndarray, index: np.ndarray,
+    volume: LabelledVolume, organ: int,
 ) -> Window:
-    """The arrays (X, Y, Z) of a window, padded to what the networks divide; padding counts not."""
+    """A window from arrays (X, Y, Z), padded to multiples of MULTIPLE with weight 0.
+
+    Args:
+        volume: for the organs that are known, and the modality.
+        organ: index of the prompt's organ.
+    """
     pads = [max(int(-n % MULTIPLE), SMALLEST - n) for n in image.shape]
     order = (0, pads[2], 0, pads[1], 0, pads[0])
 
@@ -272,58 +290,58 @@ def as_window(
 
     return Window(
         image=tensor(image)[None, None], lesion=tensor(lesion), weight=tensor(~ignore),
-        organs=tensor(index).to(torch.uint8), known=torch.from_numpy(source.known), organ=asked,
-        modality=source.modality,
+        organs=tensor(index).to(torch.uint8), known=torch.from_numpy(volume.known), organ=organ,
+        modality=volume.modality,
     )
 
 
 class Sampler(Protocol):
-    """What draws windows."""
+    """Anything that draws windows."""
 
     def draw(self, generator: np.random.Generator) -> Window:
-        """A window; the same generator, the same window."""
+        """A window; the same generator state gives the same window."""
         ...
 
 
-class _Steps(Dataset[list[Window]]):
+class _StepDataset(Dataset[list[Window]]):
     """The windows of the steps from `first` on, one item a step."""
 
-    def __init__(self, feed: Feed, config: LoopConfig, first: int) -> None:
-        self.feed, self.first, self.count = feed, first, config.steps - first
+    def __init__(self, loader: WindowLoader, config: LoopConfig, first: int) -> None:
+        self.loader, self.first, self.count = loader, first, config.steps - first
         self.seed, self.rank = config.seed, config.ranks.rank
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> list[Window]:
-        return self.feed.draw(self.seed, self.first + index, self.rank)
+        return self.loader.draw(self.seed, self.first + index, self.rank)
 
 
-class Feed:
-    """The same windows for the same seed, step and rank, whatever the number of workers.
+class WindowLoader:
+    """Data loader: the same windows for the same seed, step and rank, for any number of workers.
 
     Args:
         count: windows a step.
-        workers: processes that draw ahead while the networks run; 0 draws when asked.
+        workers: processes that draw windows ahead of time; 0 draws them when they are needed.
     """
 
     def __init__(self, sampler: Sampler, count: int = 1, workers: int = 0) -> None:
         self.sampler, self.count, self.workers = sampler, count, workers
-        self._ahead: Iterator[list[Window]] | None = None
+        self._batches: Iterator[list[Window]] | None = None
         self._next = 0
 
     def windows(self, step: int, config: LoopConfig) -> list[Window]:
-        """The windows of a step, for this process; steps are asked for one after the other."""
+        """The windows of a step, for this process; call it for one step after the other."""
         if self.workers == 0:
             return self.draw(config.seed, step, config.ranks.rank)
-        if self._ahead is None or step != self._next:
-            loader = DataLoader(_Steps(self, config, step), batch_size=None,
+        if self._batches is None or step != self._next:
+            loader = DataLoader(_StepDataset(self, config, step), batch_size=None,
                                 num_workers=self.workers)
-            self._ahead = iter(loader)
+            self._batches = iter(loader)
         self._next = step + 1
-        return next(self._ahead)
+        return next(self._batches)
 
     def draw(self, seed: int, step: int, rank: int) -> list[Window]:
-        """The windows of a step, drawn here and now."""
+        """The windows of a step, drawn in this process."""
         generator = step_generator(seed, step, rank, _PURPOSE)
         return [self.sampler.draw(generator) for _ in range(self.count)]

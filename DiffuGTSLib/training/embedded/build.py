@@ -1,9 +1,4 @@
-"""The parts of the embedded model, each made from the data folder into the folder of runs.
-
-From trained parts to the embedded model package, and its calibration.
-
-Parts of a workshop made at the same time, each by a process of its own.
-"""
+"""Build of the embedded model: its parts, the package of them, and parts trained in parallel."""
 
 from __future__ import annotations
 
@@ -40,15 +35,15 @@ from DiffuGTSLib.training import (
 )
 from DiffuGTSLib.training.calibration import CALIBRATED_ON
 from DiffuGTSLib.training.config import ATTENTION, ATTENTION_WIDE, AUTOENCODER, DENOISER, Training
-from DiffuGTSLib.training.data.cases import SPACING_MM, Sample, read_cases
+from DiffuGTSLib.training.data.cases import SPACING_MM, read_cases
 from DiffuGTSLib.training.data.corpus import Corpus
-from DiffuGTSLib.training.data.project_folder import ProjectFolder, Wanted
-from DiffuGTSLib.training.data.windows import Feed
+from DiffuGTSLib.training.data.project_folder import DataSelection, ProjectFolder
+from DiffuGTSLib.training.data.windows import WindowLoader
 from DiffuGTSLib.training.embedded import validation
 from DiffuGTSLib.training.loop import CHECKPOINT, LoopConfig
 
-SMALL, WIDE = 72, 96  # voxels an axis of a window, at most
-AHEAD = 1  # processes that draw windows while the attention trains
+SMALL_WINDOW, WIDE_WINDOW = 72, 96  # voxels an axis, at most
+LOADER_WORKERS = 1  # processes that draw windows while the attention trains
 # Mean error when healthy tissue is inpainted, two samples: 4 steps 0.052 (CT) and 0.134 (MR),
 # 12 steps 0.053 and 0.140. Four samples of 4 steps: 0.050 and 0.130, at twice the time.
 STEPS = 4
@@ -56,44 +51,45 @@ SAMPLES = 2
 # Mean calibration score of the committed attention over anatomies and modalities: 0.54 with scans
 # mirrored along x and y as well, 0.53 without.
 MIRRORS = (0, 1)
-CLASSES = "classes.json"  # beside the attention's checkpoint: what it was trained on
+CLASSES = "classes.json"  # beside the attention's checkpoint: the classes it was trained on
 TRAINED_ON = (
     "Soft-tissue-Sarcoma (TCIA) patients 001-028, NSCLC Radiogenomics r01-001, TotalSegmentator "
     "test data (abdomen, liver slab, two mediastinum crops), open_ms_data p07 and p19, FNNDSC "
     "volunteers, Colin27 (MRIcron), pyradiomics breast1; synthetic lesions in them."
 )
-_LOOK_SECONDS = 1.0
-_ENDING_SECONDS = 10.0
+_POLL_SECONDS = 1.0
+_TERMINATION_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Where the data come from and where the parts go.
+class EmbeddedBuild:
+    """Trains the parts of the embedded model from the data into the folder of runs.
 
     Attributes:
         data: folder with manifest.json and the scans.
-        runs: folder for checkpoints, logs and the cache.
-        tell: is given each line of a training's log.
-        quick: steps of each training instead of its own number, for a trial; 0: its own.
+        runs: folder for checkpoints, curves and the cache.
+        log: receives each line of progress.
+        quick: steps of each training, for a trial; 0: those of the embedded model.
     """
 
     data: Path
     runs: Path
-    tell: Callable[[str], None] | None = None
+    log: Callable[[str], None] = print
     quick: int = 0
 
     @property
     def folder(self) -> ProjectFolder:
-        """The data as training material."""
-        return ProjectFolder(self.data, self.runs / "cache", Wanted())
+        """The data for training."""
+        return ProjectFolder(self.data, self.runs / "cache", DataSelection())
 
     def vae(self, training: Training = AUTOENCODER) -> None:
         """Trains the autoencoder, moves its latents' mean to 0 and stores their scale factor."""
         folder = self.folder
         config = self._loop(training, "vae")
-        model = autoencoder_trainer.train(folder.samples("training"), self._unseen(), config)
+        model = autoencoder_trainer.train(
+            folder.volumes("training"), folder.volumes("validation"), config)
         model.requires_grad_(False).eval()
-        scale = denoiser_trainer.centre_latents(model, folder.sources("training"))
+        scale = denoiser_trainer.centre_latents(model, folder.labelled_volumes("training"))
         model.save_pretrained(self.runs / "vae" / "model")
         (self.runs / "vae" / "scale_factor.json").write_text(json.dumps(scale))
 
@@ -101,8 +97,8 @@ class Workshop:
         """Trains the denoiser on the latents of healthy tissue."""
         scale = json.loads((self.runs / "vae" / "scale_factor.json").read_text())
         scans = denoiser_trainer.encode_copies(
-            self.autoencoder(), self.folder.sources("training"), scale, denoiser_trainer.COPIES,
-            seed=0,
+            self.autoencoder(), self.folder.labelled_volumes("training"), scale,
+            denoiser_trainer.COPIES, seed=0,
         )
         config = self._loop(training, "unet")
         denoiser_trainer.train(scans, config).save_pretrained(self.runs / "unet" / "model")
@@ -112,77 +108,76 @@ class Workshop:
         encoder = TextEncoder.from_package()
 
         def train(
-            part: str, plan: Training, largest: int, emphasis: attention_trainer.Emphasis,
+            part: str, settings: Training, largest: int, weights: attention_trainer.LossWeights,
             start: AnomalyAttention | None = None,
         ) -> AnomalyAttention:
             corpus = self._corpus(largest)
+            loader = WindowLoader(
+                corpus.sampler(), attention_trainer.WINDOWS_PER_STEP, LOADER_WORKERS)
             return attention_trainer.train(
-                self.autoencoder(), Feed(corpus.sampler(), attention_trainer.WINDOWS, AHEAD),
-                corpus.held_out(),
-                self._loop(plan, part), attention_trainer.PromptTexts(encoder, corpus.organs),
-                {"mirrors": MIRRORS}, start=start, emphasis=emphasis,
+                self.autoencoder(), loader, corpus.held_out(), self._loop(settings, part),
+                attention_trainer.PromptTexts(encoder, corpus.organs), {"mirrors": MIRRORS},
+                start=start, weights=weights,
             )
 
-        small = train("aova_small", training, SMALL, attention_trainer.FIND)
-        model = train("aova", wide, WIDE, attention_trainer.LET_GO, small)
-        classes = json.dumps(self._corpus(WIDE).trained_classes())
+        small = train("aova_small", training, SMALL_WINDOW, attention_trainer.SENSITIVE)
+        model = train("aova", wide, WIDE_WINDOW, attention_trainer.SPECIFIC, small)
+        classes = json.dumps(self._corpus(WIDE_WINDOW).trained_classes())
         (self.runs / "aova" / CLASSES).write_text(classes)
         model.save_pretrained(self.runs / "aova" / "model")
 
     def average(self, before: Path, share: float) -> None:
-        """Moves the attention's weights towards those it went on from; `share` stays its own.
+        """Averages the attention's weights with those that it was fine-tuned from.
 
-        Weights of one training and of another that went on from it can be averaged, and are as
-        good as each where that one was better (model soups, Wortsman et al., ICML 2022).
+        Such averages can combine the strengths of both (model soups, Wortsman et al., ICML 2022).
+
+        Args:
+            before: folder of runs with the earlier attention.
+            share: weight of the later one, 0 to 1.
         """
-        own, other = (trained_attention(runs) for runs in (self.runs, before))
-        theirs, ours = other.state_dict(), own.state_dict()
-        own.load_state_dict({name: torch.lerp(theirs[name], ours[name], share) for name in ours})
-        own.save_pretrained(self.runs / "aova" / "model")
+        later, earlier = (trained_attention(runs) for runs in (self.runs, before))
+        start, end = earlier.state_dict(), later.state_dict()
+        later.load_state_dict({name: torch.lerp(start[name], end[name], share) for name in end})
+        later.save_pretrained(self.runs / "aova" / "model")
 
     def package(self, output: Path) -> None:
         """Writes the model package from the trained parts, as they are now."""
         write_package(self.runs, output)
 
     def fuse(self, model: Path) -> None:
-        """Fits calibration and fusion on tuning patients and grown lesions, into the package."""
-        everything = len(read_cases(self.data)) * 10
-        calibration.calibrate(model, self.folder.examples(everything), self.runs / "fusion.json",
-                            tell=self.tell or print)
+        """Fits calibration and fusion on tuning patients and synthetic lesions; updates `model`."""
+        unlimited = len(read_cases(self.data)) * 10
+        calibration.calibrate(model, self.folder.examples(unlimited), self.runs / "fusion.json",
+                              log=self.log)
 
     def validate(
         self, output: Path, model: str, only: Sequence[str] | None = None, threads: int = 2,
         docs: Path | None = None,
     ) -> Evaluation:
-        """Scores the model on the validation patients: table, figures, baselines."""
+        """Scores the model on the validation patients: tables, figures, baselines."""
         return validation.run(self.data, output, model, only, threads, docs)
 
     def autoencoder(self) -> Autoencoder:
-        """The finished autoencoder, frozen."""
+        """The trained autoencoder, frozen."""
         model = Autoencoder.from_pretrained(self.runs / "vae" / "model", low_cpu_mem_usage=False)
         model.requires_grad_(False).eval()
         return model.to(memory_format=torch.channels_last_3d)
 
     def _corpus(self, largest: int) -> Corpus:
-        """The data in windows of at most so many voxels an axis."""
-        folder = ProjectFolder(self.data, self.runs / "cache", Wanted(largest=largest))
-        return Corpus([(folder, 1.0)], folder.wanted)
+        """The data in windows of at most `largest` voxels an axis."""
+        folder = ProjectFolder(self.data, self.runs / "cache", DataSelection(largest=largest))
+        return Corpus([(folder, 1.0)], folder.selection)
 
     def _loop(self, training: Training, part: str) -> LoopConfig:
         steps = self.quick or training.steps
-        return replace(training, steps=steps).loop(self.runs / part, tell=self.tell)
-
-    def _unseen(self) -> list[Sample]:
-        """The validation patients, whose PSNR goes into the autoencoder's log."""
-        return self.folder.samples("validation")
+        return replace(training, steps=steps).loop(self.runs / part, log=self.log)
 
 
-def _part(runs: Path, name: str, blank: ModelMixin) -> ModelMixin:
-    """A finished part, or the last checkpoint of one still in training."""
+def _trained_part(runs: Path, name: str, blank: ModelMixin) -> ModelMixin:
+    """A trained network, or the last checkpoint of one that is still in training."""
     finished = runs / name / "model"
     if finished.is_dir():
-        return type(blank).from_pretrained(
-            finished, low_cpu_mem_usage=False)
+        return type(blank).from_pretrained(finished, low_cpu_mem_usage=False)
     state = torch.load(runs / name / CHECKPOINT, weights_only=True, map_location="cpu")
     averaged = {k.removeprefix("module."): v for k, v in state["averaged"].items()}
     averaged.pop("n_averaged")
@@ -192,15 +187,15 @@ def _part(runs: Path, name: str, blank: ModelMixin) -> ModelMixin:
 
 def trained_attention(runs: Path) -> AnomalyAttention:
     """The attention of a folder of runs."""
-    made = _part(runs, "aova", AnomalyAttention(mirrors=MIRRORS))
-    assert isinstance(made, AnomalyAttention)
-    return made
+    attention = _trained_part(runs, "aova", AnomalyAttention(mirrors=MIRRORS))
+    assert isinstance(attention, AnomalyAttention)
+    return attention
 
 
 def write_package(runs: Path, output: Path) -> None:
-    """Writes the package into `output`, with the attention alone as its fusion until calibrated."""
+    """Writes the uncalibrated package into `output`; its fusion is the attention alone."""
     scale = json.loads((runs / "vae" / "scale_factor.json").read_text())
-    seen = runs / "aova" / CLASSES
+    classes = runs / "aova" / CLASSES
     card = Card(
         name=catalogue.EMBEDDED, licence="Apache-2.0; training data: see NOTICE.txt",
         modalities=("CT", "MR"), spacing_mm=SPACING_MM, scale_factor=scale,
@@ -208,20 +203,20 @@ def write_package(runs: Path, output: Path) -> None:
         threshold=0.5, steps=STEPS, samples=SAMPLES, resamplings=1,
         fusion={"CT": ATTENTION_ALONE, "MR": ATTENTION_ALONE},
         trained_on=TRAINED_ON, calibrated_on=CALIBRATED_ON,
-        trained_classes=json.loads(seen.read_text()) if seen.exists() else None,
+        trained_classes=json.loads(classes.read_text()) if classes.exists() else None,
     )
     save(
         output, card,
-        _part(runs, "vae", Autoencoder()),
-        _part(runs, "unet", Denoiser(**denoiser_trainer.EMBEDDED_CONFIG)),
+        _trained_part(runs, "vae", Autoencoder()),
+        _trained_part(runs, "unet", Denoiser(**denoiser_trainer.EMBEDDED_CONFIG)),
         trained_attention(runs),
         FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER),
     )
 
 
 @dataclass(frozen=True)
-class _Line:
-    """What a process says: a line of its log, or at its end `error` (None: all went well)."""
+class _Message:
+    """From a child process: a line of progress, or its end, with `error` if it failed."""
 
     part: str
     text: str = ""
@@ -229,80 +224,87 @@ class _Line:
     error: DiffuGTSError | None = None
 
 
-def make(
-    shop: Workshop, parts: Sequence[str], threads: int, tell: Callable[[str, str], None],
-    made: Callable[[str], None],
+def build_parallel(
+    build: EmbeddedBuild, parts: Sequence[str], threads: int, on_line: Callable[[str, str], None],
+    on_finished: Callable[[str], None],
 ) -> None:
-    """Makes the parts, which are methods of the workshop; threads are shared out among them.
+    """Builds the parts (methods of `build`) in parallel, each in a child process.
+
+    Not by a ProcessPoolExecutor: it cannot terminate a busy worker (before Python 3.14), so that
+    after an error or Ctrl+C the other part would train on for hours; and its BrokenProcessPool
+    names neither the part nor the exit code.
 
     Args:
-        tell: is given a part and a line of its log.
-        made: is given each part at its end.
+        threads: divided among the parts.
+        on_line: receives a part and a line of its progress.
+        on_finished: receives each part when it is built.
 
     Raises:
-        TrainingImpossible: a process was ended from outside; the others are ended, too.
-        DiffuGTSError: what one of them raised.
+        TrainingImpossible: a child process was killed; the others are terminated.
+        DiffuGTSError: raised by one of the parts.
     """
     context = multiprocessing.get_context("spawn")
-    lines: Queue[_Line] = context.Queue()
+    messages: Queue[_Message] = context.Queue()
     share = max(1, threads // len(parts))
-    # No daemons: those may not have the processes that draw windows ahead.
-    at_work = {part: context.Process(target=_make, args=(shop, part, share, lines), name=part)
-               for part in parts}
+    # No daemons: these may not start the worker processes of a data loader.
+    running = {part: context.Process(target=_build_part, args=(build, part, share, messages),
+                                     name=part) for part in parts}
     try:
-        for process in at_work.values():
+        for process in running.values():
             process.start()
-        while at_work:
-            line = _next(lines, at_work)
-            if line.error is not None:
-                raise line.error
-            if line.ended:
-                at_work.pop(line.part).join()
-                made(line.part)
-            elif line.text:
-                tell(line.part, line.text)
+        while running:
+            message = _next_message(messages, running)
+            if message.error is not None:
+                raise message.error
+            if message.ended:
+                running.pop(message.part).join()
+                on_finished(message.part)
+            elif message.text:
+                on_line(message.part, message.text)
     finally:
-        for process in at_work.values():
+        for process in running.values():
             process.terminate()
-            process.join(_ENDING_SECONDS)
+            process.join(_TERMINATION_SECONDS)
             if process.is_alive():
                 process.kill()
 
 
-def _next(lines: Queue[_Line], at_work: Mapping[str, BaseProcess]) -> _Line:
-    """The next line, as soon as there is one.
+def _next_message(messages: Queue[_Message], running: Mapping[str, BaseProcess]) -> _Message:
+    """Waits for the next message.
 
     Raises:
-        TrainingImpossible: none will come from one of the processes.
+        TrainingImpossible: one of the processes is dead and will send none.
     """
     while True:
-        gone = [part for part, process in at_work.items() if not process.is_alive()]
+        dead = [part for part, process in running.items() if not process.is_alive()]
         try:
-            return lines.get(timeout=_LOOK_SECONDS)
+            return messages.get(timeout=_POLL_SECONDS)
         except queue.Empty:
-            if gone:  # and what it said before has been read
-                code = at_work[gone[0]].exitcode
+            if dead:  # before the wait, so that all its messages have been read
+                code = running[dead[0]].exitcode
                 raise TrainingImpossible(
-                    f"The process that trained {gone[0]} ended (exit code {code}).",
+                    f"The process that trained {dead[0]} ended (exit code {code}).",
                     "Start the same command again: it continues from the last checkpoint.",
                 ) from None
 
 
-def _make(shop: Workshop, part: str, threads: int, lines: Queue[_Line]) -> None:
-    """The child: makes one part; ends where nobody listens any more."""
-    # Ctrl-C reaches the whole group; the parent ends this process.
+def _build_part(
+    build: EmbeddedBuild, part: str, threads: int, messages: Queue[_Message]
+) -> None:
+    """The child process: builds one part; exits when its parent is dead."""
+    # Ctrl+C reaches the whole process group; the parent terminates this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     parent: Any = multiprocessing.parent_process()
 
-    def tell(text: str) -> None:
+    def log(text: str) -> None:
         if not parent.is_alive():
             raise SystemExit("The process that started this one has ended.")
-        lines.put(_Line(part, text))
+        messages.put(_Message(part, text))
 
     try:
-        getattr(replace(shop, tell=tell), part)()
+        getattr(replace(build, log=log), part)()
     except DiffuGTSError as error:
-        lines.put(_Line(part, ended=True, error=error))
+        messages.put(_Message(part, ended=True, error=error))
     else:
-        lines.put(_Line(part, ended=True))
+        messages.put(_Message(part, ended=True))

@@ -1,4 +1,4 @@
-"""The embedded model again, from the scans to its scores: part after part, with their times."""
+"""Reproduction of the embedded model, from the scans to its scores, with the time of each part."""
 
 from __future__ import annotations
 
@@ -15,103 +15,105 @@ from DiffuGTSLib.files import write_json
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.catalogue import EMBEDDED
 from DiffuGTSLib.models.store import find
-from DiffuGTSLib.training.embedded import build
-from DiffuGTSLib.training.embedded.build import Workshop
+from DiffuGTSLib.training.embedded.build import EmbeddedBuild, build_parallel
 
 RECORD = "reproduce.json"
-# Those of one stage do not need each other.
+# Parts of one stage do not depend on each other.
 STAGES = (("vae",), ("unet", "aova"), ("package",), ("fuse",), ("validate",))
 NAMES = tuple(part for stage in STAGES for part in stage)
 
 
-class Clock:
+class BuildTimes:
     """Which parts are finished and how long each took, kept in the folder of runs.
 
-    The time of a run that was killed counts up to the last line of its log.
+    The time of a killed run counts up to its last line of progress.
     """
 
     def __init__(self, runs: Path) -> None:
         self.path = runs / RECORD
         self.parts: dict[str, dict[str, Any]] = {}
-        self.seconds = 0.0  # of all of them; less than their sum where some ran side by side
+        self.seconds = 0.0  # in total; less than the sum of the parts where some ran in parallel
         if self.path.exists():
             record = json.loads(self.path.read_text(encoding="utf-8"))
             self.parts = record["parts"]
             self.seconds = record.get("seconds", sum(p["seconds"] for p in self.parts.values()))
-        self._since: dict[str, float] = {}  # of the parts that are being made
-        self._noted = time.monotonic()
+        self._started: dict[str, float] = {}  # of the running parts, since the last update
+        self._updated = time.monotonic()
 
     def finished(self, part: str) -> bool:
-        """Whether the part needs not be made again."""
+        """Whether the part is built."""
         return bool(self.parts.get(part, {}).get("finished"))
 
-    def begin(self, *parts: str) -> None:
-        """From here on time goes by for these parts."""
-        self._noted = time.monotonic()
-        self._since = dict.fromkeys(parts, self._noted)
+    def start(self, *parts: str) -> None:
+        """Starts the time of these parts."""
+        self._updated = time.monotonic()
+        self._started = dict.fromkeys(parts, self._updated)
 
-    def tick(self, part: str, finished: bool = False) -> None:
-        """Notes the time that has gone by."""
+    def update(self, part: str, finished: bool = False) -> None:
+        """Writes the time that the part has taken until now."""
         now = time.monotonic()
         before = self.parts.get(part, {}).get("seconds", 0.0)
-        self.parts[part] = {"seconds": before + now - self._since[part], "finished": finished}
-        self.seconds += now - self._noted
-        self._since[part] = self._noted = now
+        self.parts[part] = {"seconds": before + now - self._started[part], "finished": finished}
+        self.seconds += now - self._updated
+        self._started[part] = self._updated = now
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {"parts": self.parts, "seconds": self.seconds})
 
 
 def reproduce(
-    shop: Workshop, output: Path, threads: int, tell: Callable[[str], None] = print,
+    build: EmbeddedBuild, output: Path, threads: int, log: Callable[[str], None] = print,
     only: list[str] | None = None,
 ) -> None:
-    """Makes all parts that are not yet made; at the end the times, and the scores beside the
-    committed model's. With two threads or more, parts that do not need each other are made side
-    by side.
+    """Builds all parts that are not yet built, then logs their times, and the scores beside those
+    of the committed model. With two threads or more, independent parts are built in parallel.
 
     Args:
         output: model/ and validation/ are written here.
+        log: receives each line of progress.
         only: validation cases to score.
     """
-    clock, model = Clock(shop.runs), output / "model"
+    times, model = BuildTimes(build.runs), output / "model"
 
-    def log(part: str, line: str) -> None:
-        tell(f"{part}: {line}")
-        clock.tick(part)
+    def on_line(part: str, line: str) -> None:
+        log(f"{part}: {line}")
+        times.update(part)
 
-    def package(shop: Workshop) -> None:
-        shutil.rmtree(model, ignore_errors=True)  # half of one, of a run that was killed
-        shop.package(model)
+    def package(build: EmbeddedBuild) -> None:
+        shutil.rmtree(model, ignore_errors=True)  # may be incomplete, from a killed run
+        build.package(model)
 
-    work: dict[str, Callable[[Workshop], object]] = {
-        "vae": lambda shop: shop.vae(), "unet": lambda shop: shop.unet(),
-        "aova": lambda shop: shop.aova(), "package": package, "fuse": lambda shop: shop.fuse(model),
-        "validate": lambda shop: shop.validate(output / "validation", str(model), only, threads),
+    methods: dict[str, Callable[[EmbeddedBuild], object]] = {
+        "vae": lambda build: build.vae(),
+        "unet": lambda build: build.unet(),
+        "aova": lambda build: build.aova(),
+        "package": package,
+        "fuse": lambda build: build.fuse(model),
+        "validate": lambda build: build.validate(output / "validation", str(model), only, threads),
     }
     for stage in STAGES if threads > 1 else [(name,) for name in NAMES]:
         for part in stage:
-            tell(f"{part}: {'made already' if clock.finished(part) else 'begins'}")
-        parts = [part for part in stage if not clock.finished(part)]
-        clock.begin(*parts)
+            log(f"{part}: {'is already built' if times.finished(part) else 'starts'}")
+        parts = [part for part in stage if not times.finished(part)]
+        times.start(*parts)
         if len(parts) > 1:
-            build.make(shop, parts, threads, log, partial(clock.tick, finished=True))
+            build_parallel(build, parts, threads, on_line, partial(times.update, finished=True))
             continue
         for part in parts:
-            work[part](replace(shop, tell=partial(log, part)))
-            clock.tick(part, finished=True)
-    for line in (*times(clock), *compared(output / "validation" / "scores.json")):
-        tell(line)
+            methods[part](replace(build, log=partial(on_line, part)))
+            times.update(part, finished=True)
+    for line in (*time_lines(times), *score_lines(output / "validation" / "scores.json")):
+        log(line)
 
 
-def times(clock: Clock) -> list[str]:
-    """How long each part took, and all of them."""
-    seconds = {name: clock.parts[name]["seconds"] for name in NAMES}
+def time_lines(times: BuildTimes) -> list[str]:
+    """The time of each part, and in total."""
+    seconds = {name: times.parts[name]["seconds"] for name in NAMES}
     lines = [f"{name:10s} {value / 60:7.1f} min" for name, value in seconds.items()]
-    return [*lines, f"{'together':10s} {clock.seconds / 60:7.1f} min"]
+    return [*lines, f"{'total':10s} {times.seconds / 60:7.1f} min"]
 
 
-def compared(scores: Path) -> list[str]:
-    """Mean Dice of each group of validation scans, beside what the committed model's card says."""
+def score_lines(scores: Path) -> list[str]:
+    """Mean Dice of each group of validation scans, beside that in the committed model's card."""
     committed = Card.read(find(EMBEDDED)).scores
     lines = [f"{'mean Dice':14s} reproduced  committed"]
     for group in json.loads(scores.read_text(encoding="utf-8"))["groups"]:

@@ -1,8 +1,7 @@
-"""The embedded model's scores: unseen patients, wrong organs, scans without tumors.
+"""Validation of the embedded model: unseen patients, wrong organs, scans without tumors.
 
-The scoring is that of `diffugts evaluate`; here is what is asked of which scan.
-
-The tables of docs/validation.md, as Markdown.
+The scoring is that of `diffugts evaluate`; here are the prompts of each scan, and the tables of
+docs/validation.md as Markdown.
 """
 
 from __future__ import annotations
@@ -22,14 +21,13 @@ from DiffuGTSLib.evaluation.report import write_report
 from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores, EvaluationSettings
 from DiffuGTSLib.evaluation.tables import Group, Mean, Summary, group, summarise, write_tables
 from DiffuGTSLib.files import write_atomically
-from DiffuGTSLib.training.data.cases import Case, read_cases
+from DiffuGTSLib.training.data.cases import TrainingCase, read_cases
 
 LUNG, BRAIN, LIVER, SARCOMA = "lung tumor", "brain tumor", "liver tumor", "soft tissue sarcoma"
 ABDOMEN = (LIVER, "kidney tumor", "pancreatic tumor", "colon tumor")
 VOLUNTEERS = ("volunteer_t1", "volunteer_t2", "volunteer2_t1", "colin27_t1")
 MEDIASTINUM = ("mediastinum_a", "mediastinum_b")
 TABLE = "table.md"
-# What is copied beside the docs: the table, and the figures of every case and group.
 WIDTH = 1200  # pixels of a picture in the docs
 _FOR_THE_DOCS = (TABLE, "cases.csv", "groups.csv")
 _SEQUENCES = {"t1": "t1", "t1c": "t1c", "t2": "t2", "fla": "flair"}
@@ -42,7 +40,7 @@ _BASELINES = {"intensity": "best intensity threshold", "centre": "centre prior",
 
 @dataclass(frozen=True)
 class Task:
-    """One scan and what is asked of it.
+    """One scan and one prompt.
 
     Attributes:
         scan: its name in the manifest.
@@ -64,31 +62,31 @@ class Task:
 
 
 def tasks() -> list[Task]:
-    """What is asked of the validation scans, and of scans without a tumor.
+    """The prompts for the validation scans, and for scans without a tumor.
 
-    Prompts of one scan follow each other, so that it is encoded once.
+    Prompts of one scan are consecutive, so that it is encoded once.
     """
     listed: list[Task] = []
     for scan in ("lung1", "lidc0314"):
-        listed += _asked(scan, LUNG, "tumor", "lung CT", (BRAIN, LIVER))
-    listed += _asked("brain1", BRAIN, "tumor", "brain T1 Gd", (LUNG, LIVER))
+        listed += _tasks_of(scan, LUNG, "tumor", "lung CT", (BRAIN, LIVER))
+    listed += _tasks_of("brain1", BRAIN, "tumor", "brain T1 Gd", (LUNG, LIVER))
     for sequence, title in (("t1c", "brain T1 Gd"), ("fla", "brain FLAIR"), ("t2", "brain T2"),
                             ("t1", "brain T1")):
-        listed += _asked(f"fg-6692_{sequence}", BRAIN, "tumor_silver", title, (LUNG, LIVER))
+        listed += _tasks_of(f"fg-6692_{sequence}", BRAIN, "tumor_silver", title, (LUNG, LIVER))
     for kind, title in (("ct", "sarcoma CT"), ("t1", "sarcoma MR")):
         for number in range(33, 41):
-            listed += _asked(f"sts_{number:03d}_{kind}", SARCOMA, "tumor", title, (BRAIN,))
+            listed += _tasks_of(f"sts_{number:03d}_{kind}", SARCOMA, "tumor", title, (BRAIN,))
     listed += [Task("abdomen_3mm", prompt, "", "no tumor: abdomen") for prompt in ABDOMEN]
     listed += [Task(scan, BRAIN, "", "no tumor: volunteers") for scan in VOLUNTEERS]
     return listed + [Task(scan, LUNG, "", "no tumor: mediastinum") for scan in MEDIASTINUM]
 
 
-def _asked(scan: str, prompt: str, mask: str, group: str, wrong: Sequence[str]) -> list[Task]:
+def _tasks_of(scan: str, prompt: str, mask: str, group: str, wrong: Sequence[str]) -> list[Task]:
     return [Task(scan, prompt, mask, group),
             *(Task(scan, other, mask, "wrong organ", wrong_organ=True) for other in wrong)]
 
 
-def labelled(task: Task, scan: Case) -> LabelledCase:
+def labelled(task: Task, scan: TrainingCase) -> LabelledCase:
     """A task as a case of an evaluation."""
     last = scan.name.rpartition("_")[2]
     return LabelledCase(
@@ -128,8 +126,8 @@ def run(
     if unknown:
         raise BadDataSet(f"No scan is called {', '.join(unknown)}.",
                          f"Scans: {', '.join(dict.fromkeys(t.scan for t in tasks()))}.")
-    asked = {task.name: task for task in tasks() if not only or task.scan in only}
-    cases = tuple(labelled(task, scans[task.scan]) for task in asked.values())
+    selected = {task.name: task for task in tasks() if not only or task.scan in only}
+    cases = tuple(labelled(task, scans[task.scan]) for task in selected.values())
     dataset = choose(DataSet("validation scans of the embedded model", "", cases))
     settings = EvaluationSettings(
         model=model, device="cpu", ablation=True, baselines=True, threads=threads)
@@ -137,7 +135,8 @@ def run(
     summary = summarise(done.cases)
     write_tables(done, summary, output)
     write_report(done, summary, output)
-    rows = [Row(asked[c.name].scan, scans[asked[c.name].scan].split, c) for c in done.cases]
+    rows = [ValidationRow(scan, scans[scan].split, case) for case in done.cases
+            for scan in (selected[case.name].scan,)]
     write_atomically(output / TABLE, markdown(rows, summary).encode("utf-8"))
     if docs is not None:
         _copy(output, docs)
@@ -154,7 +153,7 @@ def _copy(output: Path, docs: Path) -> None:
 
 
 def _copy_small(source: Path, target: Path) -> None:
-    """A picture as a page shows it, in 256 colours: a quarter of the size; history keeps each."""
+    """A smaller picture in 256 colours, as the repository's history keeps every version."""
     from PIL import Image
 
     with Image.open(source) as picture:
@@ -174,20 +173,20 @@ def _report(done: int, total: int, outcome: CaseOutcome) -> None:
 
 
 @dataclass(frozen=True)
-class Row:
-    """The scores of one prompt on a scan of a split."""
+class ValidationRow:
+    """The scores of one prompt for a scan, with the scan's split."""
 
     scan: str
     split: str
     scores: CaseScores
 
 
-def markdown(rows: Sequence[Row], summary: Summary) -> str:
+def markdown(rows: Sequence[ValidationRow], summary: Summary) -> str:
     """All tables: tumors by group and by scan, wrong organs, scans without a tumor."""
     tumors = [row for row in rows if row.scores.kind == "tumor"]
     parts = []
     if tumors:
-        # The same patients stand behind both sides, so the gain is counted scan by scan.
+        # Both sides have the same patients, so the gain is computed scan by scan.
         everything = group("all", [row.scores for row in tumors])
         shown = [g for g in summary.groups if "dsc" in g.means] + [everything]
         parts += ["## Tumors, by group\n", _groups(shown), _verdict(everything),
@@ -225,7 +224,7 @@ def _verdict(everything: Group) -> str:
             f"{gain.mean:+.3f}{interval}, over {gain.cases} scans.\n")
 
 
-def _tumors(tumors: Sequence[Row], rows: Sequence[Row]) -> str:
+def _tumors(tumors: Sequence[ValidationRow], rows: Sequence[ValidationRow]) -> str:
     heads = ["scan", "prompt", "final", *_PARTS.values(), *_BASELINES.values(), "NSD 2 mm",
              "lesions found", "found, ml", "true, ml", "wrong-organ prompts", "s", "GB"]
     lines = []
@@ -243,20 +242,20 @@ def _tumors(tumors: Sequence[Row], rows: Sequence[Row]) -> str:
     return _table(heads, lines)
 
 
-def _wrong(scan: str, rows: Sequence[Row]) -> str:
-    """What other prompts found in the same scan: ml, and DSC with the tumor they do not name."""
-    asked = [row.scores for row in rows if row.scan == scan and row.scores.kind == "wrong organ"]
+def _wrong(scan: str, rows: Sequence[ValidationRow]) -> str:
+    """Findings of wrong-organ prompts in the same scan: ml, and DSC with its tumor."""
+    wrong = [row.scores for row in rows if row.scan == scan and row.scores.kind == "wrong organ"]
     return "; ".join(
         f"{case.prompt}: nothing" if not case.found else
         f"{case.prompt}: {case.measures.segmented_ml:.1f} ml, DSC {_number(case.wrong_organ_dsc)}"
-        for case in asked) or DASH
+        for case in wrong) or DASH
 
 
-def _absent(rows: Sequence[Row], with_split: bool) -> str:
+def _absent(rows: Sequence[ValidationRow], with_split: bool) -> str:
     extra: tuple[str, ...] = ("split",) if with_split else ("DSC with the tumor",)
     heads = ["scan", "prompt", *extra, "found, ml", *(f"{words}, ml" for words in _PARTS.values()),
              "highest score"]
-    told: Callable[[Row], str] = (lambda row: row.split) if with_split else (
+    extra_cell: Callable[[ValidationRow], str] = (lambda row: row.split) if with_split else (
         lambda row: _number(row.scores.wrong_organ_dsc))
     lines = []
     for row in rows:
@@ -264,7 +263,8 @@ def _absent(rows: Sequence[Row], with_split: bool) -> str:
         parts = [case.ablation[kind].segmented_ml if kind in case.ablation else None
                  for kind in ABLATIONS]
         volumes = (_number(volume, 1) for volume in (case.measures.segmented_ml, *parts))
-        lines.append([row.scan, case.prompt, told(row), *volumes, _number(case.highest_score)])
+        lines.append([row.scan, case.prompt, extra_cell(row), *volumes,
+                      _number(case.highest_score)])
     right = sum(not row.scores.found for row in rows)
     mean = sum(row.scores.measures.segmented_ml for row in rows) / len(rows)
     return _table(heads, lines) + (

@@ -1,4 +1,4 @@
-"""A package made of trained parts, and its calibration by anatomy and by MR sequence."""
+"""A package of trained parts, and its calibration by anatomy and by MR sequence."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from DiffuGTSLib.networks.attention import AnomalyAttention
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
 from DiffuGTSLib.training.calibration import calibrate
-from DiffuGTSLib.training.data.examples import Example
+from DiffuGTSLib.training.data.examples import CalibrationExample
 from DiffuGTSLib.training.denoiser_trainer import EMBEDDED_CONFIG
 from DiffuGTSLib.training.embedded.build import MIRRORS, trained_attention, write_package
 
 
-def example(seed: int, sequence: str, larger: int) -> Example:
-    """The ball in noise; its outline is larger by so many voxels than what is bright."""
+def example(seed: int, sequence: str, larger: int) -> CalibrationExample:
+    """The ball in noise; its outline is `larger` voxels wider than the bright ball."""
     image, ball = ball_scan()
     noise = np.random.default_rng(seed).normal(0, 4, ball.shape)
     noisy = sitk.GetImageFromArray(sitk.GetArrayFromImage(image) + noise)
     truth = ndimage.binary_dilation(ball, iterations=larger) if larger else ball
     outline = sitk.GetImageFromArray(truth.astype(np.uint8))
-    for made in (noisy, outline):
-        made.CopyInformation(image)
-    return Example(noisy, outline, PROMPT, "MR", sequence)
+    for written in (noisy, outline):
+        written.CopyInformation(image)
+    return CalibrationExample(noisy, outline, PROMPT, "MR", sequence)
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +43,26 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Card, list[str
     examples = [example(i, "t1", 0) for i in range(4)]
     examples += [example(i, "flair", 2) for i in range(4, 8)]
     examples += [example(i, "t2", 4) for i in range(8, 10)]  # too few for a calibration of its own
-    said: list[str] = []
-    log = folder.parent / "fusion.json"
-    calibrate(folder, examples, log, tell=said.append)
-    return Card.read(folder), said, log
+    lines: list[str] = []
+    report = folder.parent / "fusion.json"
+    calibrate(folder, examples, report, log=lines.append)
+    return Card.read(folder), lines, report
 
 
 def test_each_sequence_with_enough_examples_has_its_own_threshold(calibrated) -> None:
     shifts = calibrated[0].calibration
     assert set(shifts) == {"brain/MR", "brain/MR/t1", "brain/MR/flair"}
-    # What is outlined beyond the bright ball asks for a lower threshold, so for a higher shift.
+    # An outline larger than the bright ball needs a lower threshold, so a higher shift.
     assert shifts["brain/MR/t1"] < shifts["brain/MR"] <= shifts["brain/MR/flair"]
 
 
-def test_what_was_found_is_said_and_kept(calibrated) -> None:
-    card, said, log = calibrated
-    assert [line.split(":")[0] for line in said[:3]] == list(card.calibration)
-    assert "4 examples" in said[1]
-    kept = json.loads(log.read_text())
-    assert kept["calibration"] == card.calibration
-    assert set(kept["fusion"]) == set(card.fusion) == {"CT", "MR", "brain/MR"}
+def test_what_was_fitted_is_logged_and_reported(calibrated) -> None:
+    card, lines, report = calibrated
+    assert [line.split(":")[0] for line in lines[:3]] == list(card.calibration)
+    assert "4 examples" in lines[1]
+    written = json.loads(report.read_text())
+    assert written["calibration"] == card.calibration
+    assert set(written["fusion"]) == set(card.fusion) == {"CT", "MR", "brain/MR"}
 
 
 def test_a_package_of_finished_parts_sees_scans_mirrored(tmp_path: Path) -> None:
@@ -81,16 +81,16 @@ def test_a_package_of_finished_parts_sees_scans_mirrored(tmp_path: Path) -> None
 
 
 def test_the_weights_of_two_runs_are_averaged(tmp_path: Path) -> None:
-    made = []
+    networks = []
     for name in ("first", "second"):
-        made.append(AnomalyAttention(mirrors=MIRRORS))
-        made[-1].save_pretrained(tmp_path / name / "aova" / "model")
+        networks.append(AnomalyAttention(mirrors=MIRRORS))
+        networks[-1].save_pretrained(tmp_path / name / "aova" / "model")
     command = ["average", "--runs", str(tmp_path / "second"), "--before", str(tmp_path / "first"),
                "--share", "0.75"]
     assert CliRunner().invoke(app, command).exit_code == 0
     found = trained_attention(tmp_path / "second")
     assert tuple(found.config.mirrors) == MIRRORS
-    first, second = (network.state_dict() for network in made)
+    first, second = (network.state_dict() for network in networks)
     for key, value in found.state_dict().items():
         torch.testing.assert_close(value, 0.25 * first[key] + 0.75 * second[key])
     untouched = trained_attention(tmp_path / "first").state_dict()

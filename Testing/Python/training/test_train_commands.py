@@ -40,8 +40,8 @@ from DiffuGTSLib.training.config import (
     read_config,
 )
 from DiffuGTSLib.training.data.corpus import gather
-from DiffuGTSLib.training.data.project_folder import Wanted
-from DiffuGTSLib.training.data.windows import ORGANS, Feed, Window
+from DiffuGTSLib.training.data.project_folder import DataSelection
+from DiffuGTSLib.training.data.windows import ORGANS, Window, WindowLoader
 from DiffuGTSLib.training.loop import LoopConfig, read_curve
 
 # What is trained here is compared with what the commands train.
@@ -125,13 +125,13 @@ def test_masks_behind_frozen_networks_are_handed_on() -> None:
 
 
 def test_the_card_claims_only_what_was_done(whole: Path, bench: Path) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     config = attention_config(bench / "bare.json", output="bare", runs="runs-bare", held_out=0,
                               synthetic=False, training={"steps": 1, "save_every": 1})
-    train_attention(read_config(config, AttentionConfig), told.append)
-    assert told[0] == "4 scans to train on, 0 held out; runs-bare/split.json names them"
-    assert "never reach learning_rate" in told[1]
-    assert told[2] == "preparing scan 1 of 4"
+    train_attention(read_config(config, AttentionConfig), lines.append)
+    assert lines[0] == "4 scans to train on, 0 held out; runs-bare/split.json names them"
+    assert "never reach learning_rate" in lines[1]
+    assert lines[2] == "preparing scan 1 of 4"
     card, about = Card.read(bench / "bare"), (bench / "bare" / "README.md").read_text()
     assert card.scores == {}
     assert card.trained_on.startswith("Attention: 1 steps on 4 scans")
@@ -152,11 +152,11 @@ def test_other_data_in_the_same_runs_are_refused_before_they_are_resampled(
     write_cases(bench / "other", {"lung": "CT"})
     config = attention_config(bench / "o.json", output="other-out", runs="runs-whole",
                               data=[{"folder": "other"}], left_out=["HCC"])
-    before, told = sorted((bench / "runs-whole" / "cache").iterdir()), list[str]()
+    before, lines = sorted((bench / "runs-whole" / "cache").iterdir()), list[str]()
     with pytest.raises(TrainingImpossible, match=r"another data\[0\].folder"):
-        train_attention(read_config(config, AttentionConfig), told.append)
+        train_attention(read_config(config, AttentionConfig), lines.append)
     assert sorted((bench / "runs-whole" / "cache").iterdir()) == before
-    assert told == []
+    assert lines == []
 
 
 def test_a_training_killed_by_force_continues_to_the_same_weights(
@@ -230,7 +230,7 @@ def test_a_network_that_does_not_fit_the_model_is_named(bench: Path) -> None:
         train_attention(read_config(path, AttentionConfig))
 
 
-def test_what_is_there_is_never_overwritten(bench: Path) -> None:
+def test_an_existing_output_is_never_overwritten(bench: Path) -> None:
     config = read_config(attention_config(bench / "b.json", output="tiny"), AttentionConfig)
     with pytest.raises(OutputNotWritten, match="tiny exists already"):
         train_attention(config)
@@ -238,14 +238,14 @@ def test_what_is_there_is_never_overwritten(bench: Path) -> None:
 
 def test_an_unknown_model_is_named_in_a_sentence(bench: Path) -> None:
     config = attention_config(bench / "c.json")
-    told = CliRunner().invoke(app, ["train", "attention", "--config", str(config),
+    result = CliRunner().invoke(app, ["train", "attention", "--config", str(config),
                                     "--model", "none-such"])
-    assert told.exit_code == 1
-    assert "none-such" in told.stderr
+    assert result.exit_code == 1
+    assert "none-such" in result.stderr
 
 
-class Counting:
-    """Windows that tell which generator drew them."""
+class NoiseSampler:
+    """Windows that show which generator drew them."""
 
     def draw(self, generator: np.random.Generator) -> Window:
         value = torch.from_numpy(generator.standard_normal((1, 1, 2, 2, 2)))
@@ -255,7 +255,7 @@ class Counting:
 
 def test_workers_draw_the_windows_that_one_process_draws(tmp_path: Path) -> None:
     config = LoopConfig(5, 1e-3, tmp_path, seed=3)
-    alone, ahead = Feed(Counting(), 2), Feed(Counting(), 2, workers=1)
+    alone, ahead = WindowLoader(NoiseSampler(), 2), WindowLoader(NoiseSampler(), 2, workers=1)
     for step in (1, 2, 3):
         pairs = zip(alone.windows(step, config), ahead.windows(step, config), strict=True)
         assert all(torch.equal(a.image, b.image) for a, b in pairs)
@@ -264,11 +264,11 @@ def test_workers_draw_the_windows_that_one_process_draws(tmp_path: Path) -> None
 def test_each_process_draws_windows_of_its_own(tmp_path: Path) -> None:
     config = LoopConfig(5, 1e-3, tmp_path)
     other = replace(config, ranks=replace(config.ranks, rank=1, size=2))
-    first, second = (Feed(Counting()).windows(0, c)[0].image for c in (config, other))
+    first, second = (WindowLoader(NoiseSampler()).windows(0, c)[0].image for c in (config, other))
     assert not torch.equal(first, second)
 
 
-def test_where_nobody_outlined_the_organ_its_lesion_opens_the_gate() -> None:
+def test_a_lesion_opens_the_gate_of_an_organ_without_outline() -> None:
     lesion, known = torch.zeros(8, 8, 8), torch.zeros(len(ORGANS), dtype=torch.bool)
     blank = torch.zeros(8, 8, 8)
     window = Window(blank[None, None], lesion, blank, blank.byte(), known, 2, 0)
@@ -285,13 +285,13 @@ def test_prompts_of_organs_beyond_the_usual_ones_are_encoded() -> None:
     assert torch.equal(prompts.gate[:-1], PromptTexts(encoder).gate)
 
 
-def test_training_goes_on_from_another(whole: Path, bench: Path, tmp_path: Path) -> None:
+def test_training_starts_from_another_attention(whole: Path, bench: Path, tmp_path: Path) -> None:
     package = load(whole)
-    corpus = gather([Data(bench / "cases")], tmp_path, Wanted(largest=48, held_out=0.5))
+    corpus = gather([Data(bench / "cases")], tmp_path, DataSelection(largest=48, held_out=0.5))
     prompts = PromptTexts(TextEncoder.from_package(), corpus.organs)
     network = {"context_channels": (16, 8, 8), "gate_channels": 8}
     still = LoopConfig(1, 0.0, tmp_path / "still", bfloat16=False)
-    made = attention_trainer.train(package.autoencoder, Feed(corpus.sampler()), [], still, prompts,
-                           network,
-                           start=package.attention)
+    made = attention_trainer.train(
+        package.autoencoder, WindowLoader(corpus.sampler()), [], still, prompts, network,
+        start=package.attention)
     assert same(made.state_dict(), package.attention.state_dict())

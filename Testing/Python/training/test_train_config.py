@@ -21,7 +21,7 @@ from DiffuGTSLib.training.config import (
     DenoiserConfig,
     Training,
     read_config,
-    remember,
+    record_settings,
 )
 
 DEFINITIONS = json.loads(resource(SCHEMA).read_text())["$defs"]
@@ -106,9 +106,9 @@ def test_a_model_is_a_folder_beside_the_file_or_a_name(tmp_path: Path) -> None:
 def test_a_training_is_not_continued_with_other_settings(tmp_path: Path) -> None:
     path = write_config(tmp_path / "a.json", autoencoder="vae")
     config = read_config(path, DenoiserConfig)
-    remember(config.runs, config)
+    record_settings(config.runs, config)
     (config.runs / "checkpoint.pt").touch()
-    remember(config.runs, replace(config, output=tmp_path / "elsewhere"))
+    record_settings(config.runs, replace(config, output=tmp_path / "elsewhere"))
     other = replace(config, training=replace(config.training, learning_rate=0.5))
     with pytest.raises(TrainingImpossible, match=r"training\.learning_rate"):
-        remember(config.runs, other)
+        record_settings(config.runs, other)

@@ -1,4 +1,4 @@
-"""Training material: public cases on the model's grid, other spacings, caches."""
+"""Training data: public cases on the model's grid, other spacings, caches."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from support.training_material import write_cases
 from DiffuGTSLib.datasets.folder import read_dataset
 from DiffuGTSLib.errors import TrainingImpossible
 from DiffuGTSLib.training.config import Data
-from DiffuGTSLib.training.data.case_windows import ORGAN, TUMOR, CaseSampler, stored
-from DiffuGTSLib.training.data.cases import read_cases, store
+from DiffuGTSLib.training.data.case_windows import ORGAN, TUMOR, CaseSampler, cached_case
+from DiffuGTSLib.training.data.cases import read_cases, write_cached
 from DiffuGTSLib.training.data.corpus import gather
-from DiffuGTSLib.training.data.project_folder import ProjectFolder, Wanted
+from DiffuGTSLib.training.data.project_folder import DataSelection, ProjectFolder
 from DiffuGTSLib.training.data.windows import ORGANS
 
 COARSE = (4.0, 4.0, 4.0)
@@ -25,7 +25,7 @@ COARSE = (4.0, 4.0, 4.0)
 
 def liver(tmp_path: Path, spacing: tuple[float, float, float] = (2.0, 2.0, 2.0)):
     cases = write_cases(tmp_path / "cases", {"liver": "CT"}, 1)
-    return stored(read_dataset(cases).cases[0], tmp_path / "cache", spacing)
+    return cached_case(read_dataset(cases).cases[0], tmp_path / "cache", spacing)
 
 
 @pytest.mark.parametrize(("spacing", "voxels"), [((2.0, 2.0, 2.0), 515), (COARSE, 64)])
@@ -42,11 +42,11 @@ def test_a_case_is_stored_on_the_models_grid(tmp_path: Path, spacing, voxels: in
 def test_a_case_is_resampled_once_and_again_when_its_file_changes(tmp_path: Path) -> None:
     first = liver(tmp_path)
     dataset = read_dataset(tmp_path / "cases")
-    assert stored(dataset.cases[0], tmp_path / "cache", (2.0, 2.0, 2.0)).files == first.files
+    assert cached_case(dataset.cases[0], tmp_path / "cache", (2.0, 2.0, 2.0)).files == first.files
     mask = tmp_path / "cases" / "liver_0_tumor.nii.gz"
     image = sitk.ReadImage(str(mask))
     sitk.WriteImage(image * 0, str(mask))
-    again = stored(dataset.cases[0], tmp_path / "cache", (2.0, 2.0, 2.0))
+    again = cached_case(dataset.cases[0], tmp_path / "cache", (2.0, 2.0, 2.0))
     assert not (np.asarray(again.labels) & TUMOR).any()
 
 
@@ -65,10 +65,10 @@ def test_windows_show_lesion_organ_and_intensity_in_one_place(tmp_path: Path) ->
 def test_the_organs_of_a_scan_lie_in_place_on_a_finer_grid(
     shared_data: Path, tmp_path: Path
 ) -> None:
-    folders = [ProjectFolder(shared_data, tmp_path, Wanted(spacing_mm=s))
+    folders = [ProjectFolder(shared_data, tmp_path, DataSelection(spacing_mm=s))
                for s in ((2.0, 2.0, 2.0), (1.5, 1.5, 3.0))]
     case = next(c for c in folders[0].cases("training") if c.name == "sts_001_ct")
-    coarse, fine = (f._source(case).stack for f in folders)
+    coarse, fine = (f._label(case).stack for f in folders)
     for channel in (1, 2):
         volumes = [(s[channel] > 0).sum() * mm3 for s, mm3 in ((coarse, 8.0), (fine, 6.75))]
         assert float(volumes[0] / volumes[1]) == pytest.approx(1, abs=0.03)
@@ -78,7 +78,7 @@ def test_the_organs_of_a_scan_lie_in_place_on_a_finer_grid(
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingImpossible, match="nowhere"):
-        gather([Data(tmp_path / "nowhere")], tmp_path, Wanted())
+        gather([Data(tmp_path / "nowhere")], tmp_path, DataSelection())
 
 
 @pytest.mark.parametrize("text", ["{", '[{"case": "a"}]', None])
@@ -93,7 +93,7 @@ def test_a_scan_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     entry = {"case": "sts_001_ct", "group": "sarcoma", "modality": "CT", "masks": {}}
     (tmp_path / "manifest.json").write_text(json.dumps([entry]))
     with pytest.raises(TrainingImpossible, match="sts_001_ct"):
-        ProjectFolder(tmp_path, tmp_path / "cache", Wanted()).samples("training")
+        ProjectFolder(tmp_path, tmp_path / "cache", DataSelection()).volumes("training")
 
 
 def test_a_file_of_the_cache_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_file_of_the_cache_is_whole_or_not_there(tmp_path: Path) -> None:
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="full"):
-        store(tmp_path / "a.npy", broken)
+        write_cached(tmp_path / "a.npy", broken)
     assert list(tmp_path.iterdir()) == []
-    store(tmp_path / "a.npy", lambda stream: np.save(stream, np.arange(3)))
+    write_cached(tmp_path / "a.npy", lambda stream: np.save(stream, np.arange(3)))
     assert torch.equal(torch.from_numpy(np.load(tmp_path / "a.npy")), torch.arange(3))

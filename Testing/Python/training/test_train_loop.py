@@ -18,8 +18,7 @@ from DiffuGTSLib.errors import PackageMissing, TrainingImpossible
 from DiffuGTSLib.training.loop import (
     CHECKPOINT,
     CURVE,
-    LOG,
-    Curves,
+    CurveWriter,
     Loop,
     LoopConfig,
     read_curve,
@@ -30,8 +29,8 @@ TOGETHER = """
 import sys
 from pathlib import Path
 import numpy as np, torch
-from DiffuGTSLib.training.loop import Loop, LoopConfig, joined, step_generator
-with joined("cpu") as (ranks, device):
+from DiffuGTSLib.training.loop import Loop, LoopConfig, process_group, step_generator
+with process_group("cpu") as (ranks, device):
     torch.manual_seed(ranks.rank)  # the first one's weights have to win
     model = torch.nn.Linear(4, 1)
     idle = torch.nn.Parameter(torch.ones(1))
@@ -92,7 +91,7 @@ class Killed(Exception):
 
 
 def run(
-    folder: Path, kill_at: int = 99, seed: int = 0, tell: Callable[[str], None] | None = None
+    folder: Path, kill_at: int = 99, seed: int = 0, log: Callable[[str], None] | None = None
 ) -> list[float]:
     torch.manual_seed(seed)
     model = torch.nn.Linear(3, 1)
@@ -106,7 +105,7 @@ def run(
     def validate() -> dict[str, float]:
         return {"weight": float(model.weight.detach().sum())}
 
-    config = LoopConfig(20, 1e-2, folder, seed=seed, save_every=8, log_every=3, tell=tell)
+    config = LoopConfig(20, 1e-2, folder, seed=seed, save_every=8, log_every=3, log=log)
     Loop(config, model, loss, validate).run()
     return model.weight.flatten().tolist()
 
@@ -125,17 +124,24 @@ def test_a_killed_training_gives_the_curve_of_one_that_was_not(tmp_path: Path) -
     assert [e["step"] for e in read_curve(tmp_path / "killed")][-1] == 15
     assert run(tmp_path / "killed") == whole
     assert read_curve(tmp_path / "killed") == read_curve(tmp_path / "whole")
-    steps = [int(line.split()[0]) for line in (tmp_path / "killed" / LOG).open()]
-    assert steps == [e["step"] for e in read_curve(tmp_path / "whole")]
+
+
+def test_each_entry_of_the_curve_is_logged_as_a_readable_line(tmp_path: Path) -> None:
+    lines: list[str] = []
+    run(tmp_path, log=lines.append)
+    entries = [(str(e["step"]), e["kind"]) for e in read_curve(tmp_path)]
+    assert [(line.split()[0], line.split()[3]) for line in lines] == entries
+    assert f"loss {read_curve(tmp_path)[0]['figures']['loss']:.4f}" in lines[0]
 
 
 def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
     (tmp_path / CURVE).write_text('{"step": 2, "kind": "train", "figures": {}}\n{"step": 4, "ki')
-    Curves(tmp_path, step=8).close()
+    CurveWriter(tmp_path, step=8).close()
+    assert (tmp_path / CURVE).read_text().endswith("{}}\n")
     assert [e["step"] for e in read_curve(tmp_path)] == [2]
 
 
-def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
     run(tmp_path)
     (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:300])
     with pytest.raises(TrainingImpossible, match="checkpoint"):
@@ -147,17 +153,17 @@ def test_the_time_before_a_kill_counts(tmp_path: Path) -> None:
         run(tmp_path, kill_at=15)
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     torch.save(state | {"seconds": 7200.0}, tmp_path / CHECKPOINT)
-    told: list[str] = []
-    run(tmp_path, tell=told.append)
-    assert told[0] == f"goes on after step {state['step']} of 20"
-    assert float((tmp_path / LOG).read_text().splitlines()[-1].split()[1]) >= 120
+    lines: list[str] = []
+    run(tmp_path, log=lines.append)
+    assert lines[0] == f"continues after step {state['step']} of 20"
+    assert float(lines[-1].split()[1]) >= 120
 
 
 def test_live_curves_are_written_for_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    curves = Curves(tmp_path, tensorboard=True)
+    curves = CurveWriter(tmp_path, tensorboard=True)
     curves.add(5, {"loss": 0.25})
     curves.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -165,7 +171,7 @@ def test_live_curves_are_written_for_tensorboard(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(5, 0.25)]
 
 
-def test_without_tensorboard_installed_it_is_said(tmp_path: Path, monkeypatch) -> None:
+def test_missing_tensorboard_is_reported(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(PackageMissing, match="TensorBoard"):
-        Curves(tmp_path, tensorboard=True)
+        CurveWriter(tmp_path, tensorboard=True)

@@ -1,4 +1,4 @@
-"""Classes of lesions: what one is, and that a class left out is never drawn."""
+"""Classes of lesions: what one is, and that a class left out is never used."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from DiffuGTSLib.errors import PromptNotUnderstood, TrainingImpossible
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure, lesion_class
 from DiffuGTSLib.training.config import Data
 from DiffuGTSLib.training.data import project_folder
-from DiffuGTSLib.training.data.cases import Case, Sample
+from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
 from DiffuGTSLib.training.data.corpus import Corpus, classes_named, gather
-from DiffuGTSLib.training.data.project_folder import ProjectFolder, Wanted
+from DiffuGTSLib.training.data.project_folder import DataSelection, ProjectFolder
 from DiffuGTSLib.training.data.windows import (
-    ASKED,
     ORGANS,
     PHANTOMS,
-    Source,
+    PROMPTED_ORGAN,
+    LabelledVolume,
     WindowSampler,
-    make_source,
+    label_volume,
 )
 
 
@@ -55,9 +55,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def corpus(cases: Path, tmp_path: Path, *left_out: str, synthetic: bool = True) -> Corpus:
-    wanted = Wanted(left_out=classes_named(left_out), synthetic=synthetic, largest=32,
+    selection = DataSelection(left_out=classes_named(left_out), synthetic=synthetic, largest=32,
                     held_out=0.4)
-    return gather([Data(cases)], tmp_path, wanted)
+    return gather([Data(cases)], tmp_path, selection)
 
 
 def drawn(sampler, count: int = 40) -> list:
@@ -66,16 +66,16 @@ def drawn(sampler, count: int = 40) -> list:
 
 def test_a_class_left_out_of_public_data_is_never_drawn(cases: Path, tmp_path: Path) -> None:
     without = corpus(cases, tmp_path, "HCC")
-    asked = {ORGANS[w.organ] for w in [*drawn(without.sampler()), *without.held_out()]}
-    assert {"lung", "brain"} <= asked
-    assert "liver" not in asked
+    prompted = {ORGANS[w.organ] for w in [*drawn(without.sampler()), *without.held_out()]}
+    assert {"lung", "brain"} <= prompted
+    assert "liver" not in prompted
     classes = without.trained_classes()
     assert classes == {"real": ["brain tumor", "lung tumor"],
                        "synthetic": ["brain tumor", "lung tumor"]}
     assert all("liver" not in example.prompt for example in without.examples(9))
 
 
-def test_without_synthetic_lesions_none_is_grown(cases: Path, tmp_path: Path) -> None:
+def test_without_synthetic_lesions_none_is_added(cases: Path, tmp_path: Path) -> None:
     plain = corpus(cases, tmp_path, synthetic=False)
     assert plain.trained_classes()["synthetic"] == []
     volumes = [int(w.lesion.sum()) for w in drawn(plain.sampler(), 25)]
@@ -87,14 +87,14 @@ def test_the_names_of_both_splits_are_those_of_their_scans(cases: Path, tmp_path
     without = corpus(cases, tmp_path, "HCC")
     (folder, _), = without.folders
     for split in ("training", "tuning"):
-        assert without.names(split) == [c.name for c in folder.stored(split)]
+        assert without.names(split) == [c.name for c in folder.cached(split)]
         assert not any("liver" in name for name in without.names(split))
 
 
 def test_held_out_patients_are_not_trained_on(cases: Path, tmp_path: Path) -> None:
     (folder, _), = corpus(cases, tmp_path).folders
-    trained = {c.patient for c in folder.stored("training")}
-    held = {c.patient for c in folder.stored("tuning")}
+    trained = {c.patient for c in folder.cached("training")}
+    held = {c.patient for c in folder.cached("tuning")}
     assert len(trained) == len(held) == 3
     assert not trained & held
 
@@ -109,15 +109,16 @@ def test_organs_of_the_trunk_are_known_to_be_absent_from_a_head(
     assert "bone" not in known
 
 
-def abdomen() -> Source:
+def abdomen() -> LabelledVolume:
     image, masks = np.full((64, 64, 64), 0.52, np.float16), {}
     for number, organ in enumerate(("liver", "kidney_left", "pancreas")):
         masks[organ] = np.zeros(image.shape, bool)
         masks[organ][8:56, 8:56, 4 + 20 * number : 20 + 20 * number] = True
-    return make_source(Sample(Case("abdomen_3mm", "abdomen", "CT", Path(), ()), image, masks))
+    case = TrainingCase("abdomen_3mm", "abdomen", "CT", Path(), ())
+    return label_volume(TrainingVolume(case, image, masks))
 
 
-def test_no_lesion_is_grown_in_an_organ_left_out_nor_asked_for() -> None:
+def test_an_organ_left_out_gets_no_lesion_and_no_prompt() -> None:
     organs = [o for o in ORGANS if o != "liver"]
     sampler = WindowSampler([abdomen()], 48, organs, organs)
     for window in drawn(sampler, 30):
@@ -125,18 +126,21 @@ def test_no_lesion_is_grown_in_an_organ_left_out_nor_asked_for() -> None:
         assert not (window.lesion[window.organs == ORGANS.index("liver") + 1] > 0).any()
 
 
-def test_lesions_are_grown_in_the_liver_where_it_is_not_left_out() -> None:
+def test_the_liver_gets_lesions_where_it_is_not_left_out() -> None:
     windows = drawn(WindowSampler([abdomen()], 48), 12)
     assert any((w.lesion[w.organs == ORGANS.index("liver") + 1] > 0).any() for w in windows)
 
 
 def test_phantoms_of_a_class_left_out_are_not_used(monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("[]")
-    phantoms = [Source(kind, torch.ones(4, 8, 8, 8), np.array([o == ASKED[kind] for o in ORGANS]),
+    phantoms = [
+        LabelledVolume(kind, torch.ones(4, 8, 8, 8),
+                       np.array([o == PROMPTED_ORGAN[kind] for o in ORGANS]),
                        int(kind == "phantom_brain")) for kind in PHANTOMS]
     # The real ones take seconds each to draw.
-    monkeypatch.setattr(project_folder, "phantom_sources", lambda: phantoms)
-    folder = ProjectFolder(tmp_path, tmp_path / "cache", Wanted(left_out=classes_named(["HCC"])))
+    monkeypatch.setattr(project_folder, "phantom_volumes", lambda: phantoms)
+    selection = DataSelection(left_out=classes_named(["HCC"]))
+    folder = ProjectFolder(tmp_path, tmp_path / "cache", selection)
     assert sorted(s.kind for s in folder.training) == ["phantom_brain", "phantom_lung"]
     assert folder.classes() == (set(), {"lung tumor", "brain tumor"})
 
@@ -146,22 +150,22 @@ def test_leaving_everything_out_is_refused(cases: Path, tmp_path: Path) -> None:
         corpus(cases, tmp_path, "liver tumor", "lung tumor", "brain tumor").sampler()
 
 
-def test_a_group_of_scans_that_nobody_knows_is_named(tmp_path: Path) -> None:
+def test_an_unknown_group_of_scans_is_named(tmp_path: Path) -> None:
     entry = '[{"case": "a", "group": "knee", "modality": "MR", "masks": {}}]'
     (tmp_path / "manifest.json").write_text(entry)
     with pytest.raises(TrainingImpossible, match="knee"):
-        ProjectFolder(tmp_path, tmp_path, Wanted())
+        ProjectFolder(tmp_path, tmp_path, DataSelection())
 
 
 def test_soft_tissue_left_out_takes_the_sarcomas_away(shared_data: Path, tmp_path: Path) -> None:
-    folder = ProjectFolder(shared_data, tmp_path, Wanted())
+    folder = ProjectFolder(shared_data, tmp_path, DataSelection())
     assert any(name.startswith("sts_") for name in folder.names("training"))
-    without = Wanted(left_out=classes_named(["soft tissue sarcoma"]))
+    without = DataSelection(left_out=classes_named(["soft tissue sarcoma"]))
     left_out = ProjectFolder(shared_data, tmp_path, without)
     for split in ("training", "tuning"):
         assert left_out.names(split) == [
             name for name in folder.names(split) if not name.startswith("sts_")]
-    assert len(list(left_out.sources("training"))) == len(left_out.names("training"))
-    # Not even to ask them for other tumors, in the calibration.
+    assert len(list(left_out.labelled_volumes("training"))) == len(left_out.names("training"))
+    # Not even as negative examples of the calibration.
     assert folder._tuning_cases()
     assert not left_out._tuning_cases()

@@ -16,13 +16,18 @@ import torch
 from DiffuGTSLib.evaluation.measures import body
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.training import autoencoder_trainer
-from DiffuGTSLib.training.attention_trainer import SPILL_VOXELS, gate_loss, image_loss, map_loss
+from DiffuGTSLib.training.attention_trainer import (
+    FALSE_POSITIVE_VOXELS,
+    gate_loss,
+    image_loss,
+    map_loss,
+)
 from DiffuGTSLib.training.data import augment
-from DiffuGTSLib.training.data.cases import Case, Sample, load_sample, read_cases
+from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume, load_volume, read_cases
 from DiffuGTSLib.training.data.organs import lungs
 from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
-from DiffuGTSLib.training.data.windows import ORGANS, Source, WindowSampler, make_source
-from DiffuGTSLib.training.denoiser_trainer import centre_latents, hole
+from DiffuGTSLib.training.data.windows import ORGANS, LabelledVolume, WindowSampler, label_volume
+from DiffuGTSLib.training.denoiser_trainer import centre_latents, random_mask
 from DiffuGTSLib.training.loop import Loop, LoopConfig
 
 TRAIN = """
@@ -82,7 +87,7 @@ def test_validation_patients_are_never_trained_on(shared_data: Path) -> None:
 
 def test_samples_come_back_from_the_cache_as_they_were(shared_data: Path, tmp_path: Path) -> None:
     (case,) = [c for c in read_cases(shared_data) if c.name == "breast1"]
-    first, second = load_sample(case, tmp_path), load_sample(case, tmp_path)
+    first, second = load_volume(case, tmp_path), load_volume(case, tmp_path)
     assert np.array_equal(first.image, second.image)
     assert np.array_equal(first.masks["tumor"], second.masks["tumor"])
     assert first.masks["tumor"].sum() * 0.008 == pytest.approx(0.13, abs=0.05)
@@ -113,18 +118,18 @@ def test_the_body_is_one_piece_without_holes() -> None:
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
-def test_a_grown_lesion_lies_in_its_organ_and_changes_only_there(modality) -> None:
+def test_a_synthetic_lesion_lies_in_its_organ_and_changes_only_there(modality) -> None:
     image, organ = np.full((64, 64, 64), 0.5, np.float32), np.zeros((64, 64, 64), bool)
     organ[8:56, 8:56, 8:56] = True
-    grown = add_lesion(image, organ, "liver", modality, np.random.default_rng(3))
-    assert grown is not None
-    assert grown.mask.any()
-    assert not (grown.mask & ~organ).any()
-    assert abs(grown.image - image)[grown.mask].mean() > 0.002
-    assert np.array_equal(grown.image[:6], image[:6])
+    synthetic = add_lesion(image, organ, "liver", modality, np.random.default_rng(3))
+    assert synthetic is not None
+    assert synthetic.mask.any()
+    assert not (synthetic.mask & ~organ).any()
+    assert abs(synthetic.image - image)[synthetic.mask].mean() > 0.002
+    assert np.array_equal(synthetic.image[:6], image[:6])
 
 
-def test_an_organ_without_room_grows_nothing() -> None:
+def test_an_organ_too_small_gets_no_lesion() -> None:
     image = np.zeros((16, 16, 16), np.float32)
     assert add_lesion(image, image > 1, "lung", "CT", np.random.default_rng(0)) is None
 
@@ -138,11 +143,11 @@ def test_a_deformed_window_keeps_image_and_labels_together() -> None:
     assert overlap > 0.9 * (window[1] > 0.5).sum() > 1000
 
 
-def source(shape: tuple[int, int, int] = (80, 72, 64)) -> Source:
-    case = Case("sts_001_ct", "sarcoma", "CT", Path(), ("tumor",))
+def source(shape: tuple[int, int, int] = (80, 72, 64)) -> LabelledVolume:
+    case = TrainingCase("sts_001_ct", "sarcoma", "CT", Path(), ("tumor",))
     image, tumor = np.full(shape, 0.52, np.float16), np.zeros(shape, bool)
     tumor[30:50, 30:50, 20:40] = True
-    return make_source(Sample(case, image, {"tumor": tumor}))
+    return label_volume(TrainingVolume(case, image, {"tumor": tumor}))
 
 
 def test_windows_divide_and_know_their_padding() -> None:
@@ -168,20 +173,20 @@ def test_the_map_loss_prefers_the_truth_to_nothing_and_nothing_to_everything_els
     assert right < 0.25 < nothing < wrong
 
 
-def test_what_is_marked_without_a_lesion_weighs_more_when_false_alarms_are_let_go() -> None:
+def test_false_positives_without_a_lesion_cost_their_weight() -> None:
     nothing, weight = torch.zeros(16, 16, 16), torch.ones(16, 16, 16)
     alarm = torch.full((16, 16, 16), -9.0)
     alarm[4:8, 4:12, 4:12] = 9.0  # 256 voxels
-    added = map_loss(alarm, nothing, weight, spill=0.5) - map_loss(alarm, nothing, weight)
-    assert float(added) == pytest.approx(0.5 * 256 / (256 + SPILL_VOXELS), rel=0.01)
+    added = map_loss(alarm, nothing, weight, fp_weight=0.5) - map_loss(alarm, nothing, weight)
+    assert float(added) == pytest.approx(0.5 * 256 / (256 + FALSE_POSITIVE_VOXELS), rel=0.01)
     lesion = torch.zeros(16, 16, 16)
     lesion[4:8, 4:8, 4:8] = 1
-    assert map_loss(alarm, lesion, weight, spill=0.5) == map_loss(alarm, lesion, weight)
+    assert map_loss(alarm, lesion, weight, fp_weight=0.5) == map_loss(alarm, lesion, weight)
 
 
 def test_wide_windows_are_wide() -> None:
     sampler = WindowSampler([source()], largest=96)
-    inner = Source("brain", torch.zeros(4, 120, 100, 80), np.ones(len(ORGANS), bool), 1)
+    inner = LabelledVolume("brain", torch.zeros(4, 120, 100, 80), np.ones(len(ORGANS), bool), 1)
     sizes = np.array([sampler._size(inner, np.random.default_rng(i)) for i in range(40)])
     assert sizes.min() == 64
     assert sizes.max() == 96
@@ -211,7 +216,7 @@ def test_ignored_voxels_do_not_count() -> None:
     assert torch.allclose(map_loss(logits, target, weight), map_loss(spoiled, target, weight))
 
 
-def test_the_image_loss_asks_whether_there_is_anything() -> None:
+def test_the_image_loss_decides_whether_there_is_an_anomaly() -> None:
     quiet, loud = torch.full((16, 16, 16), -5.0), torch.full((16, 16, 16), -5.0)
     loud[:4] = 5.0
     empty, full = torch.zeros(16, 16, 16), torch.zeros(16, 16, 16)
@@ -250,17 +255,15 @@ def test_centring_the_latents_does_not_change_what_is_decoded() -> None:
     assert torch.allclose(before, after, atol=1e-4)
 
 
-def test_holes_are_sometimes_everything_and_mostly_not() -> None:
-    shares = [float(hole(np.random.default_rng(i)).mean()) for i in range(60)]
+def test_inpainting_masks_are_sometimes_everything_and_mostly_not() -> None:
+    shares = [float(random_mask(np.random.default_rng(i)).mean()) for i in range(60)]
     assert 0 < sum(s == 1 for s in shares) < 20
     assert 0.01 < float(np.median(shares)) < 0.6
 
 
-
-
 def test_windows_lie_at_the_edges_of_a_scan_as_often_as_inside() -> None:
-    places = torch.arange(100.0)[:, None, None].expand(100, 60, 60)
-    stack = torch.stack([places, torch.zeros_like(places)])
+    positions = torch.arange(100.0)[:, None, None].expand(100, 60, 60)
+    stack = torch.stack([positions, torch.zeros_like(positions)])
     middles = [
         float(augment.deformed_window(stack, (40, 24, 24), None, np.random.default_rng(i), False)
               [0].mean()) for i in range(60)

@@ -16,7 +16,7 @@ from DiffuGTSLib.evaluation.scoring import EvaluationSettings
 from DiffuGTSLib.evaluation.tables import summarise
 from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.training.data.cases import read_cases
-from DiffuGTSLib.training.embedded.validation import Row, labelled, markdown, run, tasks
+from DiffuGTSLib.training.embedded.validation import ValidationRow, labelled, markdown, run, tasks
 
 
 def test_every_case_has_a_name_of_its_own_and_a_prompt_that_is_understood():
@@ -62,8 +62,9 @@ def table():
     wrong = scored(1, None, kind="wrong organ", wrong_organ_dsc=0.25, prompt="brain tumor",
                  group="wrong organ")
     healthy = scored(2, None, found=False, group="no tumor: abdomen")
-    rows = [Row("lung1", "validation", tumor), Row("lung1", "validation", wrong),
-            Row("abdomen_3mm", "training", healthy)]
+    rows = [ValidationRow("lung1", "validation", tumor),
+            ValidationRow("lung1", "validation", wrong),
+            ValidationRow("abdomen_3mm", "training", healthy)]
     return markdown(rows, summarise([row.scores for row in rows]))
 
 

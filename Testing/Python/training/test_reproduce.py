@@ -1,4 +1,4 @@
-"""The embedded model again: parts in sequence, each once, with their times."""
+"""Reproduction of the embedded model: parts in sequence, each once, with their times."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from DiffuGTSLib.training.embedded.build import Workshop
-from DiffuGTSLib.training.embedded.reproduce import NAMES, RECORD, Clock, reproduce
+from DiffuGTSLib.training.embedded.build import EmbeddedBuild
+from DiffuGTSLib.training.embedded.reproduce import NAMES, RECORD, BuildTimes, reproduce
 
 
 @dataclass(frozen=True)
-class Bench(Workshop):
-    """A workshop whose parts only leave a note; the part `breaks` fails the first time."""
+class NotingBuild(EmbeddedBuild):
+    """A build whose parts only note their name; those in `breaks` are interrupted once."""
 
     done: list[str] = field(default_factory=list)
     breaks: list[str] = field(default_factory=list)
 
     def _note(self, part: str) -> None:
-        assert self.tell is not None
-        self.tell(f"{part} at work")
+        self.log(f"{part} is running")
         if part in self.breaks:
             self.breaks.remove(part)
             raise KeyboardInterrupt
@@ -54,36 +53,36 @@ class Bench(Workshop):
 
 def run(tmp_path: Path, *breaks: str) -> tuple[list[str], list[str]]:
     lines: list[str] = []
-    shop = Bench(tmp_path, tmp_path / "runs", breaks=list(breaks))
+    build = NotingBuild(tmp_path, tmp_path / "runs", breaks=list(breaks))
     try:
-        reproduce(shop, tmp_path / "out", 1, lines.append)
+        reproduce(build, tmp_path / "out", 1, lines.append)
     except KeyboardInterrupt:
-        lines.append("broken off")
-    return shop.done, lines
+        lines.append("interrupted")
+    return build.done, lines
 
 
-def test_the_parts_are_made_in_their_order_and_their_times_told(tmp_path: Path) -> None:
+def test_the_parts_are_built_in_order_and_their_times_logged(tmp_path: Path) -> None:
     done, lines = run(tmp_path)
     assert done == list(NAMES)
-    assert [line.split()[0] for line in lines if line.endswith(" min")] == [*NAMES, "together"]
+    assert [line.split()[0] for line in lines if line.endswith(" min")] == [*NAMES, "total"]
 
 
-def test_scores_stand_beside_the_committed_models(tmp_path: Path) -> None:
+def test_scores_are_shown_beside_the_committed_models(tmp_path: Path) -> None:
     scores = [line.split() for line in run(tmp_path)[1] if line.startswith("lung CT")]
     assert scores[0][2] == "0.375"
     assert float(scores[0][3]) > 0
 
 
 @pytest.mark.parametrize("part", ["aova", "package", "fuse"])
-def test_what_is_made_is_not_made_again(tmp_path: Path, part: str) -> None:
+def test_finished_parts_are_not_built_again(tmp_path: Path, part: str) -> None:
     before, lines = run(tmp_path, part)
-    assert lines[-1] == "broken off"
+    assert lines[-1] == "interrupted"
     after, _ = run(tmp_path)
     assert [*before, *after] == list(NAMES)
     assert after[0] == part
 
 
-def test_the_time_of_a_run_that_was_broken_off_counts(tmp_path: Path) -> None:
+def test_the_time_of_an_interrupted_run_counts(tmp_path: Path) -> None:
     run(tmp_path, "unet")
     record = tmp_path / "runs" / RECORD
     parts = json.loads(record.read_text())["parts"]
@@ -91,4 +90,4 @@ def test_the_time_of_a_run_that_was_broken_off_counts(tmp_path: Path) -> None:
     parts["unet"]["seconds"] = 7200.0
     record.write_text(json.dumps({"parts": parts}))
     run(tmp_path)
-    assert Clock(tmp_path / "runs").parts["unet"]["seconds"] >= 7200
+    assert BuildTimes(tmp_path / "runs").parts["unet"]["seconds"] >= 7200

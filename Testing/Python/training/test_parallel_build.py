@@ -1,4 +1,4 @@
-"""Parts of the embedded model made at the same time: real processes, which end with each other."""
+"""Parts of the embedded model built in parallel, by real processes that end with each other."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from DiffuGTSLib.errors import TrainingImpossible
-from DiffuGTSLib.training.embedded import build
-from DiffuGTSLib.training.embedded.build import Workshop
+from DiffuGTSLib.training.embedded.build import EmbeddedBuild, build_parallel
 from DiffuGTSLib.training.embedded.reproduce import RECORD, reproduce
 
 WAIT_SECONDS = 60
@@ -44,14 +43,13 @@ def is_gone(pid: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Meeting(Workshop):
-    """Each of the two parts leaves its process's number and waits for the other's."""
+class Meeting(EmbeddedBuild):
+    """Each of two parts writes its process id and waits for the other's."""
 
     def _meet(self, own: str, other: str) -> None:
-        assert self.tell is not None
         (self.runs / own).write_text(str(os.getpid()))
         wait_for(self.runs / other)
-        self.tell(f"met {other}")
+        self.log(f"met {other}")
 
     def vae(self, training=None) -> None:
         self.runs.mkdir()
@@ -75,7 +73,7 @@ class Meeting(Workshop):
 
 @dataclass(frozen=True)
 class Breaking(Meeting):
-    """The attention's data do not fit; the denoiser would go on for ever."""
+    """The attention raises an error; the denoiser would run for ever."""
 
     def unet(self, training=None) -> None:
         super().unet()
@@ -88,7 +86,7 @@ class Breaking(Meeting):
 
 @dataclass(frozen=True)
 class Killed(Breaking):
-    """The process of the attention is killed, as for want of memory."""
+    """The process of the attention is killed, as when memory runs out."""
 
     def aova(self, training=None, wide=None) -> None:
         Meeting.aova(self)
@@ -96,51 +94,52 @@ class Killed(Breaking):
 
 
 @dataclass(frozen=True)
-class Talking(Meeting):
-    """Both go on for ever, with a line now and then."""
+class Endless(Meeting):
+    """Both run for ever and log a line now and then."""
 
     def _meet(self, own: str, other: str) -> None:
         super()._meet(own, other)
         while True:
             time.sleep(0.1)
-            self.tell("still here")
+            self.log("still running")
 
 
-def test_two_parts_are_made_at_the_same_time(tmp_path: Path) -> None:
+def test_two_parts_are_built_in_parallel(tmp_path: Path) -> None:
     lines: list[str] = []
-    shop = Meeting(tmp_path, tmp_path / "runs")
-    reproduce(shop, tmp_path / "out", 2, lines.append)
+    build = Meeting(tmp_path, tmp_path / "runs")
+    reproduce(build, tmp_path / "out", 2, lines.append)
     assert {"unet: met aova", "aova: met unet"} <= set(lines)
-    record = json.loads((shop.runs / RECORD).read_text())
+    record = json.loads((build.runs / RECORD).read_text())
     assert all(part["finished"] for part in record["parts"].values())
     assert record["seconds"] < sum(part["seconds"] for part in record["parts"].values())
 
 
-def make(shop: Workshop) -> None:
-    shop.runs.mkdir(exist_ok=True)
-    build.make(shop, ("unet", "aova"), 2, lambda part, line: None, lambda part: None)
+def run_parallel(build: EmbeddedBuild) -> None:
+    build.runs.mkdir(exist_ok=True)
+    build_parallel(build, ("unet", "aova"), 2, lambda part, line: None, lambda part: None)
 
 
-def test_an_error_of_one_ends_the_other(tmp_path: Path) -> None:
-    shop = Breaking(tmp_path, tmp_path / "runs")
+def test_an_error_of_one_part_ends_the_other(tmp_path: Path) -> None:
+    build = Breaking(tmp_path, tmp_path / "runs")
     with pytest.raises(TrainingImpossible, match="No scan shows a liver") as caught:
-        make(shop)
+        run_parallel(build)
     assert caught.value.hint == "Add one."
-    assert is_gone(int((shop.runs / "unet").read_text()))
+    assert is_gone(int((build.runs / "unet").read_text()))
 
 
 def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
-    shop = Killed(tmp_path, tmp_path / "runs")
+    build = Killed(tmp_path, tmp_path / "runs")
     with pytest.raises(TrainingImpossible, match=r"trained aova ended \(exit code -9\)"):
-        make(shop)
-    assert is_gone(int((shop.runs / "unet").read_text()))
+        run_parallel(build)
+    assert is_gone(int((build.runs / "unet").read_text()))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 def test_nothing_goes_on_once_the_first_process_is_killed(tmp_path: Path) -> None:
     program = (
-        "from pathlib import Path; from test_train_side_by_side import Talking, make\n"
-        f"if __name__ == '__main__': make(Talking(Path(), Path({str(tmp_path / 'runs')!r})))\n"
+        "from pathlib import Path; from test_parallel_build import Endless, run_parallel\n"
+        "if __name__ == '__main__': "
+        f"run_parallel(Endless(Path(), Path({str(tmp_path / 'runs')!r})))\n"
     )
     (tmp_path / "program.py").write_text(program)
     path = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[2])])
