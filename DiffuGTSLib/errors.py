@@ -141,6 +141,22 @@ class SequenceUnknown(DiffuGTSError):
         self.suggestions = tuple(choices)
 
 
+class InvalidOption(DiffuGTSError):
+    """An option of a run has a value that it cannot have.
+
+    Attributes:
+        name: of the option.
+        expected: what it has to be, for a sentence.
+    """
+
+    code = "invalid-option"
+
+    def __init__(self, name: str, expected: str) -> None:
+        super().__init__(f'The option "{name}" has to be {expected}.')
+        self.name = name
+        self.expected = expected
+
+
 class LicenceNotAccepted(DiffuGTSError):
     """The model's licence has to be accepted first."""
 

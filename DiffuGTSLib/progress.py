@@ -20,7 +20,7 @@ _TOO_EARLY_FRACTION = 0.02
 
 
 class Progress:
-    """Tells a caller how far a run is, and stops it when asked to.
+    """Reports to a caller how far a run is, and stops it on request.
 
     Args:
         callback: called as callback(stage, done, total) between steps; what it raises stops the
@@ -32,7 +32,7 @@ class Progress:
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
-        """Asks the run to stop at its next step; may be called from any thread."""
+        """Stops the run at its next step; may be called from any thread."""
         self._cancelled.set()
 
     def step(self, stage: str, done: int, total: int) -> None:
@@ -49,13 +49,17 @@ class Progress:
             raise Cancelled
 
 
-class Meter:
+class ProgressEstimator:
     """Turns steps of stages into one fraction that only grows, over one scan and its prompts.
 
     Args:
         prompts: how many prompts are run on the scan.
         encoded: the scan is encoded already, so that its stages do not count.
         clock: seconds; another one than the monotonic clock in tests.
+
+    Attributes:
+        prompt: index of the prompt that steps belong to.
+        fraction: of the run that is done, 0 to 1.
     """
 
     def __init__(
@@ -65,20 +69,20 @@ class Meter:
         self._before = sum(self._stages.values())
         self._each = sum(PROMPT_STAGES.values())
         self._total = self._before + prompts * self._each
-        self._prompt = 0
+        self.prompt = 0
         self._clock = clock
         self._start = clock()
         self.fraction = 0.0
 
     def start_prompt(self, index: int) -> None:
         """The stages that follow belong to prompt `index`, counted from 0."""
-        self._prompt = index
+        self.prompt = index
 
     def step(self, stage: str, done: int, total: int) -> float:
         """The fraction of the run (0..1) after `done` of `total` steps of `stage`."""
         part = done / total if total > 0 else 1.0
         if stage in PROMPT_STAGES:
-            reached = self._before + self._prompt * self._each
+            reached = self._before + self.prompt * self._each
             reached += _weight(PROMPT_STAGES, stage, part)
         else:
             reached = _weight(self._stages, stage, part) if stage in self._stages else 0.0

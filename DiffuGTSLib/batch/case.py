@@ -1,4 +1,4 @@
-"""What the parts of a batch hand to each other: a case, the settings, how it went.
+"""What the parts of a batch pass to each other: a case, the settings, how it went.
 
 All of it is plain and small: it travels as JSON between processes and machines. Volumes do not.
 """
@@ -13,15 +13,15 @@ from typing import Any, Literal
 from DiffuGTSLib.errors import explain
 from DiffuGTSLib.pipeline.options import Options
 
-# One case is read and one is written while the networks run on a third.
-HANDS = 3
+# Of a process: one case is read and one is written while the networks run on a third.
+WORKER_THREADS = 3
 FORMATS = (".seg.nrrd", ".nii.gz")
 # In the output folder, beside tables and report; nothing in them is ever taken for a scan.
 RUN, RECORDS = "run.json", "records"
 SEGMENTATIONS, THUMBNAILS, MAP_FOLDERS = "segmentations", "thumbnails", "maps"
 Status = Literal["done", "failed", "cancelled"]
-# tell(stage, done, total, fraction of the case in 0..1)
-Tell = Callable[[str, int, int, float], None]
+# on_progress(stage, done, total, fraction of the case in 0..1)
+OnProgress = Callable[[str, int, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -54,33 +54,42 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Settings(Options):
+class BatchSettings:
     """What is the same for all cases of a run: the method's options, and what to write where.
 
     Attributes:
-        folder: where the outputs go, absolute; the same place on every machine.
+        options: of the method; what they state of MR scans counts for those alone.
+        folder: where the outputs go, absolute; the same path on every machine.
         suffix: of the segmentations, one of `FORMATS`.
         dicom_seg: also write a DICOM segmentation where the scan is DICOM.
         maps: also write attention, pseudo-healthy scan, residual and more.
     """
 
-    folder: Path = field(kw_only=True)
+    options: Options
+    folder: Path
     suffix: str = ".seg.nrrd"
     dicom_seg: bool = False
     maps: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """In plain values, for JSON."""
-        return asdict(self) | {"folder": str(self.folder)}
+        return self.options.as_dict() | self.outputs() | {"folder": str(self.folder)}
+
+    def outputs(self) -> dict[str, Any]:
+        """What is written of each case, in plain values."""
+        return {"suffix": self.suffix, "dicom_seg": self.dicom_seg, "maps": self.maps}
 
     @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> Settings:
+    def from_dict(cls, entries: Mapping[str, Any]) -> BatchSettings:
         """The settings that `as_dict` described."""
-        return cls(**{**entries, "folder": Path(entries["folder"])})
+        own = ("folder", "suffix", "dicom_seg", "maps")
+        options = {name: value for name, value in entries.items() if name not in own}
+        return cls(Options.from_dict(options), Path(entries["folder"]), entries["suffix"],
+                   entries["dicom_seg"], entries["maps"])
 
 
 @dataclass(frozen=True)
-class Failure:
+class BatchFailure:
     """Why a case, or a run, did not succeed: the fields of a DiffuGTSError."""
 
     code: str
@@ -88,7 +97,7 @@ class Failure:
     hint: str = ""
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure:
+    def of(cls, error: BaseException) -> BatchFailure:
         """The failure that an exception means to the user."""
         known = explain(error, "Crop the scan, or process fewer at once (--jobs).")
         closest = getattr(known, "suggestions", ())
@@ -106,17 +115,17 @@ class Outcome:
         network_seconds: of these, in the networks.
         error: of a failed case.
         modality: of the scan.
-        prompts: of each prompt what report.describe tells, with `labels`, the lesions' values in
-            the segmentation, and `names`.
+        prompts: of each prompt what output.segments.described states, with `labels`, the
+            lesions' values in the segmentation, and `names`.
         files: "segmentation", "dicom", "thumbnails", "maps": paths below the output folder.
-        notes: sentences on what was asked for of a done case and could not be made.
+        notes: sentences on what was requested of a done case and could not be made.
     """
 
     case: str
     status: Status
     seconds: float = 0.0
     network_seconds: float = 0.0
-    error: Failure | None = None
+    error: BatchFailure | None = None
     modality: str = ""
     prompts: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, Any] = field(default_factory=dict)
@@ -140,7 +149,7 @@ class Outcome:
     def from_dict(cls, entries: Mapping[str, Any]) -> Outcome:
         """The outcome that `as_dict` described."""
         error = entries["error"]
-        return cls(**{**entries, "error": Failure(**error) if error else None})
+        return cls(**{**entries, "error": BatchFailure(**error) if error else None})
 
 
 def lesions_in(prompts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

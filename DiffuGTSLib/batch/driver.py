@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.batch.case import Case, Failure, Outcome, Settings
+from DiffuGTSLib.batch.case import BatchFailure, BatchSettings, Case, Outcome
 from DiffuGTSLib.batch.executor import Executor
 from DiffuGTSLib.batch.inputs import Entry, LeftOut, gather, name_cases
 from DiffuGTSLib.batch.output_folder import OutputFolder, Row, write_tables
@@ -89,8 +89,9 @@ class Summary:
 
 
 def run_batch(
-    inputs: Sequence[Path | str], prompts: Sequence[str], settings: Settings, executor: Executor,
-    *, resume: bool = False, executor_name: str = "", on_event: OnEvent | None = None,
+    inputs: Sequence[Path | str], prompts: Sequence[str], settings: BatchSettings,
+    executor: Executor, *, resume: bool = False, executor_name: str = "",
+    on_event: OnEvent | None = None,
     cancelled: threading.Event | None = None,
 ) -> Summary:
     """Segments all scans among `inputs` and writes the results into `settings.folder`.
@@ -135,8 +136,8 @@ class _Batch:
     """One run: assigns the waiting cases, and records their outcomes."""
 
     def __init__(
-        self, entries: list[Entry], left_out: LeftOut, settings: Settings, output: OutputFolder,
-        on_event: OnEvent, stop: threading.Event,
+        self, entries: list[Entry], left_out: LeftOut, settings: BatchSettings,
+        output: OutputFolder, on_event: OnEvent, stop: threading.Event,
     ) -> None:
         self._left_out = left_out
         self._settings = settings
@@ -148,7 +149,7 @@ class _Batch:
         self._waiting = [entry.case for name, entry in self._entries.items()
                          if not entry.problem and name not in self._kept]
         self._ended: dict[str, Outcome] = {}
-        self._write_failure: Failure | None = None
+        self._write_failure: BatchFailure | None = None
         self._events = _EventSender(on_event, len(self._waiting))
         self._tables = _Throttled(lambda: write_tables(settings.folder, self._rows()), 0.0)
         self._report = _Throttled(lambda: write_report(settings.folder, self._rows(), output.run),
@@ -168,7 +169,7 @@ class _Batch:
             raise
         except OutputNotWritten as error:
             # Not of a case, but of tables, report or records.
-            self._write_failure = Failure.of(error)
+            self._write_failure = BatchFailure.of(error)
         raise self._stopped(self._write_failure)
 
     def _assigned(self) -> Iterator[Case]:
@@ -256,7 +257,7 @@ class _Batch:
         self._report.write()
         return summary
 
-    def _stopped(self, failure: Failure) -> OutputNotWritten:
+    def _stopped(self, failure: BatchFailure) -> OutputNotWritten:
         """Ends the run; a full disk may not even take the tables."""
         with contextlib.suppress(OutputNotWritten):
             self._finish("stopped")

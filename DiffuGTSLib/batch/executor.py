@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from DiffuGTSLib.batch.case import HANDS, Case, Failure, Outcome, Settings
+from DiffuGTSLib.batch.case import WORKER_THREADS, BatchFailure, BatchSettings, Case, Outcome
 from DiffuGTSLib.errors import DiffuGTSError
 
 # on_progress(case name, stage, done, total, fraction of the case in 0..1); stage "start" first.
@@ -27,7 +27,7 @@ class Worker:
     Attributes:
         ready: the model is loaded.
         isolated: it retries a case after a crash, and gets no other case meanwhile.
-        cases: at most HANDS, by name.
+        cases: at most WORKER_THREADS, by name.
     """
 
     ready: bool = False
@@ -65,9 +65,9 @@ class WorkerPool(ABC, Generic[W]):
             yield from self._poll(on_progress)
 
     def _assign_cases(self, waiting: Iterator[Case], on_progress: OnProgress) -> None:
-        """Keeps HANDS cases at each worker; a retried case runs in isolation."""
+        """Keeps WORKER_THREADS cases at each worker; a retried case runs in isolation."""
         # Evenly: every worker gets its first case before any gets its second.
-        for count in range(1, HANDS + 1):
+        for count in range(1, WORKER_THREADS + 1):
             for worker in self._workers:
                 if not worker.ready or worker.isolated or len(worker.cases) >= count:
                     continue
@@ -107,7 +107,7 @@ class WorkerPool(ABC, Generic[W]):
 class Executor(Protocol):
     """Processes cases somewhere: in processes of this machine, or on a cluster."""
 
-    def start(self, settings: Settings) -> dict[str, Any]:
+    def start(self, settings: BatchSettings) -> dict[str, Any]:
         """Starts the workers; returns CaseProcessor.facts() of the first that has the model.
 
         Raises:
@@ -139,6 +139,6 @@ class Executor(Protocol):
 class WorkerFailed(DiffuGTSError):
     """A worker reported why it cannot work; the error has the code of that report."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: BatchFailure) -> None:
         super().__init__(failure.message, failure.hint)
         self.code = failure.code

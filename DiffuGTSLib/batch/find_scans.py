@@ -9,8 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from DiffuGTSLib.batch.case import MAP_FOLDERS, RECORDS, RUN, SEGMENTATIONS, THUMBNAILS, Failure
+from DiffuGTSLib.batch.case import (
+    MAP_FOLDERS,
+    RECORDS,
+    RUN,
+    SEGMENTATIONS,
+    THUMBNAILS,
+    BatchFailure,
+)
 from DiffuGTSLib.errors import NotAScalarVolume, UnreadableImage
+from DiffuGTSLib.scan.modality import MODALITIES
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -20,7 +28,6 @@ _SEGMENTATIONS = (".seg.nrrd", ".seg.nii.gz", ".seg.nii")
 _VOXELS = (".img", ".img.gz", ".raw", ".raw.gz", ".zraw")  # of a header beside them
 _DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _MIN_SLICES = 4  # a series with fewer is a localiser
-_MODALITIES = ("CT", "MR")
 _OUTPUTS = (SEGMENTATIONS, THUMBNAILS, MAP_FOLDERS, RECORDS)
 _MODALITY_TAG, _SERIES_TAG, _NUMBER_TAG = "0008|0060", "0020|000e", "0020|0011"
 
@@ -40,7 +47,7 @@ class Found:
     image: Path
     series: str = ""
     name: str = ""
-    problem: Failure | None = None
+    problem: BatchFailure | None = None
     skipped: bool = False
 
 
@@ -136,7 +143,7 @@ def _missing(path: Path, message: str) -> Found:
 
 
 def _problem(path: Path, message: str, hint: str) -> Found:
-    failure = Failure(UnreadableImage.code, message, hint)
+    failure = BatchFailure(UnreadableImage.code, message, hint)
     return Found(_absolute(path), name=stem(path), problem=failure)
 
 
@@ -259,18 +266,18 @@ def _of_slices(slices: dict[str, list[_Slice]]) -> list[Found]:
 
 def _checked(scan: Found, modality: str, slices: int) -> Found:
     """The scan, marked as skipped where it cannot be one."""
-    if modality not in _MODALITIES:
+    if modality not in MODALITIES:
         reason = f"A DICOM series of modality {modality[:8] or 'unknown'}, neither CT nor MR."
     elif slices < _MIN_SLICES:
         reason = f"A DICOM series of {slices} slices, too few for a volume."
     else:
         return scan
-    failure = Failure(NotAScalarVolume.code, reason)
+    failure = BatchFailure(NotAScalarVolume.code, reason)
     return Found(scan.image, scan.series, scan.name, failure, skipped=True)
 
 
 def _without_image(folder: Path, count: int) -> Found:
-    failure = Failure(UnreadableImage.code, f"{count} DICOM files without a readable image.")
+    failure = BatchFailure(UnreadableImage.code, f"{count} DICOM files without a readable image.")
     return Found(folder, name=f"{folder.name}-others", problem=failure, skipped=True)
 
 

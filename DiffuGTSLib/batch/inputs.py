@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.batch.case import Case, Failure
+from DiffuGTSLib.batch.case import BatchFailure, Case
 from DiffuGTSLib.batch.find_scans import Found, find
 from DiffuGTSLib.batch.input_table import BadTable, Row, is_table, read_table
 from DiffuGTSLib.errors import DiffuGTSError, PromptNotUnderstood
@@ -47,7 +47,7 @@ class Entry:
     """
 
     case: Case
-    problem: Failure | None = None
+    problem: BatchFailure | None = None
     skipped: bool = False
 
 
@@ -65,7 +65,7 @@ class Request:
     found: Found
     prompts: tuple[str, ...]
     sequence: str = ""
-    refused: Failure | None = None
+    refused: BatchFailure | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _merged(requests: Sequence[Request]) -> list[Request]:
 
 def _with_refusal(one: Request, refused: Mapping[str, PromptNotUnderstood]) -> Request:
     errors = [refused[text] for text in one.prompts if text in refused]
-    return replace(one, refused=Failure.of(errors[0])) if errors else one
+    return replace(one, refused=BatchFailure.of(errors[0])) if errors else one
 
 
 def _refused(prompts: Sequence[str]) -> dict[str, PromptNotUnderstood]:

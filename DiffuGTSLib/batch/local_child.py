@@ -1,6 +1,6 @@
 """A child process of a batch on this machine: cases as JSON lines in, events as JSON lines out.
 
-Requests: first {"type": "settings", "settings": {...}, "place": N}, then any number of
+Requests: first {"type": "settings", "settings": {...}, "slot": N}, then any number of
 {"type": "case", ...a Case's fields}, and {"type": "cancel"}. Events: `ready` with the processor's
 facts, `progress`, `outcome` with an Outcome's fields, `error`. The process ends when its stdin
 closes, as it does when the batch is killed.
@@ -18,20 +18,18 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from DiffuGTSLib.batch.case import HANDS, Case, Failure, Settings
+from DiffuGTSLib.batch.case import WORKER_THREADS, BatchFailure, BatchSettings, Case
 from DiffuGTSLib.batch.processor import CaseProcessor
-from DiffuGTSLib.channel import Channel, ChannelClosed
+from DiffuGTSLib.channel import Channel, ChannelClosed, Throttle, lower_priority
 from DiffuGTSLib.errors import DiffuGTSError
 
-# More progress events would only cost the reader time.
 _SECONDS_BETWEEN_EVENTS = 0.2
 # A case ends at its next step once stdin has closed; one that cannot must not stay behind.
 _GRACE_SECONDS = 60.0
-_NICENESS = 5
 
 
 class BatchWorker:
-    """Hands cases to HANDS threads and tells how they go.
+    """Gives cases to WORKER_THREADS threads and reports how they go.
 
     Args:
         channel: where requests come from and events go to.
@@ -49,24 +47,24 @@ class BatchWorker:
         if first is None:
             return 0
         try:
-            settings = Settings.from_dict(first["settings"])
-            processor = CaseProcessor(settings, device_at(settings.device, first["place"]))
+            settings = BatchSettings.from_dict(first["settings"])
+            processor = CaseProcessor(settings, device_of(settings.options.device, first["slot"]))
         except (DiffuGTSError, RuntimeError, MemoryError) as error:
-            self._channel.send("error", **Failure.of(error).__dict__)
+            self._channel.send("error", **BatchFailure.of(error).__dict__)
             return 1
         self._channel.send("ready", facts=processor.facts())
-        hands = [threading.Thread(target=self._work, args=(processor,), daemon=True)
-                 for _ in range(HANDS)]
-        for hand in hands:
-            hand.start()
+        threads = [threading.Thread(target=self._work, args=(processor,), daemon=True)
+                   for _ in range(WORKER_THREADS)]
+        for thread in threads:
+            thread.start()
         for request in requests:
             self._take(request)
         self._cancelled.set()
-        for _ in hands:
+        for _ in threads:
             self._cases.put(None)
         deadline = time.monotonic() + _GRACE_SECONDS
-        for hand in hands:
-            hand.join(max(0.0, deadline - time.monotonic()))
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
         return 0
 
     def _take(self, request: dict[str, Any]) -> None:
@@ -79,34 +77,32 @@ class BatchWorker:
         """One of the threads: case after case."""
         with contextlib.suppress(ChannelClosed):
             while (case := self._cases.get()) is not None:
-                outcome = processor.process(case, _Teller(self._channel, case), self._cancelled)
+                progress = _CaseProgress(self._channel, case)
+                outcome = processor.process(case, progress, self._cancelled)
                 self._channel.send("outcome", case.name, outcome=outcome.as_dict())
 
 
-class _Teller:
+class _CaseProgress:
     """Sends a case's progress, not too often."""
 
     def __init__(self, channel: Channel, case: Case) -> None:
         self._channel = channel
         self._case = case.name
-        self._last: tuple[str, float] = ("", 0.0)
+        self._throttle = Throttle(_SECONDS_BETWEEN_EVENTS)
 
     def __call__(self, stage: str, done: int, total: int, fraction: float) -> None:
-        now = time.monotonic()
-        if stage == self._last[0] and now - self._last[1] < _SECONDS_BETWEEN_EVENTS:
-            return
-        self._last = stage, now
-        self._channel.send("progress", self._case, stage=stage, done=done, total=total,
-                           fraction=round(fraction, 4))
+        if self._throttle.passes(stage, done, total):
+            self._channel.send("progress", self._case, stage=stage, done=done, total=total,
+                               fraction=round(fraction, 4))
 
 
-def device_at(device: str, place: int) -> str:
-    """The device of the worker number `place`, from 0: several share the GPUs that there are."""
+def device_of(device: str, slot: int) -> str:
+    """The device of process number `slot`, from 0: the processes share the GPUs in turn."""
     if device in ("auto", "cuda"):
         import torch
 
         if torch.cuda.is_available():
-            return f"cuda:{place % torch.cuda.device_count()}"
+            return f"cuda:{slot % torch.cuda.device_count()}"
     return device
 
 
@@ -115,11 +111,9 @@ def _parsed(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def main() -> int:
-    """`python -m DiffuGTSLib.batch.local_child`, started by batch_processes.py."""
+    """`python -m DiffuGTSLib.batch.local_child`, started by local_executor.py."""
     channel = Channel()
-    # The application in front stays fluid; Windows has no nice values.
-    with contextlib.suppress(AttributeError, OSError):
-        os.nice(_NICENESS)
+    lower_priority()
     try:
         return BatchWorker(channel).serve()
     except (KeyboardInterrupt, ChannelClosed):

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.batch.case import Case, Failure, Outcome, Settings
+from DiffuGTSLib.batch.case import BatchFailure, BatchSettings, Case, Outcome
 from DiffuGTSLib.batch.executor import OnProgress, Worker, WorkerFailed, WorkerPool
 from DiffuGTSLib.errors import ModelDamaged, WorkerDied
 
@@ -36,7 +36,7 @@ class _Child(Worker):
     """
 
     def __init__(
-        self, settings: Settings, number: int, jobs: int,
+        self, settings: BatchSettings, number: int, jobs: int,
         messages: queue.Queue[tuple[_Child, dict[str, Any] | None]],
     ) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _Child(Worker):
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment(jobs),
             start_new_session=True, creationflags=_NEW_GROUP,
         )
-        self.send({"type": "settings", "settings": settings.as_dict(), "place": number})
+        self.send({"type": "settings", "settings": settings.as_dict(), "slot": number})
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, request: dict[str, Any]) -> None:
@@ -92,10 +92,10 @@ class LocalExecutor(WorkerPool[_Child]):
         super().__init__()
         self._jobs = jobs
         self._messages: queue.Queue[tuple[_Child, dict[str, Any] | None]] = queue.Queue()
-        self._settings: Settings | None = None
+        self._settings: BatchSettings | None = None
         self._facts: dict[str, Any] | None = None
 
-    def start(self, settings: Settings) -> dict[str, Any]:
+    def start(self, settings: BatchSettings) -> dict[str, Any]:
         """Starts the children and waits until the first one has loaded the model."""
         self._settings = settings
         self._workers = [self._child(number) for number in range(self._jobs)]
@@ -135,7 +135,7 @@ class LocalExecutor(WorkerPool[_Child]):
         if event is None:
             return self._on_exit(child)
         if event["type"] == "error":
-            raise WorkerFailed(Failure(event["code"], event["message"], event["hint"]))
+            raise WorkerFailed(BatchFailure(event["code"], event["message"], event["hint"]))
         if event["type"] == "ready":
             self._on_ready(child, event["facts"])
         elif event["type"] == "outcome":
@@ -164,7 +164,7 @@ class LocalExecutor(WorkerPool[_Child]):
         if not isolated:
             self._retries.extend(cases)
             return []
-        failure = Failure(
+        failure = BatchFailure(
             WorkerDied.code, "The process working on this scan ended unexpectedly.",
             "Memory may have run out: crop the scan, or process fewer at once (--jobs).",
         )

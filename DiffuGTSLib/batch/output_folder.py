@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from DiffuGTSLib.batch.case import RECORDS, RUN, Case, Failure, Outcome, Settings
+from DiffuGTSLib.batch.case import RECORDS, RUN, BatchFailure, BatchSettings, Case, Outcome
 from DiffuGTSLib.batch.inputs import FORMULA, Entry, Identity, identity
 from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
 from DiffuGTSLib.files import remove_unfinished, write_atomically, write_json
@@ -29,10 +29,7 @@ from DiffuGTSLib.files import remove_unfinished, write_atomically, write_json
 # one would then lock a new file of the same name.
 LOCK = ".lock"
 # Options that must agree so that all results of a folder are those of one run.
-_OPTIONS = (
-    "threshold", "seed", "samples", "modality", "sequence", "skull_stripped", "suffix",
-    "dicom_seg", "maps",
-)
+_OPTIONS = ("threshold", "seed", "samples", "modality", "sequence", "skull_stripped")
 CASES, LESIONS = "cases.csv", "lesions.csv"
 CASE_COLUMNS = (
     "case", "status", "modality", "prompts", "lesions", "volume_ml", "highest_score", "seconds",
@@ -134,7 +131,7 @@ class OutputFolder:
         return self._run
 
     def begin(
-        self, settings: Settings, facts: Mapping[str, Any], inputs: Mapping[str, Any]
+        self, settings: BatchSettings, facts: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> None:
         """Records the start of the run in run.json.
 
@@ -146,7 +143,7 @@ class OutputFolder:
         Raises:
             OtherRun: the results in the folder come from another model or other options.
         """
-        options = {name: getattr(settings, name) for name in _OPTIONS}
+        options = settings.options.as_dict(*_OPTIONS) | settings.outputs()
         if self._run:
             self._check_same(options, facts)
         else:
@@ -215,7 +212,7 @@ class OutputFolder:
 
     def _check_same(self, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         before = self._run["options"]
-        differing = [name for name in _OPTIONS if before.get(name) != options[name]]
+        differing = [name for name in options if before.get(name) != options[name]]
         differing += [name for name in ("model_sha256", "version")
                       if self._run.get(name) != facts[name]]
         if differing:
@@ -306,7 +303,7 @@ class Row:
     case: Case
     status: str
     outcome: Outcome | None = None
-    problem: Failure | None = None
+    problem: BatchFailure | None = None
 
 
 def write_tables(folder: Path, rows: Sequence[Row]) -> None:

@@ -18,18 +18,16 @@ from DiffuGTSLib.batch.case import (
     MAP_FOLDERS,
     SEGMENTATIONS,
     THUMBNAILS,
+    BatchFailure,
+    BatchSettings,
     Case,
-    Failure,
+    OnProgress,
     Outcome,
-    Settings,
-    Tell,
 )
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten
-from DiffuGTSLib.files import sha256
-from DiffuGTSLib.models.store import CARD
 from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
-from DiffuGTSLib.pipeline.segmenter import Segmenter, as_told
-from DiffuGTSLib.progress import Meter
+from DiffuGTSLib.pipeline.segmenter import Segmenter
+from DiffuGTSLib.progress import ProgressEstimator
 from DiffuGTSLib.scan import volume
 from DiffuGTSLib.scan.dicom_seg import DicomNotMade, is_dicom, write_dicom_segmentation
 from DiffuGTSLib.scan.segmentation_file import write_image
@@ -47,21 +45,22 @@ NETWORK_STAGES = ("encode", "attention", "inpaint", "residual")
 class CaseProcessor:
     """Takes cases from the scan on disk to the files of the result.
 
-    Call `process` from HANDS threads: the networks work on one case at a time, and what the
-    other threads read and write meanwhile costs them no waiting. No more than HANDS scans are in
-    memory.
+    Call `process` from WORKER_THREADS threads: the networks work on one case at a time, and what
+    the other threads read and write meanwhile costs them no waiting. No more than WORKER_THREADS
+    scans are in memory.
 
     Args:
         settings: of the run.
-        device: where this one works, if not where the settings say.
+        device: of this processor, if not that of the settings.
 
     Raises:
         ModelMissing, ModelDamaged, DeviceMissing: the model cannot be loaded.
     """
 
-    def __init__(self, settings: Settings, device: str | None = None) -> None:
+    def __init__(self, settings: BatchSettings, device: str | None = None) -> None:
         self._settings = settings
-        self._segmenter = Segmenter.from_pretrained(settings.model, device or settings.device)
+        options = settings.options
+        self._segmenter = Segmenter.from_pretrained(options.model, device or options.device)
         self._networks = threading.Lock()
 
     def facts(self) -> dict[str, Any]:
@@ -77,18 +76,20 @@ class CaseProcessor:
             "simpleitk": sitk.Version_VersionString(),
             "device": str(self._segmenter.device),
             "model": package.card.name,
-            "model_sha256": sha256(package.folder / CARD),
+            "model_sha256": package.fingerprint,
         }
 
-    def process(self, case: Case, tell: Tell, cancelled: threading.Event) -> Outcome:
-        """Reads, segments and writes a case; whatever goes wrong is told by the outcome.
+    def process(
+        self, case: Case, on_progress: OnProgress, cancelled: threading.Event
+    ) -> Outcome:
+        """Reads, segments and writes a case; whatever goes wrong is in the outcome.
 
         Args:
             case: to be processed; files of an earlier try are replaced.
-            tell: called with the steps of the method, from this thread.
+            on_progress: called with the steps of the method, from this thread.
             cancelled: once set, the case ends at its next step.
         """
-        watch = _Watch(len(case.prompts), tell, cancelled)
+        watch = _Watch(len(case.prompts), on_progress, cancelled)
         try:
             watch.step("read", 0, 1)
             scan = self._read(case)
@@ -108,39 +109,34 @@ class CaseProcessor:
         except Exception as error:
             watch.pause()
             return Outcome(case.name, "failed", watch.seconds, watch.network_seconds,
-                           Failure.of(error))
+                           BatchFailure.of(error))
 
     def _read(self, case: Case) -> volume.Scan:
-        settings = self._settings
+        options = self._settings.options
         spacing = self._segmenter.package.card.spacing_mm
-        scan = volume.read(case.image, settings.modality, spacing, case.series)
-        # What was told of all is meant for the MR scans; a batch may hold CT as well.
-        shared = settings.sequence if scan.modality == "MR" else None
-        return as_told(scan, case.sequence or shared, settings.skull_stripped)
+        scan = volume.read(case.image, options.modality, spacing, case.series)
+        # The settings' sequence is meant for the MR scans; a batch may hold CT as well.
+        shared = options.sequence if scan.modality == "MR" else None
+        return scan.with_overrides(None, case.sequence or shared, options.skull_stripped)
 
     def _segment(self, case: Case, prepared: PreparedScan, watch: _Watch) -> list[Result]:
         watch.pause()
         with self._networks:
-            watch.go_on()
-            scan = self._segmenter.encode(prepared, progress=watch.step)
-            results = []
-            for index, prompt in enumerate(case.prompts):
-                watch.meter.start_prompt(index)
-                results.append(self._segmenter.segment(
-                    scan, prompt, progress=watch.step, seed=self._settings.seed,
-                    threshold=self._settings.threshold, samples=self._settings.samples,
-                ))
-            return results
+            watch.resume()
+            return list(self._segmenter.segment_all(
+                prepared, case.prompts, self._settings.options, progress=watch.step,
+                estimator=watch.estimator,
+            ))
 
 
 class _Watch:
-    """Passes a case's steps on, stops it when asked to, and adds up its time by stage."""
+    """Passes a case's steps on, stops it on request, and adds up its time by stage."""
 
-    def __init__(self, prompts: int, tell: Tell, cancelled: threading.Event) -> None:
-        self.meter = Meter(prompts)
+    def __init__(self, prompts: int, on_progress: OnProgress, cancelled: threading.Event) -> None:
+        self.estimator = ProgressEstimator(prompts)
         self.seconds = 0.0
         self.network_seconds = 0.0
-        self._tell = tell
+        self._on_progress = on_progress
         self._cancelled = cancelled
         self._stage = "read"
         self._since = time.monotonic()
@@ -155,13 +151,13 @@ class _Watch:
         self._stage = stage
         if self._cancelled.is_set():
             raise Cancelled
-        self._tell(stage, done, total, self.meter.step(stage, done, total))
+        self._on_progress(stage, done, total, self.estimator.step(stage, done, total))
 
     def pause(self) -> None:
         """What follows is not the case's time: it waits for the networks, or has ended."""
         self._add()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """The wait is over."""
         self._since = time.monotonic()
 
@@ -182,10 +178,10 @@ class CaseFiles:
         model: name of the model package, for DICOM.
 
     Attributes:
-        notes: sentences on what was asked for and could not be made.
+        notes: sentences on what was requested and could not be made.
     """
 
-    def __init__(self, settings: Settings, case: Case, model: str) -> None:
+    def __init__(self, settings: BatchSettings, case: Case, model: str) -> None:
         self._settings = settings
         self._case = case
         self._model = model
@@ -193,7 +189,7 @@ class CaseFiles:
         self.notes: list[str] = []
 
     def write(self, results: list[Result], modality: Modality) -> dict[str, Any]:
-        """Writes all that the settings ask for and returns the paths below the run's folder.
+        """Writes all that the settings request and returns the paths below the run's folder.
 
         Files of an earlier try are replaced. The segmentation comes last.
 
@@ -253,14 +249,14 @@ class CaseFiles:
 
     def _path(self, folder: str, name: str) -> Path:
         """A path to be written; it is removed again if the case fails."""
-        place = self._settings.folder / folder
+        parent = self._settings.folder / folder
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            parent.mkdir(parents=True, exist_ok=True)
         except OSError:
-            raise OutputNotWritten(f"The folder {place.name} cannot be made.",
+            raise OutputNotWritten(f"The folder {parent.name} cannot be made.",
                                    "Free some space on the disk or check its rights.") from None
-        self._written.append(place / name)
-        return place / name
+        self._written.append(parent / name)
+        return parent / name
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._settings.folder).as_posix()

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from DiffuGTSLib.batch.case import Case, Failure, Settings
+from DiffuGTSLib.batch.case import BatchFailure, BatchSettings, Case
 from DiffuGTSLib.errors import DiffuGTSError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class RayWorker:
     """
 
     def __init__(self, settings: dict[str, Any], device: str, marker: str) -> None:
-        self._settings = Settings.from_dict(settings)
+        self._settings = BatchSettings.from_dict(settings)
         self._device = device
         self._marker = marker
         self._processor: CaseProcessor | None = None
@@ -62,7 +62,7 @@ class RayWorker:
 
             self._processor = CaseProcessor(self._settings, self._device)
         except (DiffuGTSError, RuntimeError, MemoryError, OSError) as error:
-            return {"failure": asdict(Failure.of(error))}
+            return {"failure": asdict(BatchFailure.of(error))}
         import ray
         import torch
 
@@ -70,7 +70,7 @@ class RayWorker:
         return {"facts": facts, "node": ray.get_runtime_context().get_node_id()}
 
     def process(self, case: dict[str, Any]) -> dict[str, Any]:
-        """Processes a case; up to HANDS threads call this at once; returns its Outcome's fields."""
+        """Processes a case and returns its Outcome's fields; runs in up to WORKER_THREADS threads."""
         assert self._processor is not None
         name = case["name"]
 

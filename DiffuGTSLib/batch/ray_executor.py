@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.batch.case import HANDS, Case, Failure, Outcome, Settings
+from DiffuGTSLib.batch.case import WORKER_THREADS, BatchFailure, BatchSettings, Case, Outcome
 from DiffuGTSLib.batch.executor import OnProgress, Worker, WorkerFailed, WorkerPool
 from DiffuGTSLib.batch.ray_actor import RayWorker
 from DiffuGTSLib.batch.ray_connection import THREADS, divided, import_ray, join, located
@@ -79,7 +79,7 @@ class RayExecutor(WorkerPool[_Actor]):
         self._failed_starts = 0
         self._last_ready = time.monotonic()
 
-    def start(self, settings: Settings) -> dict[str, Any]:
+    def start(self, settings: BatchSettings) -> dict[str, Any]:
         """Joins the cluster and waits until the first worker has loaded the model.
 
         Raises:
@@ -88,7 +88,7 @@ class RayExecutor(WorkerPool[_Actor]):
         """
         self._joined = join(self._ray, self._address)
         self._settings = settings
-        self._layout = divided(self._ray.nodes(), settings.device, self._jobs)
+        self._layout = divided(self._ray.nodes(), settings.options.device, self._jobs)
         self._marker = _marker_file(settings.folder)
         self._workers = [self._new_worker() for _ in range(self._layout.count)]
         self._last_ready = time.monotonic()
@@ -112,13 +112,13 @@ class RayExecutor(WorkerPool[_Actor]):
     def _new_worker(self) -> _Actor:
         """Requests an actor; it is ready once the cluster has resources and the model is loaded."""
         assert self._marker is not None
-        layout, device = self._layout, self._settings.device
+        layout, device = self._layout, self._settings.options.device
         threads = str(layout.threads)
         # Ray shows each worker only its own GPU, as the first one.
         actor = self._ray.remote(RayWorker).options(
             num_cpus=layout.cores, num_gpus=int(layout.gpu), scheduling_strategy="SPREAD",
             # Two more threads than cases: for `steps` and for `cancel`.
-            max_concurrency=HANDS + 2, max_restarts=0,
+            max_concurrency=WORKER_THREADS + 2, max_restarts=0,
             runtime_env={"env_vars": {
                 THREADS: threads, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads}},
         ).remote(self._settings.as_dict(),
@@ -198,7 +198,7 @@ class RayExecutor(WorkerPool[_Actor]):
 
     def _on_ready(self, worker: _Actor, answer: dict[str, Any]) -> None:
         if "failure" in answer:
-            raise WorkerFailed(Failure(**answer["failure"]))
+            raise WorkerFailed(BatchFailure(**answer["failure"]))
         facts = answer["facts"]
         worker.ready, worker.node = True, answer["node"]
         if facts["version"] != __version__:
@@ -233,7 +233,7 @@ class RayExecutor(WorkerPool[_Actor]):
             if len(self._failed_nodes[case.name]) < _MAX_TRIES and (lost or not worker.isolated):
                 self._retries.append(case)
             else:
-                outcomes.append(Outcome(case.name, "failed", error=Failure(
+                outcomes.append(Outcome(case.name, "failed", error=BatchFailure(
                     WorkerDied.code, "The process working on this scan ended unexpectedly.",
                     "Memory may have run out: crop the scan, or use machines with more.")))
         return outcomes

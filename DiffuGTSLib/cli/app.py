@@ -92,14 +92,14 @@ def segment(
         prompts = [part for text in prompt for part in several(text) or [text]]
         refuse_early(prompts)
         from DiffuGTSLib.cli.common import bar
-        from DiffuGTSLib.cli.segment import Outputs, run
+        from DiffuGTSLib.cli.segment import Outputs, segment_scan
         from DiffuGTSLib.pipeline.options import Options
 
-        options = Options(model, device, threshold, seed, samples,
-                          modality.value if modality else None,
-                          sequence.value if sequence else None, skull_stripped)
+        options = Options(model, device, threshold, seed, samples, modality, sequence,
+                          skull_stripped)
         finished = _asking(
-            lambda told: run(image, prompts, Outputs(output, maps, figure), told, bar), options
+            lambda chosen: segment_scan(image, prompts, Outputs(output, maps, figure), chosen, bar),
+            options,
         )
         _tell(finished, as_json, out)
 
@@ -177,9 +177,9 @@ def doctor(model: ModelOption = "embedded", as_json: JsonOption = False) -> None
 @app.command()
 def worker(model: ModelOption = "embedded", device: DeviceOption = "auto") -> None:
     """Run as the background process of 3D Slicer: JSON lines on stdin and stdout."""
-    from DiffuGTSLib.worker.server import run
+    from DiffuGTSLib.worker.server import run_worker
 
-    raise typer.Exit(run(model, device))
+    raise typer.Exit(run_worker(model, device))
 
 
 def _asking(attempt: Callable[[Options], Run], options: Options) -> Run:

@@ -85,19 +85,18 @@ def batch(
 ) -> None:
     """Segment many scans; one that fails does not stop the others."""
     with own_stdout(as_json or json_events) as out:
-        from DiffuGTSLib.batch.case import Settings
+        from DiffuGTSLib.batch.case import BatchSettings
         from DiffuGTSLib.batch.driver import run_batch
         from DiffuGTSLib.errors import DiffuGTSError
+        from DiffuGTSLib.pipeline.options import Options
 
         if dicom_seg:
             from DiffuGTSLib.scan.dicom_seg import check_installed
 
             check_installed()
-        settings = Settings(
-            model, device, threshold, seed, samples, modality.value if modality else None,
-            sequence.value if sequence else None, skull_stripped, folder=output,
-            suffix=f".{file_format.value}", dicom_seg=dicom_seg, maps=maps,
-        )
+        options = Options(model, device, threshold, seed, samples, modality, sequence,
+                          skull_stripped)
+        settings = BatchSettings(options, output, f".{file_format.value}", dicom_seg, maps)
         cancelled = threading.Event()
         with _signals(cancelled), _event_handler(json_events, cancelled, out) as on_event:
             try:
@@ -186,9 +185,9 @@ def _send_error(
 ) -> None:
     """Where the run cannot start or go on: an event besides the message on stderr."""
     if json_events:
-        from DiffuGTSLib.batch.case import Failure
+        from DiffuGTSLib.batch.case import BatchFailure
 
-        on_event({"type": "error", **asdict(Failure.of(error))})
+        on_event({"type": "error", **asdict(BatchFailure.of(error))})
 
 
 def _print_result(summary: Summary, as_json: bool, json_events: bool, out: TextIO) -> None:

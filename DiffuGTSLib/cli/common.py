@@ -29,34 +29,30 @@ from DiffuGTSLib.errors import (
     PromptNotUnderstood,
     explain,
 )
-from DiffuGTSLib.progress import Callback, Meter
+from DiffuGTSLib.progress import Callback, ProgressEstimator
+from DiffuGTSLib.scan.modality import MODALITIES, SEQUENCES
 
 P = ParamSpec("P")
 STAGES = {
     "read": "reading the scan",
     "encode": "encoding the scan",
     "attention": "looking for candidates",
-    "inpaint": "painting healthy tissue",
+    "inpaint": "inpainting healthy tissue",
     "residual": "comparing",
     "lesions": "measuring lesions",
 }
 
 
 class ModalityChoice(enum.StrEnum):
-    """What --modality takes."""
+    """What --modality takes: `scan.modality.MODALITIES`."""
 
-    CT = "CT"
-    MR = "MR"
+    vars().update({name: name for name in MODALITIES})
 
 
 class SequenceChoice(enum.StrEnum):
-    """What --sequence takes."""
+    """What --sequence takes: `scan.modality.SEQUENCES`."""
 
-    t1 = "t1"
-    t1c = "t1c"
-    t2 = "t2"
-    flair = "flair"
-    other = "other"
+    vars().update({name: name for name in SEQUENCES})
 
 
 ModelOption = Annotated[str, typer.Option(help="Catalogue name or folder of a model package.")]
@@ -140,7 +136,7 @@ def print_json(document: dict[str, Any], out: TextIO) -> None:
 
 
 @contextmanager
-def bar(meter: Meter, prompts: Sequence[str]) -> Iterator[Callback]:
+def bar(estimator: ProgressEstimator, prompts: Sequence[str]) -> Iterator[Callback]:
     """A callback that moves one bar over the whole run of `prompts`."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
@@ -150,8 +146,8 @@ def bar(meter: Meter, prompts: Sequence[str]) -> Iterator[Callback]:
         task = progress.add_task("starting", total=1.0, left="")
 
         def step(stage: str, done: int, total: int) -> None:
-            fraction = meter.step(stage, done, total)
-            left = meter.seconds_left
+            fraction = estimator.step(stage, done, total)
+            left = estimator.seconds_left
             progress.update(task, completed=fraction, description=STAGES.get(stage, stage),
                             left="" if left is None else f"about {left:.0f} s left")
 

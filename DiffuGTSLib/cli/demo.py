@@ -8,7 +8,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from DiffuGTSLib.cli.segment import Bar, Outputs, Run, run
+from DiffuGTSLib.cli.segment import Bar, Outputs, Run, segment_scan
 from DiffuGTSLib.errors import DownloadFailed, OutputNotWritten
 from DiffuGTSLib.evaluation.measures import dice
 from DiffuGTSLib.pipeline.lesions import find_lesions, labelled
@@ -30,7 +30,7 @@ def run_demo(
         phantom_only: use the digital phantom, no network.
         kind: of the phantom.
         options: of the run.
-        bar: as for `run`.
+        bar: as for `segment_scan`.
         notify: gets one line that names the scan it is.
 
     Returns:
@@ -53,12 +53,12 @@ def run_demo(
             notify(f"{error.message} The digital phantom is used instead.")
         else:
             notify(f'Scan: {scan.name} ({scan.source}), prompt "{scan.prompt}".')
-            finished = run(path, [scan.prompt], outputs, options, bar)
+            finished = segment_scan(path, [scan.prompt], outputs, options, bar)
             finished.document["scan"] = scan.name
             return finished
     phantom = make_phantom(kind)
     notify(f'Scan: digital phantom, {kind}, prompt "{phantom.prompt}".')
-    finished = run(phantom.image, [phantom.prompt], outputs, options, bar, phantom.mask)
+    finished = segment_scan(phantom.image, [phantom.prompt], outputs, options, bar, phantom.mask)
     finished.document |= {"scan": f"phantom {kind}"} | _compared(finished, phantom)
     return finished
 

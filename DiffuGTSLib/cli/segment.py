@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +16,16 @@ from DiffuGTSLib.output.figure import overview
 from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
 from DiffuGTSLib.pipeline.early_check import check_package
 from DiffuGTSLib.pipeline.options import Options
-from DiffuGTSLib.progress import Callback, Meter
-from DiffuGTSLib.scan import volume
-from DiffuGTSLib.scan.header import Grid
-from DiffuGTSLib.scan.segmentation_file import (
-    check_output,
-    write_image,
-)
+from DiffuGTSLib.progress import Callback, ProgressEstimator
+from DiffuGTSLib.scan.header import Grid, Triple
+from DiffuGTSLib.scan.segmentation_file import check_output, write_image
+from DiffuGTSLib.scan.volume import MODEL_SPACING_MM, Scan, as_scan, grid_of
 
 if TYPE_CHECKING:
     from DiffuGTSLib.pipeline.result import Result
-    from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
+    from DiffuGTSLib.pipeline.segmenter import Segmenter
 
-Bar = Callable[[Meter, Sequence[str]], AbstractContextManager[Callback]]
+Bar = Callable[[ProgressEstimator, Sequence[str]], AbstractContextManager[Callback]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Outputs:
     figure: Path | None = None
 
     def check(self) -> None:
-        """To be asked before a long run.
+        """To be called before a long run.
 
         Raises:
             OutputNotWritten: one of them cannot be written.
@@ -77,7 +74,7 @@ class Run:
     document: dict[str, Any] = field(default_factory=dict)
 
 
-def run(
+def segment_scan(
     image: Path | sitk.Image, prompts: Sequence[str], outputs: Outputs, options: Options, bar: Bar,
     reference: sitk.Image | None = None,
 ) -> Run:
@@ -88,7 +85,7 @@ def run(
         prompts: at least one.
         outputs: checked before the run starts.
         options: of the run.
-        bar: makes the progress callback, given the meter and the prompts.
+        bar: makes the progress callback, given the estimator and the prompts.
         reference: a mask on the same grid, for the figure.
 
     Raises:
@@ -96,60 +93,42 @@ def run(
     """
     outputs.check()
     model = ready_to_segment(options.model)
-    if isinstance(image, Path):
-        image, options = _read(image, options, model)
-    else:
-        check_package(Grid.of(volume.as_volume(image)), model, options.device)
-        image = volume.check(image, _spacing(model))
+    scan = _read(image, options, model)
     from DiffuGTSLib.pipeline.segmenter import Segmenter
-    from DiffuGTSLib.prompt.parsing import understand
 
     segmenter = Segmenter.from_pretrained(options.model, options.device)
-    for prompt in prompts:
-        understand(prompt, segmenter.text_encoder)  # before minutes are spent on the first of them
-    meter = Meter(len(prompts))
-    with bar(meter, prompts) as progress:
-        scan = segmenter.encode(
-            image, options.modality, progress, options.sequence, options.skull_stripped
-        )
-        results = []
-        for index, prompt in enumerate(prompts):
-            meter.start_prompt(index)
-            results.append(segmenter.segment(
-                scan, prompt, progress=progress, seed=options.seed, threshold=options.threshold,
-                samples=options.samples,
-            ))
+    estimator = ProgressEstimator(len(prompts))
+    with bar(estimator, prompts) as progress:
+        results = list(segmenter.segment_all(
+            scan, prompts, options, progress=progress, estimator=estimator))
     finished = Run(results, _document(segmenter, scan, results, options))
     _write(finished, scan, outputs, reference)
     return finished
 
 
-def _read(path: Path, options: Options, model: Path) -> tuple[sitk.Image, Options]:
-    """The scan, and what it says of itself; refused by its header where it is too large.
+def _read(image: Path | sitk.Image, options: Options, model: Path) -> Scan:
+    """The scan; refused by its header where it is too large.
 
     Before the networks' packages are imported, which takes seconds.
     """
-    grid = Grid.stated(path)
+    grid = grid_of(image)
     if grid is not None:
         check_package(grid, model, options.device)
-    read = volume.read(path, options.modality, _spacing(model))
+    scan = as_scan(image, options.modality, options.sequence, options.skull_stripped,
+                   _spacing(model))
     if grid is None:
-        check_package(Grid.of(read.image), model, options.device)
-    stripped = options.skull_stripped
-    return read.image, replace(
-        options, modality=read.modality, sequence=options.sequence or read.sequence or None,
-        skull_stripped=read.skull_stripped if stripped is None else stripped,
-    )
+        check_package(Grid.of(scan.image), model, options.device)
+    return scan
 
 
-def _spacing(model: Path) -> volume.Triple:
+def _spacing(model: Path) -> Triple:
     """Of the model's grid, in mm."""
-    x, y, z = read_card(model).get("spacing_mm", volume.MODEL_SPACING_MM)
+    x, y, z = read_card(model).get("spacing_mm", MODEL_SPACING_MM)
     return float(x), float(y), float(z)
 
 
 def _document(
-    segmenter: Segmenter, scan: EncodedScan, results: Sequence[Result], options: Options
+    segmenter: Segmenter, scan: Scan, results: Sequence[Result], options: Options
 ) -> dict[str, Any]:
     """The JSON document, without the paths; `labels` are the values in the segmentation."""
     from DiffuGTSLib import __version__
@@ -158,13 +137,13 @@ def _document(
         "version": __version__,
         "model": segmenter.package.card.name,
         "device": segmenter.device,
-        "modality": scan.canonical.modality,
+        "modality": scan.modality,
         "seed": options.seed,
         "prompts": described(results),
     }
 
 
-def _write(run: Run, scan: EncodedScan, outputs: Outputs, reference: sitk.Image | None) -> None:
+def _write(run: Run, scan: Scan, outputs: Outputs, reference: sitk.Image | None) -> None:
     """Writes the outputs and notes their absolute paths in the document.
 
     The segmentation comes last: where it is, everything is. If one cannot be written, those
@@ -183,7 +162,7 @@ def _write(run: Run, scan: EncodedScan, outputs: Outputs, reference: sitk.Image 
 
 
 def _write_evidence(
-    run: Run, scan: EncodedScan, outputs: Outputs, reference: sitk.Image | None,
+    run: Run, scan: Scan, outputs: Outputs, reference: sitk.Image | None,
     written: list[Path],
 ) -> None:
     """Maps and figures of each prompt; their paths are appended to `written`."""
@@ -201,7 +180,7 @@ def _write_evidence(
             overview(
                 scan.image, result.attention, result.pseudo_healthy, result.residual, result.mask,
                 title=result.prompt.title, lesions=result.lesions, path=path,
-                modality=scan.canonical.modality, highest_score=result.highest_score,
+                modality=scan.modality, highest_score=result.highest_score,
                 reference=reference,
             )
             written.append(path)
@@ -215,7 +194,7 @@ def _write_maps(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         raise OutputNotWritten(
-            f"The folder {folder.name} cannot be made.", "Choose another place for the maps."
+            f"The folder {folder.name} cannot be made.", "Choose another folder for the maps."
         ) from None
     paths = {name: folder / f"{start}{name}.nii.gz" for name in MAPS}
     for name, path in paths.items():

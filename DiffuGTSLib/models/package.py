@@ -62,6 +62,11 @@ class Package(Foundation):
 
     attention: AnomalyAttention
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the card, which holds those of all other files: one model, one value."""
+        return sha256(self.folder / CARD)
+
 
 def load_foundation(name_or_folder: str | Path, device: str = "cpu") -> Foundation:
     """Loads what an attention is trained upon: verified, float32, no gradients.

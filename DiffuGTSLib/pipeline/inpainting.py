@@ -1,4 +1,4 @@
-"""Latent inpainting: the frozen denoiser paints healthy tissue over the candidates.
+"""Latent inpainting: the frozen denoiser puts healthy tissue in the place of the candidates.
 
 Source: METHOD.md 3. Only crops around the candidates are denoised: the cost follows the lesion.
 """
@@ -23,7 +23,7 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Where healthy tissue is to be painted.
+    """Where healthy tissue is to be inpainted.
 
     Attributes:
         mask: bool (X, Y, Z), M of METHOD.md 3: the candidates, dilated.
@@ -49,19 +49,19 @@ class CandidateOptions:
         sensitive: share of the threshold above which a voxel is a candidate.
         dilation_mm: how far M reaches beyond the candidates.
         context_mm: how far a crop reaches beyond M at least.
-        least_crop_mm: no crop is smaller, where the scan is larger.
-        least_crop: the same in voxels of the map, X, Y, Z: what the denoiser was trained on.
+        min_crop_mm: no crop is smaller, where the scan is larger.
+        min_crop: the same in voxels of the map, X, Y, Z: what the denoiser was trained on.
         minimum_ml: smaller candidates are dropped.
-        most: only the strongest candidates are painted.
+        max_count: only so many candidates, the strongest, are inpainted.
     """
 
     sensitive: float = 0.5
     dilation_mm: float = 6.0
     context_mm: float = 32.0
-    least_crop_mm: float = LEAST_CROP_MM
-    least_crop: tuple[int, int, int] = (0, 0, 0)
+    min_crop_mm: float = LEAST_CROP_MM
+    min_crop: tuple[int, int, int] = (0, 0, 0)
     minimum_ml: float = 0.1
-    most: int = 8
+    max_count: int = 8
 
 
 def find_candidates(
@@ -91,7 +91,7 @@ def find_candidates(
         good = (np.bincount(of) * voxel_ml >= options.minimum_ml) & (peaks >= threshold)
         masses = np.bincount(of, values)
         found = [(float(masses[n]), int(n)) for n in np.flatnonzero(good)]
-        kept = sorted(found, reverse=True)[: options.most]
+        kept = sorted(found, reverse=True)[: options.max_count]
     chosen = np.zeros(count + 1, dtype=bool)
     chosen[[label for _, label in kept]] = True
     cores = chosen[labels]
@@ -110,13 +110,13 @@ def _boxes(
     labels: np.ndarray, shape: tuple[int, ...], spacing: Sequence[float],
     options: CandidateOptions, latent_voxel: int, multiple: int,
 ) -> list[Box]:
-    """A crop around each component of M; crops whose components share one are joined."""
+    """A crop around each component of M; components that lie in one crop share it."""
     crops: list[Box] = []
     for found in ndimage.find_objects(labels):
         axes = []
         for axis, extent in enumerate(found):
             context = options.context_mm / spacing[axis]
-            least = max(options.least_crop_mm / spacing[axis], options.least_crop[axis])
+            least = max(options.min_crop_mm / spacing[axis], options.min_crop[axis])
             length = max(extent.stop - extent.start + 2 * context, least)
             length = min(shape[axis], int(np.ceil(length / multiple)) * multiple)
             middle = (extent.start + extent.stop) / 2
@@ -124,10 +124,10 @@ def _boxes(
             axes.append((start // latent_voxel * latent_voxel, length))
         x, y, z = (slice(start, start + length) for start, length in axes)
         crops.append((x, y, z))
-    return _joined(crops, ndimage.find_objects(labels))
+    return _without_duplicates(crops, ndimage.find_objects(labels))
 
 
-def _joined(crops: list[Box], extents: list[Box]) -> list[Box]:
+def _without_duplicates(crops: list[Box], extents: list[Box]) -> list[Box]:
     """Crops without those whose component already lies inside an earlier, larger one."""
     order = sorted(range(len(crops)), key=lambda i: -_volume(crops[i]))
     chosen: list[Box] = []
@@ -162,17 +162,17 @@ def inpaint(
     total: int,
     resamplings: int = 1,
 ) -> torch.Tensor:
-    """Paints the masked part of a latent from pure noise (METHOD.md 3, step 2).
+    """Inpaints the masked part of a latent from pure noise (METHOD.md 3, step 2).
 
     A plain denoiser (MAISI's) sees the known part at the noise level of the step. One that was
-    trained to paint holes has an input channel more, the mask, and sees the known part clean, as
-    in its training.
+    trained to inpaint has an input channel more, the mask, and sees the known part clean, as in
+    its training.
 
     Args:
         latent: z = mu(E(I)) x scale, (1, L, x, y, z).
         mask: (1, 1, x, y, z), 1 where tissue is replaced.
-        conditioning: what the denoiser is told of the scan.
-        progress: told `done` + steps of `total`, stage "inpaint"; a cancel stops the next step.
+        conditioning: what the denoiser is given of the scan.
+        progress: gets `done` + steps of `total`, stage "inpaint"; a cancel stops the next step.
         resamplings: how often each level is walked (RePaint); 1 for plain denoising.
 
     Returns:
@@ -181,16 +181,16 @@ def inpaint(
     Raises:
         Cancelled: through `progress`.
     """
-    paints_holes = denoiser.config.in_channels == latent.shape[1] + 1
+    trained_to_inpaint = denoiser.config.in_channels == latent.shape[1] + 1
 
     def known(noise: torch.Tensor, index: int) -> torch.Tensor:
-        return latent if paints_holes else schedule.noised(latent, noise, index)
+        return latent if trained_to_inpaint else schedule.noised(latent, noise, index)
 
     noise = torch.randn(latent.shape, generator=generator).to(latent)
     z = torch.where(mask > 0, noise, known(noise, 0))
     for index in range(len(schedule)):
         for turn in range(resamplings):
-            shown = torch.cat([z, mask], 1) if paints_holes else z
+            shown = torch.cat([z, mask], 1) if trained_to_inpaint else z
             timestep = schedule.timesteps[index].reshape(1).to(latent.device)
             output = conditioning.predict(denoiser, shown, timestep).to(latent.dtype)
             stepped = schedule.step(output, index, z, generator)

@@ -1,40 +1,39 @@
-"""From candidates to a refined score: healthy tissue is painted over them, crop by crop, and what
-differs is evidence (METHOD.md 3 and 4)."""
+"""Candidates against healthy tissue, crop by crop: inpaint each crop, then compare it with what was
+inpainted (METHOD.md 3 and 4). What differs is evidence, from which the score is refined."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
-from DiffuGTSLib.models.card import Fusion
 from DiffuGTSLib.models.package import Package
 from DiffuGTSLib.networks.denoiser import Conditioning
 from DiffuGTSLib.networks.device import precision
 from DiffuGTSLib.pipeline.inpainting import Box, Candidates, inpaint, latent_mask
 from DiffuGTSLib.pipeline.memory_plan import Networks, Plan, Planner, carry_out
 from DiffuGTSLib.pipeline.residual import Comparison, compare
-from DiffuGTSLib.pipeline.result import Evidence
 from DiffuGTSLib.progress import Progress
 
 
 @dataclass(frozen=True)
-class Refinement:
-    """The painting and comparing of one prompt's candidates.
+class CropComparison:
+    """Inpainting and comparing the crops of one prompt's candidates.
 
     Attributes:
         package: the model.
         networks: its networks, which follow the plans from device to device.
         planner: of the model's runs.
         latent: of the scan, scaled, (1, L, X/4, Y/4, Z/4).
-        candidates: where to paint.
-        told: what the denoiser is told.
+        candidates: where to inpaint.
+        conditioning: what the denoiser is given beside the latent.
         samples: pseudo-healthy samples a crop.
-        seed: of the painting.
-        steps: told of each denoising step.
-        say: told a sentence where memory runs out.
+        seed: of the inpainting.
+        steps: gets each denoising step.
+        on_note: called with a sentence where memory runs out.
     """
 
     package: Package
@@ -42,41 +41,32 @@ class Refinement:
     planner: Planner
     latent: torch.Tensor
     candidates: Candidates
-    told: Conditioning
+    conditioning: Conditioning
     samples: int
     seed: int
     steps: Progress
-    say: Callable[[str], None]
+    on_note: Callable[[str], None]
 
-    def fill(self, evidence: Evidence, fusion: Fusion) -> None:
-        """Writes residuals and refined score of every crop into `evidence`.
+    def compare_each(self) -> Iterator[tuple[Box, Comparison]]:
+        """Each candidate's crop and what differs in it, one crop after the other.
 
         Raises:
             TooLarge, OutOfMemory: a crop does not fit.
             Cancelled: through `steps`.
         """
-        boxes = self.candidates.boxes
-        for number, box in enumerate(boxes):
+        for number, box in enumerate(self.candidates.boxes):
             x, y, z = (s.stop - s.start for s in box)
             plans = self.planner.crop((x, y, z), self.samples, str(self.latent.device))
-            found = carry_out(
-                plans, lambda plan, number=number: self._compared(number, plan),  # type: ignore[misc]
-                "A region was painted", self.say,
-            )
-            evidence.write(
-                box, self.candidates.mask[box], fusion,
-                healthy=found.healthy.cpu().numpy(), pixel=found.pixel.cpu().numpy(),
-                feature=found.feature.cpu().numpy(), spread=found.spread.cpu().numpy(),
-            )
-        self.steps.step("residual", 1, 1)
+            yield box, carry_out(plans, partial(self._compared, number), "A region was inpainted",
+                                 self.on_note)
 
     def _compared(self, number: int, plan: Plan) -> Comparison:
-        """A crop against its pseudo-healthy samples."""
+        """A crop beside its pseudo-healthy samples."""
         self.networks.place(plan.device)
         boxes, scale = self.candidates.boxes, self.package.card.scale_factor
         latent = self.latent[(..., *_coarser(boxes[number], self.package.autoencoder.downscale))]
         latent = latent.to(plan.device)
-        healthy = [self._painted(latent, number, sample) for sample in range(self.samples)]
+        healthy = [self._inpainted(latent, number, sample) for sample in range(self.samples)]
         self.steps.step("residual", number, len(boxes))
         with torch.inference_mode(), precision(plan.device):
             return compare(
@@ -84,7 +74,7 @@ class Refinement:
                 plan.tiling,
             )
 
-    def _painted(self, latent: torch.Tensor, number: int, sample: int) -> torch.Tensor:
+    def _inpainted(self, latent: torch.Tensor, number: int, sample: int) -> torch.Tensor:
         """One pseudo-healthy latent of a crop, scaled."""
         package = self.package
         # A generator a crop and sample: no crop's outcome depends on the others.
@@ -98,8 +88,8 @@ class Refinement:
         with torch.inference_mode(), precision(latent.device.type):
             return inpaint(
                 package.denoiser, schedule, latent,
-                latent_mask(mask, package.autoencoder.downscale).to(latent), self.told, generator,
-                self.steps, done, total, package.card.resamplings,
+                latent_mask(mask, package.autoencoder.downscale).to(latent), self.conditioning,
+                generator, self.steps, done, total, package.card.resamplings,
             )
 
 

@@ -13,6 +13,7 @@ from scipy import ndimage
 from DiffuGTSLib.models.card import Fusion, raised
 from DiffuGTSLib.pipeline.inpainting import Box, Candidates
 from DiffuGTSLib.pipeline.lesions import Lesion, bounding_box, find_lesions, prominent
+from DiffuGTSLib.pipeline.residual import Comparison
 from DiffuGTSLib.prompt.parsing import Prompt
 from DiffuGTSLib.scan.canonical import (
     Canonical,
@@ -32,8 +33,8 @@ class Evidence:
 
     Attributes:
         attention: the AOVA map.
-        mask: bool, M: where healthy tissue was painted.
-        healthy: the painted tissue, normalised intensity; only read inside `mask`.
+        mask: bool, M: where healthy tissue was inpainted.
+        healthy: the inpainted tissue, normalised intensity; only read inside `mask`.
         pixel, feature: residuals, 0 outside `mask`.
         residual: both, in units of their noise floors and compressed; 0 outside `mask`.
         uncertainty: spread of the pseudo-healthy samples, normalised intensity.
@@ -51,19 +52,27 @@ class Evidence:
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.attention.shape))
-        return f"<Evidence on {size} voxels, {int(self.mask.sum())} of them painted>"
+        return f"<Evidence on {size} voxels, {int(self.mask.sum())} of them inpainted>"
 
     @classmethod
     def nothing(cls, attention: np.ndarray, candidates: Candidates) -> Evidence:
-        """Before any crop was painted."""
+        """Before any crop was inpainted."""
         blank = [np.zeros(attention.shape, np.float32) for _ in range(6)]
         return cls(attention, candidates.mask, *blank)
 
     def write(
-        self, box: Box, mask: np.ndarray, fusion: Fusion, *, healthy: np.ndarray,
-        pixel: np.ndarray, feature: np.ndarray, spread: np.ndarray,
+        self, box: Box, mask: np.ndarray, fusion: Fusion, comparison: Comparison
     ) -> None:
-        """Fills in one crop; where crops overlap, the first one stays."""
+        """Fills in one crop; where crops overlap, the first one stays.
+
+        Args:
+            mask: bool, M inside the crop `box`.
+            comparison: the crop's; its tensors may lie on any device.
+        """
+        healthy, pixel, feature, spread = (
+            part.cpu().numpy() for part in (
+                comparison.healthy, comparison.pixel, comparison.feature, comparison.spread)
+        )
         new = mask & (self.score[box] == 0)
         score = fusion.score(self.attention[box], pixel, feature)
         of_pixel, of_feature = fusion.evidence(pixel, feature)
@@ -77,7 +86,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of one prompt on one scan. Images are made when they are first asked for.
+    """The outcome of one prompt on one scan. Images are made when they are first needed.
 
     Attributes:
         prompt: how the text was understood.
@@ -136,7 +145,7 @@ class Result:
     @cached_property
     def probability(self) -> sitk.Image:
         """The refined score, float32 in [0, 1], on the input's grid."""
-        return self._painted_part(self.evidence.score)
+        return self._inpainted_part(self.evidence.score)
 
     @cached_property
     def attention(self) -> sitk.Image:
@@ -146,12 +155,12 @@ class Result:
     @cached_property
     def residual(self) -> sitk.Image:
         """Both residuals in units of their noise floors, log(1 + r), float32, the input's grid."""
-        return self._painted_part(self.evidence.residual)
+        return self._inpainted_part(self.evidence.residual)
 
     @cached_property
     def uncertainty(self) -> sitk.Image:
         """Spread of the pseudo-healthy samples in the scan's own units, on the input's grid."""
-        return self._painted_part(self.evidence.uncertainty * self._unit())
+        return self._inpainted_part(self.evidence.uncertainty * self._unit())
 
     @cached_property
     def mask(self) -> sitk.Image:
@@ -176,7 +185,7 @@ class Result:
         score = self.evidence.score
         if self.prominence > 0:
             score = prominent(score, self.threshold, self.needed_score)
-        return self.probability if score is self.evidence.score else self._painted_part(score)
+        return self.probability if score is self.evidence.score else self._inpainted_part(score)
 
     @cached_property
     def lesions(self) -> list[Lesion]:
@@ -185,23 +194,23 @@ class Result:
 
     @cached_property
     def pseudo_healthy(self) -> sitk.Image:
-        """The scan with healthy tissue painted over the candidates, float32, the input's grid.
+        """The scan with healthy tissue inpainted over the candidates, float32, the input's grid.
 
-        Outside the painted region every voxel is the scan's own.
+        Outside the inpainted region every voxel is the scan's own.
         """
         scan = sitk.Cast(self.image, sitk.sitkFloat32)
         if not self.evidence.mask.any():
             return scan
-        fade, painted = self._fade_and_tissue()
+        fade, tissue = self._fade_and_tissue()
         share = boxes_to_input_grid(fade, self.boxes, self.canonical)
-        new = boxes_to_input_grid(painted, self.boxes, self.canonical)
+        new = boxes_to_input_grid(tissue, self.boxes, self.canonical)
         voxels = sitk.GetArrayFromImage(scan)
         inside = share > 0
         voxels[inside] += share[inside] * (new[inside] - voxels[inside])
         return image_on_input_grid(voxels, self.canonical)
 
     def _fade_and_tissue(self) -> tuple[np.ndarray, np.ndarray]:
-        """How much of the painted tissue shows, 0 to 1, and that tissue, in the scan's own units.
+        """How much of the inpainted tissue shows, 0 to 1, and that tissue, in the scan's own units.
 
         The share fades inside M, so that the region's edge does not show and outside nothing
         changes. The tissue goes on beyond M's border, for the interpolation.
@@ -239,6 +248,6 @@ class Result:
         low, high = self.canonical.limits
         return high - low
 
-    def _painted_part(self, array: np.ndarray) -> sitk.Image:
+    def _inpainted_part(self, array: np.ndarray) -> sitk.Image:
         voxels = boxes_to_input_grid(array, self.boxes, self.canonical)
         return image_on_input_grid(voxels, self.canonical)

@@ -1,12 +1,14 @@
 """The whole method: a scan and a text in, lesions and the evidence for them out.
 
-Reads like METHOD.md: encode, attend, inpaint, compare, refine.
+Its five steps, in the order of METHOD.md and in this order here: 1. encode (`Segmenter.encode`,
+once a scan), 2. attend, 3. inpaint, 4. compare, 5. refine (`Segmenter.segment`, once a prompt).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,32 +25,32 @@ from DiffuGTSLib.networks.text_encoder import TextEncoder
 from DiffuGTSLib.pipeline.encoding import MIN_SLAB, Encoding, encode, maps
 from DiffuGTSLib.pipeline.inpainting import CandidateOptions, Candidates, find_candidates
 from DiffuGTSLib.pipeline.memory_plan import TILINGS, Networks, Plan, Planner, carry_out
-from DiffuGTSLib.pipeline.refinement import Refinement
+from DiffuGTSLib.pipeline.options import Options
+from DiffuGTSLib.pipeline.refinement import CropComparison
 from DiffuGTSLib.pipeline.result import Evidence, Result
 from DiffuGTSLib.pipeline.scan_size import Room
-from DiffuGTSLib.progress import Callback, Progress
+from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt.parsing import Prompt, understand
-from DiffuGTSLib.scan import volume
 from DiffuGTSLib.scan.canonical import (
     Canonical,
     boxes_to_input_grid,
     image_on_input_grid,
     to_canonical,
 )
-from DiffuGTSLib.scan.header import Grid
+from DiffuGTSLib.scan.volume import Scan, Source, as_scan, grid_of
 
 
 @dataclass(frozen=True)
 class PreparedScan:
     """A scan that was read and brought to the model's grid; no network has seen it yet."""
 
-    scan: volume.Scan
+    scan: Scan
     canonical: Canonical
 
 
 @dataclass(frozen=True)
 class EncodedScan:
-    """A scan that prompts can be asked of, without encoding it again.
+    """A scan that any number of prompts can be run on, without encoding it again.
 
     Attributes:
         canonical: the scan on the model's grid.
@@ -57,7 +59,7 @@ class EncodedScan:
         image: the scan as it was given.
         name: for tables; no path.
         class_label: the denoiser's, of modality and sequence.
-        sequence: of MR, as `volume.Scan` has it; "" where it is not known.
+        sequence: of MR, as `Scan` has it; "" where it is not known.
         notes: what the user should know of how it was encoded; sentences.
     """
 
@@ -77,7 +79,7 @@ class EncodedScan:
 
     @property
     def device(self) -> str:
-        """Where it lies, and where prompts are asked of it."""
+        """Where it lies, and where prompts are run on it."""
         return str(self.latent.device)
 
 
@@ -87,7 +89,7 @@ class Preview:
 
     Attributes:
         attention: float32, the AOVA map.
-        candidates: uint8, where healthy tissue will be painted.
+        candidates: uint8, where healthy tissue will be inpainted.
     """
 
     attention: sitk.Image
@@ -105,17 +107,17 @@ class Segmenter:
 
     def __init__(self, package: Package, device: str = "cpu") -> None:
         self.package = package
-        self.text_encoder = TextEncoder.from_package()  # prompts are understood by it, always
-        self.options = CandidateOptions(least_crop=package.card.least_crop)
+        self.text_encoder = TextEncoder.from_package()  # prompts are always understood by it
         card = package.card
+        self.candidate_options = CandidateOptions(min_crop=card.least_crop)
         self.room = Room(card.spacing_mm, package.multiple, card.least_crop, card.samples)
         self.networks = Networks(package.autoencoder, package.denoiser, package.attention)
         self.notes: list[str] = []
-        places = (Plan(place, None, 0) for place in dict.fromkeys((device, "cpu")))
-        self.device = carry_out(places, self._placed, "The model was loaded", self.notes.append)
+        plans = (Plan(name, None, 0) for name in dict.fromkeys((device, "cpu")))
+        self.device = carry_out(plans, self._moved, "The model was loaded", self.notes.append)
         self.planner = Planner(self.networks, self.device)
 
-    def _placed(self, plan: Plan) -> str:
+    def _moved(self, plan: Plan) -> str:
         self.networks.place(plan.device)
         return plan.device
 
@@ -135,7 +137,57 @@ class Segmenter:
         chosen = choose_device(device)
         return cls(load(name_or_folder), chosen)
 
-    def prepare(self, scan: volume.Scan) -> PreparedScan:
+    def segment_all(
+        self,
+        scan: Source | PreparedScan | EncodedScan,
+        prompts: Sequence[str],
+        options: Options | None = None,
+        *,
+        progress: Callback | Progress | None = None,
+        estimator: ProgressEstimator | None = None,
+        preview: Callable[[int, Preview], None] | None = None,
+        on_encoded: Callable[[EncodedScan], None] | None = None,
+    ) -> Iterator[Result]:
+        """Runs prompts on one scan, which is encoded once, and yields each result as it is ready.
+
+        Args:
+            scan: in any form that `encode` takes, or encoded.
+            prompts: all of them are checked before any network runs.
+            options: of the run; its model and device are this segmenter's already. What it states
+                of the scan counts where the scan is still to be read.
+            progress: callback(stage, done, total), or the object that a caller can cancel.
+            estimator: gets the index of each prompt before its first step.
+            preview: called as preview(index of the prompt, its attention).
+            on_encoded: called with the encoded scan, for a caller that keeps it.
+
+        Raises:
+            PromptNotUnderstood: at once, whichever prompt it is.
+            DiffuGTSError: while iterating, as `encode` and `segment`.
+        """
+        understood = [understand(text, self.text_encoder) for text in prompts]
+        return self._results(scan, understood, options or Options(), _progress(progress),
+                             estimator, preview, on_encoded)
+
+    def _results(
+        self, scan: Source | PreparedScan | EncodedScan, prompts: list[Prompt], options: Options,
+        steps: Progress, estimator: ProgressEstimator | None,
+        preview: Callable[[int, Preview], None] | None,
+        on_encoded: Callable[[EncodedScan], None] | None,
+    ) -> Iterator[Result]:
+        if not isinstance(scan, EncodedScan):
+            scan = self.encode(scan, options.modality, steps, options.sequence,
+                               options.skull_stripped)
+        if on_encoded is not None:
+            on_encoded(scan)
+        for index, prompt in enumerate(prompts):
+            if estimator is not None:
+                estimator.start_prompt(index)
+            yield self.segment(
+                scan, prompt, progress=steps, seed=options.seed, threshold=options.threshold,
+                samples=options.samples, preview=partial(preview, index) if preview else None,
+            )
+
+    def prepare(self, scan: Scan) -> PreparedScan:
         """Brings a scan to the model's grid: all that can be done while the networks are busy
         with another one.
 
@@ -157,21 +209,22 @@ class Segmenter:
 
     def encode(
         self,
-        image: sitk.Image | Path | str | PreparedScan,
+        scan: Source | PreparedScan,
         modality: str | None = None,
         progress: Callback | Progress | None = None,
         sequence: str | None = None,
         skull_stripped: bool | None = None,
     ) -> EncodedScan:
-        """Reads and checks a scan, brings it to the model's grid and encodes it, once for all
-        prompts.
+        """Step 1: brings a scan to the model's grid and encodes it, once for all prompts.
 
         Args:
-            image: a 3D scalar image, the path of a file or DICOM folder, or what `prepare` made.
-            modality: "CT" or "MR"; guessed where it is not told.
-            sequence: of an MR scan, "t1", "t1c", "t2", "flair" or "other"; by the scan's names
-                where it is not told.
-            skull_stripped: nothing but the brain is left; by the scan's names too.
+            scan: a `Scan`, or what `as_scan` makes one of: a 3D scalar image, the path of a file
+                or of a DICOM folder; or what `prepare` made, for which the other arguments have
+                been settled.
+            modality: "CT" or "MR"; None takes the scan's own, which is guessed if need be.
+            sequence: of an MR scan, "t1", "t1c", "t2", "flair" or "other"; None goes by the
+                scan's names.
+            skull_stripped: nothing but the brain is left; None goes by the scan's names.
 
         Raises:
             DiffuGTSError: the scan cannot be read or does not fit; see errors.py.
@@ -179,24 +232,17 @@ class Segmenter:
         """
         steps = _progress(progress)
         steps.step("read", 0, 1)
-        if isinstance(image, PreparedScan):
-            ready = image
-        elif isinstance(image, sitk.Image):
-            self.room.check(self.planner, Grid.of(volume.as_volume(image)))
-            checked = volume.check(image, self.package.card.spacing_mm)
-            scan = volume.from_image(checked, modality)
-            ready = self.prepare(as_told(scan, sequence, skull_stripped))
-        else:
-            grid = Grid.stated(Path(image))
+        if not isinstance(scan, PreparedScan):
+            grid = grid_of(scan)
             if grid is not None:
                 self.room.check(self.planner, grid)
-            scan = volume.read(image, modality, self.package.card.spacing_mm)
-            ready = self.prepare(as_told(scan, sequence, skull_stripped))
-        canonical = ready.canonical
+            spacing = self.package.card.spacing_mm
+            scan = self.prepare(as_scan(scan, modality, sequence, skull_stripped, spacing))
+        ready = scan
         steps.step("read", 1, 1)
         notes = [*self.notes]
         encoded = carry_out(
-            self._plans(canonical), lambda plan: self._encoded(ready, plan, steps),
+            self._plans(ready.canonical), lambda plan: self._encoded(ready, plan, steps),
             "The scan was encoded", notes.append,
         )
         if encoded.encoding.fine is not None and self.package.attention.config.mirrors:
@@ -229,7 +275,7 @@ class Segmenter:
     def segment(
         self,
         scan: EncodedScan,
-        prompt: str,
+        prompt: str | Prompt,
         *,
         progress: Callback | Progress | None = None,
         seed: int = 0,
@@ -237,67 +283,74 @@ class Segmenter:
         samples: int | None = None,
         preview: Callable[[Preview], None] | None = None,
     ) -> Result:
-        """Segments what `prompt` names in an encoded scan.
+        """Steps 2 to 5: segments what `prompt` names in an encoded scan.
 
         Args:
+            prompt: a text, or one that was understood already.
             progress: callback(stage, done, total), or the object that a caller can cancel.
             seed: of the inpainting; the same seed gives the same mask on one machine.
-            threshold: of the refined score, 0 to 1; the model's own where it is not told.
+            threshold: of the refined score, 0 to 1; None takes the model's own.
             samples: pseudo-healthy scans to draw; their spread is the uncertainty.
             preview: called once with the attention, well before the end.
 
         Raises:
-            PromptNotUnderstood: with the nearest prompts that are.
+            PromptNotUnderstood: with the closest prompts that are.
             Cancelled: through `progress`.
         """
-        steps = _progress(progress)
-        card = self.package.card
-        asked = understand(prompt, self.text_encoder)
-        steps.step("attention", 0, 1)
-        notes = [*scan.notes, *self._blind(asked, scan)]
-        attention = self.attend(scan, asked, notes.append)
+        steps, card = _progress(progress), self.package.card
+        if isinstance(prompt, str):
+            prompt = understand(prompt, self.text_encoder)
         level = card.threshold if threshold is None else threshold
+        notes = [*scan.notes, *self._uncalibrated(prompt, scan)]
+
+        # 2. Attend: where the scan looks abnormal in the sense of the text (METHOD.md 2).
+        steps.step("attention", 0, 1)
+        attention = self.attend(scan, prompt, notes.append)
         candidates = find_candidates(
-            attention, min(level, card.threshold), scan.canonical.spacing, self.options,
+            attention, min(level, card.threshold), scan.canonical.spacing, self.candidate_options,
             self.package.autoencoder.downscale, self.room.multiple,
         )
         steps.step("attention", 1, 1)
         evidence = Evidence.nothing(attention, candidates)
-        fusion = card.fusion_of(asked.anatomy, scan.canonical.modality)
+        fusion = card.fusion_of(prompt.anatomy, scan.canonical.modality)
         result = Result(
-            asked, evidence, scan.canonical, scan.image, level, notes, card.name,
+            prompt, evidence, scan.canonical, scan.image, level, notes, card.name,
             fusion.prominence.get(fusion.used, 0.0),
         )
         if preview is not None:
             preview(_preview(result, candidates))
-        drawn = card.samples if samples is None else samples
-        told = Conditioning(
-            scan.class_label, scan.canonical.spacing, REGION_SPANS[asked.region], card.guidance
-        )
-        Refinement(
-            self.package, self.networks, self.planner, scan.latent, candidates, told, drawn, seed,
+
+        # 3. Inpaint: healthy tissue in the place of the candidates, crop by crop (METHOD.md 3).
+        # 4. Compare: what differs between a crop and its pseudo-healthy samples (METHOD.md 4).
+        crops = CropComparison(
+            self.package, self.networks, self.planner, scan.latent, candidates,
+            self._conditioning(scan, prompt), card.samples if samples is None else samples, seed,
             steps, notes.append,
-        ).fill(evidence, fusion)
+        )
+        # 5. Refine: the score of each voxel from attention and residuals (METHOD.md 4).
+        for box, comparison in crops.compare_each():
+            evidence.write(box, candidates.mask[box], fusion, comparison)
+        steps.step("residual", 1, 1)
         steps.step("lesions", 0, 1)
         _ = result.lesions  # measured here, so that the caller's thread does not wait for it
         steps.step("lesions", 1, 1)
         return result
 
     def attend(
-        self, scan: EncodedScan, prompt: Prompt, say: Callable[[str], None] | None = None
+        self, scan: EncodedScan, prompt: Prompt, on_note: Callable[[str], None] | None = None
     ) -> np.ndarray:
         """The calibrated AOVA map of a prompt, float32 (X, Y, Z), canonical grid (METHOD.md 2).
 
         Args:
-            say: told a sentence where memory runs out.
+            on_note: called with a sentence where memory runs out.
         """
         self.networks.place(scan.device)
         smaller = replace(scan.encoding, slab=MIN_SLAB)
-        ways = [Plan(scan.device, None, 0), Plan(scan.device, TILINGS[-1], 0)]
+        plans = [Plan(scan.device, None, 0), Plan(scan.device, TILINGS[-1], 0)]
         return carry_out(
-            iter(ways),
+            iter(plans),
             lambda plan: self._attended(scan, smaller if plan.tiling else scan.encoding, prompt),
-            "The attention was computed", say or (lambda note: None),
+            "The attention was computed", on_note or (lambda note: None),
         )
 
     def _attended(self, scan: EncodedScan, encoding: Encoding, prompt: Prompt) -> np.ndarray:
@@ -316,7 +369,7 @@ class Segmenter:
         return self.package.card.shift_of(
             prompt.anatomy, scan.canonical.modality, scan.sequence)
 
-    def _blind(self, prompt: Prompt, scan: EncodedScan) -> list[str]:
+    def _uncalibrated(self, prompt: Prompt, scan: EncodedScan) -> list[str]:
         """A warning where calibration found no threshold at which the model finds anything."""
         card = self.package.card
         if not card.calibration or not prompt.anatomy or self._shift(prompt, scan) is not None:
@@ -325,7 +378,12 @@ class Segmenter:
                 f"{scan.canonical.modality}: neither what it finds there nor that it finds "
                 "nothing means much."]
 
-    def _class_label(self, scan: volume.Scan) -> int:
+    def _conditioning(self, scan: EncodedScan, prompt: Prompt) -> Conditioning:
+        """What the denoiser is given beside the latent."""
+        return Conditioning(scan.class_label, scan.canonical.spacing, REGION_SPANS[prompt.region],
+                            self.package.card.guidance)
+
+    def _class_label(self, scan: Scan) -> int:
         return self.package.card.class_label(scan.modality, scan.sequence, scan.skull_stripped)
 
     def _texts(self, prompt: Prompt, device: str) -> Texts:
@@ -334,23 +392,6 @@ class Segmenter:
         rows = (encode(texts)[None].to(device)
                 for texts in (prompt.normal, prompt.abnormal, gate))
         return Texts(*rows)
-
-
-def as_told(
-    scan: volume.Scan, sequence: str | None, skull_stripped: bool | None
-) -> volume.Scan:
-    """The scan with what the caller knows of it in the place of what its names say.
-
-    Raises:
-        ModalityMismatch: a sequence of a CT.
-    """
-    if sequence and scan.modality == "CT":
-        raise ModalityMismatch(
-            "A CT has no MR sequence.",
-            "Leave the MR sequence to the program, or state that the scan is MR.",
-        )
-    stripped = scan.skull_stripped if skull_stripped is None else skull_stripped
-    return replace(scan, sequence=sequence or scan.sequence, skull_stripped=stripped)
 
 
 def _progress(given: Callback | Progress | None) -> Progress:

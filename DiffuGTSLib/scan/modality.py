@@ -1,4 +1,4 @@
-"""CT or MR, and which MR sequence: told, read from the DICOM tag, or guessed."""
+"""CT or MR, and which MR sequence: given, read from the DICOM tag, or guessed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from DiffuGTSLib.errors import ModalityMismatch
 
 Modality = Literal["CT", "MR"]
 Sequence = Literal["t1", "t1c", "t2", "flair", ""]
+MODALITIES = ("CT", "MR")
 SEQUENCES = ("t1", "t1c", "t2", "flair", "other")
 MODALITY_TAG = "0008|0060"
 LEAST_CT_MINIMUM_HU = -200.0
@@ -54,26 +55,26 @@ def guess_modality(image: sitk.Image) -> Modality:
     return "CT" if _in_hounsfield_units(image) else "MR"
 
 
-def settle_modality(image: sitk.Image, told: str | None = None) -> Modality:
-    """The modality to work with: what the caller told, else the guess.
+def settle_modality(image: sitk.Image, given: str | None = None) -> Modality:
+    """The modality to work with: the caller's, else the guess.
 
     Args:
         image: 3D scalar volume.
-        told: "CT", "MR", or None to guess.
+        given: "CT", "MR", or None to guess.
 
     Raises:
-        ModalityMismatch: `told` is another word; or the scan is to be CT and holds no value
+        ModalityMismatch: `given` is another word; or the scan is to be CT and holds no value
             below -200 HU, or 8 bits a voxel.
     """
-    if told is not None and told not in ("CT", "MR"):
+    if given is not None and given not in MODALITIES:
         raise ModalityMismatch("The modality has to be CT or MR.")
-    modality: Modality = guess_modality(image) if told is None else "CT" if told == "CT" else "MR"
+    modality: Modality = guess_modality(image) if given is None else "CT" if given == "CT" else "MR"
     if modality == "CT" and image.GetPixelID() in EIGHT_BIT:
         raise ModalityMismatch(
             "The scan has 8 bits a voxel, so that the Hounsfield units of a CT are lost.",
             "Use the original CT, not a copy made for viewing.",
         )
-    if told == "CT" and float(sitk.GetArrayViewFromImage(image).min()) >= LEAST_CT_MINIMUM_HU:
+    if given == "CT" and float(sitk.GetArrayViewFromImage(image).min()) >= LEAST_CT_MINIMUM_HU:
         raise ModalityMismatch(
             "The scan cannot be a CT in Hounsfield units: no voxel is below -200, where air is.",
             "State MR if it is one, or rescale the CT to Hounsfield units.",

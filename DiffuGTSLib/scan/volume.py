@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import psutil
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import (
+    ModalityMismatch,
     NoContent,
     NotAScalarVolume,
     NotFinite,
@@ -22,6 +23,7 @@ from DiffuGTSLib.errors import (
 from DiffuGTSLib.scan.dicom import frames_in, read_multiframe, read_series, series_files
 from DiffuGTSLib.scan.header import (
     SPACING_RANGE_MM,
+    Grid,
     is_complete,
     quiet,
     read_header,
@@ -40,10 +42,12 @@ from DiffuGTSLib.scan.segmentation_file import check_output, write_image, write_
 __all__ = [
     "Modality",
     "Scan",
+    "as_scan",
     "as_volume",
     "check",
     "check_output",
     "from_image",
+    "grid_of",
     "guess_modality",
     "guess_sequence",
     "read",
@@ -81,6 +85,68 @@ class Scan:
     sequence: str
     name: str
     skull_stripped: bool = False
+
+    def with_overrides(
+        self, modality: str | None = None, sequence: str | None = None,
+        skull_stripped: bool | None = None,
+    ) -> Scan:
+        """The scan with what the caller knows of it, in place of what was read or guessed.
+
+        Raises:
+            ModalityMismatch: as `settle_modality`; or a sequence of a CT.
+        """
+        settled = self.modality
+        if modality not in (None, settled):
+            settled = settle_modality(self.image, modality)
+        if settled == "CT":
+            if sequence:
+                raise ModalityMismatch(
+                    "A CT has no MR sequence.",
+                    "Leave the MR sequence to the program, or state that the scan is MR.",
+                )
+            sequence = ""
+        stripped = self.skull_stripped if skull_stripped is None else skull_stripped
+        return replace(self, modality=settled, skull_stripped=stripped,
+                       sequence=self.sequence if sequence is None else sequence)
+
+
+Source = Scan | sitk.Image | Path | str
+
+
+def as_scan(
+    source: Source, modality: str | None = None, sequence: str | None = None,
+    skull_stripped: bool | None = None, model_spacing: Triple = MODEL_SPACING_MM,
+) -> Scan:
+    """The one form of a scan that the pipeline takes, from any that a caller may have.
+
+    Args:
+        source: a scan; a 3D scalar image; the path of an image file or of a DICOM folder.
+        modality, sequence, skull_stripped: see `Scan`; None takes what is read or guessed.
+        model_spacing: as `read`.
+
+    Raises:
+        DiffuGTSError: as `read`, `check` and `Scan.with_overrides`.
+    """
+    if isinstance(source, Scan):
+        return source.with_overrides(modality, sequence, skull_stripped)
+    if isinstance(source, sitk.Image):
+        scan = from_image(check(source, model_spacing), modality)
+    else:
+        scan = read(source, modality, model_spacing)
+    return scan.with_overrides(None, sequence, skull_stripped)
+
+
+def grid_of(source: Source) -> Grid | None:
+    """The grid of what `as_scan` takes, before any voxel is read; None where only reading tells.
+
+    Raises:
+        DiffuGTSError: an image is no scan; see `as_volume`.
+    """
+    if isinstance(source, Scan):
+        return Grid.of(source.image)
+    if isinstance(source, sitk.Image):
+        return Grid.of(as_volume(source))
+    return Grid.stated(Path(source))
 
 
 def read(

@@ -9,6 +9,6 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the worker on this process's stdin and stdout; returns the exit code."""
-    from DiffuGTSLib.worker.server import main as run
+    from DiffuGTSLib.worker import server
 
-    return run(arguments)
+    return server.main(arguments)

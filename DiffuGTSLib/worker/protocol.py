@@ -29,12 +29,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.channel import Id
-from DiffuGTSLib.errors import DiffuGTSError
+from DiffuGTSLib.errors import DiffuGTSError, InvalidOption
+from DiffuGTSLib.pipeline.options import Options
+
+# Of a run, those that a request may state.
+OPTIONS = ("seed", "threshold", "modality", "samples", "sequence", "skull_stripped")
 
 
 class BadRequest(DiffuGTSError):
@@ -43,7 +47,7 @@ class BadRequest(DiffuGTSError):
     code = "bad-request"
 
     def __init__(self, message: str, job: Id | None = None) -> None:
-        super().__init__(message, "Send one JSON object a line, as worker_protocol.py describes.")
+        super().__init__(message, "Send one JSON object a line, as worker/protocol.py describes.")
         self.job = job
 
 
@@ -55,12 +59,7 @@ class Segment:
     image: Path
     prompts: tuple[str, ...]
     folder: Path
-    seed: int = 0
-    threshold: float | None = None
-    modality: str | None = None
-    samples: int | None = None
-    sequence: str | None = None
-    skull_stripped: bool | None = None
+    options: Options = field(default_factory=Options)  # model and device are the worker's own
 
 
 @dataclass(frozen=True)
@@ -105,15 +104,10 @@ def parse(line: bytes) -> Request:
     if kind == "segment":
         request: Request = Segment(
             fields.identity("id"), fields.path("image"), fields.prompts(), fields.path("folder"),
-            fields.number("seed", int, 0, 0, 2**63 - 1),
-            fields.number("threshold", float, None, 0, 1),
-            fields.choice("modality", ("CT", "MR")),
-            fields.number("samples", int, None, 1, 100),
-            fields.choice("sequence", ("t1", "t1c", "t2", "flair", "other")),
-            fields.flag("skull_stripped"),
+            fields.options(*OPTIONS),
         )
     elif kind == "threshold":
-        threshold = fields.number("threshold", float, None, 0, 1)
+        threshold = fields.options("threshold").threshold
         if threshold is None:
             raise fields.wrong("threshold", "a number from 0 to 1")
         request = Threshold(fields.identity("id"), fields.identity("result"), threshold,
@@ -129,7 +123,7 @@ def parse(line: bytes) -> Request:
 
 
 class _Fields:
-    """Takes the fields out of a message and says plainly which one is wrong."""
+    """Takes the fields out of a message and names the one that is wrong."""
 
     def __init__(self, message: Mapping[str, Any]) -> None:
         self._left = {key: value for key, value in message.items() if key != "type"}
@@ -158,27 +152,12 @@ class _Fields:
             raise self.wrong("prompt", "a text or a list of texts")
         return tuple(texts)
 
-    def number(self, name: str, kind: type, default: Any, low: float, high: float) -> Any:
-        value = self._left.pop(name, None)
-        if value is None:
-            return default
-        kinds = int if kind is int else int | float
-        if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high:
-            whole = "whole " if kind is int else ""
-            raise self.wrong(name, f"a {whole}number from {low:g} to {high:g}")
-        return kind(value)
-
-    def choice(self, name: str, values: tuple[str, ...]) -> str | None:
-        value = self._left.pop(name, None)
-        if value is not None and value not in values:
-            raise self.wrong(name, " or ".join(values))
-        return value
-
-    def flag(self, name: str) -> bool | None:
-        value = self._left.pop(name, None)
-        if value is not None and not isinstance(value, bool):
-            raise self.wrong(name, "true or false")
-        return value
+    def options(self, *names: str) -> Options:
+        stated = {name: self._left.pop(name) for name in names if name in self._left}
+        try:
+            return Options.from_dict(stated)
+        except InvalidOption as error:
+            raise self.wrong(error.name, error.expected) from None
 
     def check_all_used(self) -> None:
         if self._left:

@@ -1,4 +1,4 @@
-"""The background process: it holds the model, takes requests on stdin, tells events on stdout.
+"""The background process: it holds the model, reads requests on stdin, writes events on stdout.
 
 protocol.py describes the messages. Jobs run one after the other on the main thread; a
 second thread reads stdin, so that a cancel is seen while a job runs.
@@ -9,7 +9,6 @@ The files of a worker's job: all of them complete under their names, or none.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import os
 import queue
@@ -25,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
 
-from DiffuGTSLib.channel import Channel, ChannelClosed, Id
+from DiffuGTSLib.channel import Channel, ChannelClosed, Id, Throttle, lower_priority
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten, explain
 from DiffuGTSLib.output.segments import describe
-from DiffuGTSLib.progress import Meter, Progress
+from DiffuGTSLib.progress import Progress, ProgressEstimator
 from DiffuGTSLib.scan.header import quiet
 from DiffuGTSLib.worker.protocol import BadRequest, Cancel, Quit, Segment, Threshold, parse
 
@@ -37,15 +36,14 @@ if TYPE_CHECKING:
     from DiffuGTSLib.pipeline.segmenter import EncodedScan, Preview, Segmenter
 
 Stamp = tuple[object, ...]
+ScanKey = tuple[Stamp | None, str | None, str | None, bool | None]
 
 VOLUMES = ("attention", "pseudo_healthy", "residual", "uncertainty", "probability")
 # A run stops within one step once stdin has closed; a worker that cannot must not stay behind.
 GRACE_SECONDS = 60.0
 # Of all kept results together; 100 million are about 2.5 GB of maps.
 KEPT_VOXELS = 100_000_000
-# More progress events would only cost the reader time.
 _SECONDS_BETWEEN_EVENTS = 0.1
-_NICENESS = 5
 
 
 class JobFiles:
@@ -107,9 +105,9 @@ class JobFiles:
 
 
 def stamp(path: Path) -> Stamp | None:
-    """What tells whether a scan on disk is still the same: names, sizes and times of its files.
+    """What identifies the state of a scan on disk: names, sizes and times of its files.
 
-    None when that cannot be told.
+    None where that cannot be found out.
     """
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
@@ -119,8 +117,14 @@ def stamp(path: Path) -> Stamp | None:
     return str(path.absolute()), *states
 
 
+def _key(request: Segment) -> ScanKey:
+    """What has to be the same so that an encoded scan can be used again."""
+    options = request.options
+    return stamp(request.image), options.modality, options.sequence, options.skull_stripped
+
+
 class ResultNotKept(DiffuGTSError):
-    """A new threshold was asked for on a result that the worker no longer holds."""
+    """A new threshold was requested for a result that the worker no longer holds."""
 
     code = "result-not-kept"
 
@@ -131,19 +135,23 @@ class _Job:
     def __init__(self, request: Segment | Threshold, channel: Channel) -> None:
         self.request = request
         self.progress = Progress(self._report)
-        self.meter = Meter()
-        self.index = 0
+        self.estimator = ProgressEstimator()
         self._channel = channel
         self._cancelled = False
-        self._last: tuple[str, float] = ("", 0.0)
+        self._throttle = Throttle(_SECONDS_BETWEEN_EVENTS)
 
-    def start_prompt(self, index: int) -> None:
-        """Steps from now on belong to prompt `index`."""
-        self.index = index
-        self.meter.start_prompt(index)
+    @property
+    def index(self) -> int:
+        """Of the prompt that steps belong to."""
+        return self.estimator.prompt
+
+    @property
+    def prompt(self) -> str | None:
+        """The text of that prompt; None where the request has none."""
+        return self.request.prompts[self.index] if isinstance(self.request, Segment) else None
 
     def cancel(self) -> None:
-        """Asks the job to stop; may be called from any thread."""
+        """Stops the job at its next step; may be called from any thread."""
         self._cancelled = True
         self.progress.cancel()
 
@@ -153,17 +161,13 @@ class _Job:
             raise Cancelled
 
     def _report(self, stage: str, done: int, total: int) -> None:
-        fraction = self.meter.step(stage, done, total)
-        now = time.monotonic()
-        recent = stage == self._last[0] and now - self._last[1] < _SECONDS_BETWEEN_EVENTS
-        if recent and done < total:
+        fraction = self.estimator.step(stage, done, total)
+        if not self._throttle.passes(stage, done, total):
             return
-        self._last = stage, now
-        left = self.meter.seconds_left
-        prompt = self.request.prompts[self.index] if isinstance(self.request, Segment) else None
+        left = self.estimator.seconds_left
         self._channel.send(
-            "progress", self.request.id, index=self.index, prompt=prompt, stage=stage, done=done,
-            total=total, fraction=round(fraction, 4),
+            "progress", self.request.id, index=self.index, prompt=self.prompt, stage=stage,
+            done=done, total=total, fraction=round(fraction, 4),
             seconds_left=None if left is None else round(left, 1),
         )
 
@@ -183,15 +187,14 @@ class Worker:
         self._running: Id | None = None
         self._ending = threading.Event()
         self._files: JobFiles | None = None
-        # With what it was read by: file, modality, sequence, skull-stripped.
-        self._scan: tuple[tuple[Stamp | None, Any, Any, Any], EncodedScan] | None = None
+        self._scan: tuple[ScanKey, EncodedScan] | None = None
         self._results: OrderedDict[Id, list[Result]] = OrderedDict()
 
     def serve(self, load: Callable[[], Segmenter]) -> None:
-        """Loads the model and works until stdin closes, `quit` comes or nobody listens.
+        """Loads the model and works until stdin closes, `quit` comes or nobody reads the events.
 
         Raises:
-            DiffuGTSError: the model cannot be loaded; an error event has told so.
+            DiffuGTSError: the model cannot be loaded.
         """
         threading.Thread(target=self._listen, name="stdin", daemon=True).start()
         try:
@@ -284,62 +287,47 @@ class Worker:
             self._running = None
 
     def _segment(self, job: _Job, request: Segment) -> None:
-        from DiffuGTSLib.prompt.parsing import understand
-        pass  # MIG
+        key = _key(request)
+        kept = self._kept_scan(key)
+        job.estimator = ProgressEstimator(len(request.prompts), encoded=kept is not None)
 
-        for text in request.prompts:
-            # Before minutes are spent on the first of them.
-            understand(text, self._segmenter.text_encoder)
-        scan = self._encode(job, request)
+        def keep(encoded: EncodedScan) -> None:
+            self._scan = key, encoded
+
+        found = self._segmenter.segment_all(
+            kept or request.image, request.prompts, request.options, progress=job.progress,
+            estimator=job.estimator, on_encoded=keep,
+            preview=lambda index, preview: self._preview(job, preview),
+        )
+        if kept is None:
+            self._scan = None  # its memory is needed for the next one
         self._files = JobFiles(request.folder)
         results = []
-        for index, text in enumerate(request.prompts):
-            job.start_prompt(index)
-            result = self._segmenter.segment(
-                scan, text, progress=job.progress, seed=request.seed,
-                threshold=request.threshold, samples=request.samples,
-                preview=lambda preview: self._preview(job, preview),
-            )
+        for result in found:
             images = {name: getattr(result, name) for name in VOLUMES}
             self._send_result(job, result, images, len(request.prompts))
             results.append(result)
         self._keep(request.id, results)
 
-    def _encode(self, job: _Job, request: Segment) -> EncodedScan:
-        """The scan, encoded now or by the job before."""
-        pass  # MIG
-
-        key = stamp(request.image), request.modality, request.sequence, request.skull_stripped
-        kept = self._scan
-        if kept is not None and kept[0] == key and key[0] is not None:
-            job.meter = Meter(len(request.prompts), encoded=True)
-            return kept[1]
-        job.meter = Meter(len(request.prompts))
-        self._scan = kept = None  # its memory is needed for the next one
-        scan = self._segmenter.encode(
-            request.image, request.modality, job.progress, request.sequence,
-            request.skull_stripped,
-        )
-        self._scan = key, scan
-        return scan
+    def _kept_scan(self, key: ScanKey) -> EncodedScan | None:
+        """The scan as an earlier job has encoded it; None where that was another one."""
+        known = self._scan is not None and self._scan[0] == key and key[0] is not None
+        return self._scan[1] if self._scan and known else None
 
     def _threshold(self, job: _Job, request: Threshold) -> None:
-        pass  # MIG
-
         if request.result not in self._results:
             raise ResultNotKept("That result is no longer held by the worker.",
                                 "Run the prompt again.")
         results = [r.with_threshold(request.threshold) for r in self._results[request.result]]
         self._files = JobFiles(request.folder)
         for index, result in enumerate(results):
-            job.start_prompt(index)
+            job.estimator.start_prompt(index)
             self._send_result(job, result, {}, len(results))
 
     def _preview(self, job: _Job, preview: Preview) -> None:
         images = {"attention": preview.attention, "candidates": preview.candidates}
         paths = self._write(job, images, f"-preview-{job.index + 1}")
-        prompt = job.request.prompts[job.index] if isinstance(job.request, Segment) else None
-        self._channel.send("preview", job.request.id, index=job.index, prompt=prompt, **paths)
+        self._channel.send("preview", job.request.id, index=job.index, prompt=job.prompt, **paths)
 
     def _send_result(
         self, job: _Job, result: Result, images: dict[str, Any], count: int
@@ -374,7 +362,7 @@ class Worker:
 
 
 def _facts(segmenter: Segmenter) -> dict[str, Any]:
-    """What the `ready` event tells."""
+    """The fields of the `ready` event."""
     import torch
 
     from DiffuGTSLib import __version__
@@ -405,7 +393,7 @@ def _print_trace(error: Exception) -> None:
     print(f"{type(error).__name__}: {message}", file=sys.stderr, flush=True)
 
 
-def run(model: str = "embedded", device: str = "auto") -> int:
+def run_worker(model: str = "embedded", device: str = "auto") -> int:
     """Runs the worker on this process's stdin and stdout; returns the exit code."""
     channel = Channel()
 
@@ -414,9 +402,7 @@ def run(model: str = "embedded", device: str = "auto") -> int:
 
         return Segmenter.from_pretrained(model, device)
 
-    # The application in front stays fluid; Windows has no nice values.
-    with contextlib.suppress(AttributeError, OSError):
-        os.nice(_NICENESS)
+    lower_priority()
     try:
         Worker(channel).serve(load)
     except KeyboardInterrupt:
@@ -439,4 +425,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="embedded", help="catalogue name or folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     options = parser.parse_args(arguments)
-    return run(options.model, options.device)
+    return run_worker(options.model, options.device)

@@ -1,10 +1,10 @@
-"""The meter: a fraction that only grows, whatever the stages do."""
+"""The progress estimator: a fraction that only grows, whatever the stages do."""
 
 from __future__ import annotations
 
 import pytest
 
-from DiffuGTSLib.progress import Meter
+from DiffuGTSLib.progress import ProgressEstimator
 
 
 class Clock:
@@ -17,38 +17,38 @@ class Clock:
 
 
 def test_a_whole_run_goes_from_0_to_1():
-    meter = Meter()
+    estimator = ProgressEstimator()
     stages = ("read", "encode", "attention", "inpaint", "residual", "lesions")
-    fractions = [meter.step(stage, done, 2) for stage in stages for done in range(3)]
+    fractions = [estimator.step(stage, done, 2) for stage in stages for done in range(3)]
     assert fractions == sorted(fractions)
     assert fractions[0] == 0
     assert fractions[-1] == pytest.approx(1)
 
 
 def test_a_second_prompt_goes_on_where_the_first_ended():
-    meter = Meter(prompts=2)
-    first = meter.step("lesions", 1, 1)
-    meter.start_prompt(1)
-    assert meter.step("attention", 0, 1) == first
-    assert meter.step("lesions", 1, 1) == pytest.approx(1)
+    estimator = ProgressEstimator(prompts=2)
+    first = estimator.step("lesions", 1, 1)
+    estimator.start_prompt(1)
+    assert estimator.step("attention", 0, 1) == first
+    assert estimator.step("lesions", 1, 1) == pytest.approx(1)
 
 
 def test_an_encoded_scan_starts_at_the_attention():
-    meter = Meter(encoded=True)
-    assert meter.step("attention", 0, 1) == 0
-    assert meter.step("lesions", 1, 1) == pytest.approx(1)
+    estimator = ProgressEstimator(encoded=True)
+    assert estimator.step("attention", 0, 1) == 0
+    assert estimator.step("lesions", 1, 1) == pytest.approx(1)
 
 
 def test_a_stage_told_again_does_not_go_back():
-    meter = Meter()
-    far = meter.step("residual", 1, 1)
-    assert meter.step("inpaint", 0, 5) == far
+    estimator = ProgressEstimator()
+    far = estimator.step("residual", 1, 1)
+    assert estimator.step("inpaint", 0, 5) == far
 
 
 def test_the_seconds_left_follow_the_speed_so_far():
     clock = Clock()
-    meter = Meter(encoded=True, clock=clock)
-    assert meter.seconds_left is None
+    estimator = ProgressEstimator(encoded=True, clock=clock)
+    assert estimator.seconds_left is None
     clock.now = 20.0
-    fraction = meter.step("inpaint", 1, 2)
-    assert meter.seconds_left == pytest.approx(20 * (1 - fraction) / fraction)
+    fraction = estimator.step("inpaint", 1, 2)
+    assert estimator.seconds_left == pytest.approx(20 * (1 - fraction) / fraction)

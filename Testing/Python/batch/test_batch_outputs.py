@@ -21,13 +21,14 @@ from support.batch_runs import BlockedScans, InThisProcess, statuses, table, vox
 from support.dicom_files import write_enhanced, write_series
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.batch.case import Settings
+from DiffuGTSLib.batch.case import BatchSettings
 from DiffuGTSLib.batch.driver import run_batch
 from DiffuGTSLib.batch.output_folder import OtherRun
 from DiffuGTSLib.batch.processor import NETWORK_STAGES
 from DiffuGTSLib.cli.batch import print_summary
 from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.pipeline.options import Options
 
 OTHER = "glioma"
 
@@ -38,8 +39,12 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def settings(model, tmp_path) -> Settings:
-    return Settings(str(model), "cpu", folder=tmp_path / "out")
+def settings(model, tmp_path) -> BatchSettings:
+    return BatchSettings(Options(str(model), "cpu"), tmp_path / "out")
+
+
+def with_options(settings: BatchSettings, **changes: object) -> BatchSettings:
+    return replace(settings, options=replace(settings.options, **changes))
 
 
 class Ran:
@@ -134,7 +139,7 @@ def test_a_scan_that_allows_no_dicom_segmentation_keeps_its_other_outputs(settin
 def test_a_multi_frame_scan_is_a_case_like_any_other(settings, tmp_path):
     body = sitk.Cast(ball_scan()[0], sitk.sitkInt16) - 1000
     write_enhanced(tmp_path / "scan.dcm", body, range(31, -1, -1))
-    Ran([tmp_path / "scan.dcm"], replace(settings, modality="CT", dicom_seg=True))
+    Ran([tmp_path / "scan.dcm"], with_options(replace(settings, dicom_seg=True), modality="CT"))
     assert statuses(settings.folder) == {"scan": "done"}
 
 
@@ -160,11 +165,11 @@ def test_the_sequence_in_a_table_goes_before_that_of_all_scans(model, settings, 
     for name in "abc":
         write_scan(tmp_path / f"{name}.nrrd")
     (tmp_path / "t.csv").write_text("image,sequence\na.nrrd,t1\nb.nrrd,\nc.nrrd,t2\n")
-    named = replace(settings, model=str(names))
+    named = with_options(settings, model=str(names))
     ran = Ran([tmp_path / "t.csv"], named)
     assert {event["case"]: event["code"] for event in ran.of("case-failed")} == dict.fromkeys(
         "bc", "sequence-unknown")
-    shared = replace(named, sequence="t1", folder=tmp_path / "shared")
+    shared = with_options(replace(named, folder=tmp_path / "shared"), sequence="t1")
     Ran([tmp_path / "t.csv"], shared)
     assert statuses(shared.folder) == {"a": "done", "b": "done", "c": "failed"}
     (tmp_path / "t.csv").write_text("image,sequence\na.nrrd,t1\nb.nrrd,\nc.nrrd,flair\n")
@@ -196,7 +201,7 @@ def test_results_of_other_options_do_not_get_into_one_folder(settings, tmp_path)
     scan = write_scan(tmp_path / "a.nrrd")
     Ran([scan], settings)
     with pytest.raises(OtherRun, match="seed, maps"):
-        Ran([scan], replace(settings, seed=7, maps=True), resume=True)
+        Ran([scan], with_options(replace(settings, maps=True), seed=7), resume=True)
     assert len(json.loads((settings.folder / "run.json").read_text())["parts"]) == 1
 
 

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from PIL import Image
 from support.batch_runs import table
 
-from DiffuGTSLib.batch.case import Case, Failure, Outcome
+from DiffuGTSLib.batch.case import BatchFailure, Case, Outcome
 from DiffuGTSLib.batch.output_folder import Row, write_tables
 from DiffuGTSLib.batch.report import CASES_A_PAGE, duration, page_name, write_report
 from DiffuGTSLib.files import remove_unfinished
@@ -46,7 +46,7 @@ def done(name: str, lesions: int = 1, files: dict | None = None) -> Row:
 
 def failed(name: str, message: str) -> Row:
     return Row(Case(name, Path("/scans") / name, ("lung tumor",)), "failed",
-               Outcome(name, "failed"), Failure("no-content", message, "a hint"))
+               Outcome(name, "failed"), BatchFailure("no-content", message, "a hint"))
 
 
 def waiting(name: str) -> Row:
@@ -151,7 +151,7 @@ def test_text_of_others_cannot_bring_markup_into_the_report(tmp_path):
     outcome = replace(plain.outcome, modality=ODD, prompts=prompts, notes=[ODD])
     rows = [replace(plain, case=replace(plain.case, name=ODD, prompts=(ODD,)), outcome=outcome),
             Row(Case(ODD, Path("/s"), (ODD,)), "failed", Outcome(ODD, "failed"),
-                Failure("code", ODD, ODD))]
+                BatchFailure("code", ODD, ODD))]
     part = RUN["parts"][0] | {"prompts": [ODD], "device": ODD, "state": ODD,
                               "left_out": {"count": 1, "examples": [ODD]}}
     page = report(tmp_path, *rows, run=RUN | {"model": ODD, "options": {ODD: ODD}, "parts": [part]})

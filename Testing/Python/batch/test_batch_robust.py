@@ -18,8 +18,9 @@ from support.batch_runs import BlockedScans, EventStream, batch, statuses, table
 from support.gates import Gate
 from support.tiny_model import PROMPT, write_tiny_model
 
-from DiffuGTSLib.batch.case import Case, Settings
+from DiffuGTSLib.batch.case import BatchSettings, Case
 from DiffuGTSLib.batch.local_executor import LocalExecutor
+from DiffuGTSLib.pipeline.options import Options
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,7 @@ def test_two_processes_do_the_same_as_one_and_survive_a_death(
 ):
     """Case "x" kills its process each time, as if memory ran out; others are not affected."""
     executor = LocalExecutor(jobs=2)
-    settings = Settings(str(model), "cpu", folder=tmp_path)
+    settings = BatchSettings(Options(str(model), "cpu"), tmp_path)
     starts: list[str] = []
 
     def on_progress(case: str, stage: str, *step: float) -> None:

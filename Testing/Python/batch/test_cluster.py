@@ -19,7 +19,7 @@ from support.batch_runs import BlockedScans, EventStream, batch, statuses, voxel
 from support.gates import Gate
 from support.tiny_model import PROMPT, write_tiny_model
 
-from DiffuGTSLib.batch.case import Settings
+from DiffuGTSLib.batch.case import BatchSettings
 from DiffuGTSLib.batch.driver import run_batch
 from DiffuGTSLib.batch.local_executor import LocalExecutor
 from DiffuGTSLib.batch.ray_actor import RayWorker
@@ -32,6 +32,7 @@ from DiffuGTSLib.batch.ray_connection import (
 )
 from DiffuGTSLib.batch.ray_executor import RayExecutor
 from DiffuGTSLib.errors import PackageMissing
+from DiffuGTSLib.pipeline.options import Options
 
 REPOSITORY = str(Path(__file__).resolve().parents[3])
 NAMES = ("a", "b", "c", "d", "e", "f")
@@ -45,9 +46,9 @@ CLUSTER = {
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> Settings:
+def settings(tmp_path_factory) -> BatchSettings:
     model = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
-    return Settings(str(model), "cpu", folder=tmp_path_factory.mktemp("single"))
+    return BatchSettings(Options(str(model), "cpu"), tmp_path_factory.mktemp("single"))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def single(one_thread, settings, scans) -> Path:
 def resumed(cluster, settings, scans, tmp_path_factory):
     """A batch on the cluster that was cancelled in its second case and then resumed."""
     output = tmp_path_factory.mktemp("cluster")
-    model, blocked = Path(settings.model), BlockedScans(tmp_path_factory.mktemp("blocked"))
+    model, blocked = Path(settings.options.model), BlockedScans(tmp_path_factory.mktemp("blocked"))
     first = EventStream(blocked.paths, output, model, "--cluster", cluster.address, "--jobs", "1")
     first.until("case-done")
     first.cancel()
@@ -114,7 +115,7 @@ def resumed(cluster, settings, scans, tmp_path_factory):
 class Assembled(RayExecutor):
     """Waits for all workers: the first could do all cases before the second has its model."""
 
-    def start(self, settings: Settings) -> dict:
+    def start(self, settings: BatchSettings) -> dict:
         facts = super().start(settings)
         while not all(worker.ready for worker in self._workers):
             for reference in self._completed():
@@ -241,7 +242,8 @@ def test_a_wrong_address_is_one_plain_sentence_and_makes_no_folder(settings, sca
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody else gets the port, and nobody listens
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = batch(scans[:1], tmp_path / "out", Path(settings.model), "--cluster", address)
+        model = Path(settings.options.model)
+        done = batch(scans[:1], tmp_path / "out", model, "--cluster", address)
     assert done.returncode == 1
     assert f"No Ray cluster answers at {address}" in done.stderr
     assert not (tmp_path / "out").exists()

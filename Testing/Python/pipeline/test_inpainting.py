@@ -132,7 +132,7 @@ def test_only_the_strongest_candidates_are_kept() -> None:
     probability = np.zeros((64, 64, 64))
     for i, x in enumerate((8, 24, 40, 56)):
         probability += (0.6 + 0.1 * i) * ball((64, 64, 64), (x, 32, 32), 4)
-    found = find_candidates(probability, 0.5, SPACING, CandidateOptions(most=2))
+    found = find_candidates(probability, 0.5, SPACING, CandidateOptions(max_count=2))
     assert not found.cores[8, 32, 32]
     assert not found.cores[24, 32, 32]
     assert found.cores[40, 32, 32]

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from support.tiny_model import PROMPT, write_tiny_model
 
 from DiffuGTSLib import errors
-from DiffuGTSLib.cli.segment import Outputs, run
+from DiffuGTSLib.cli.segment import Outputs, segment_scan
 from DiffuGTSLib.errors import AttentionMissing, ModelDamaged, ModelMissing, TooLarge
 from DiffuGTSLib.models.package import load
 from DiffuGTSLib.pipeline.early_check import check_package
@@ -75,8 +75,9 @@ def leave(monkeypatch: pytest.MonkeyPatch, gigabytes: float) -> None:
 
 
 def segment(image: Path | sitk.Image, model: Path | str, folder: Path) -> None:
-    run(image, [PROMPT], Outputs(folder / "seg.nrrd"), Options(str(model), "cpu", modality="MR"),
-        lambda meter, prompts: nullcontext(lambda stage, done, total: None))
+    segment_scan(
+        image, [PROMPT], Outputs(folder / "seg.nrrd"), Options(str(model), "cpu", modality="MR"),
+        lambda estimator, prompts: nullcontext(lambda stage, done, total: None))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)

@@ -205,7 +205,7 @@ def test_a_cancel_in_the_middle_of_inpainting_raises_and_the_next_run_works(
 def test_a_scan_without_candidates_is_a_result(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segmenter, "options", CandidateOptions(minimum_ml=1000.0))
+    monkeypatch.setattr(segmenter, "candidate_options", CandidateOptions(minimum_ml=1000.0))
     image, _ = ball_scan()
     found = segmenter.segment(segmenter.encode(image, "MR"), PROMPT)
     assert not found.found

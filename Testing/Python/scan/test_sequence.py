@@ -46,10 +46,10 @@ def request(**more: object) -> bytes:
 def test_a_request_may_state_sequence_and_skull() -> None:
     told = parse(request(sequence="t1c", skull_stripped=False))
     assert isinstance(told, Segment)
-    assert (told.sequence, told.skull_stripped) == ("t1c", False)
+    assert (told.options.sequence, told.options.skull_stripped) == ("t1c", False)
     silent = parse(request())
     assert isinstance(silent, Segment)
-    assert (silent.sequence, silent.skull_stripped) == (None, None)
+    assert (silent.options.sequence, silent.options.skull_stripped) == (None, None)
 
 
 @pytest.mark.parametrize("wrong", [{"sequence": "t9"}, {"skull_stripped": "yes"}])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from DiffuGTSLib.batch.case import HANDS, Case, Outcome, Settings
+from DiffuGTSLib.batch.case import WORKER_THREADS, BatchSettings, Case, Outcome
 from DiffuGTSLib.batch.processor import CaseProcessor
 from support.gates import Gate
 from support.tiny_model import PROMPT, ball_scan
@@ -105,7 +105,7 @@ class BlockedScans:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.names = tuple("abcdefgh"[: HANDS + 2])
+        self.names = tuple("abcdefgh"[: WORKER_THREADS + 2])
         self.paths = [write_scan(folder / f"{name}.nrrd", seed)
                       for seed, name in enumerate(self.names)]
         self._gates = [Gate(path) for path in self.paths[1:-1]]
@@ -127,7 +127,7 @@ class InThisProcess:
     def __init__(self) -> None:
         self.started: list[str] = []
 
-    def start(self, settings: Settings) -> dict[str, Any]:
+    def start(self, settings: BatchSettings) -> dict[str, Any]:
         self._processor = CaseProcessor(settings)
         return self._processor.facts()
 
@@ -144,7 +144,7 @@ class InThisProcess:
 
                 ended.put(self._processor.process(case, progress, cancelled))
 
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(HANDS)]
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(WORKER_THREADS)]
         for thread in threads:
             thread.start()
         for case in cases:

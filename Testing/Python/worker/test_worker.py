@@ -275,7 +275,7 @@ from DiffuGTSLib.channel import Channel
 class Broken:
     device, text_encoder = "cpu", None
     package = types.SimpleNamespace(card=types.SimpleNamespace(name="broken"))
-    def encode(self, image, *_):
+    def segment_all(self, image, *_, **__):
         print("a library prints")
         raise ZeroDivisionError(f"cannot divide {image}")
 

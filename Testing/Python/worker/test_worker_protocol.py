@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.worker.protocol import BadRequest, Cancel, Quit, Segment, Threshold, parse
 
 SEGMENT = {"type": "segment", "id": 1, "image": "a.nrrd", "prompt": "liver tumor", "folder": "f"}
@@ -25,7 +26,8 @@ def test_a_segment_request_has_defaults():
 def test_a_segment_request_takes_options_and_several_prompts():
     request = parse(line(**SEGMENT | {
         "prompt": ["a", "b"], "seed": 4, "threshold": 0.3, "modality": "MR", "samples": 5}))
-    assert request == Segment(1, Path("a.nrrd"), ("a", "b"), Path("f"), 4, 0.3, "MR", 5)
+    assert request == Segment(1, Path("a.nrrd"), ("a", "b"), Path("f"),
+                              Options(seed=4, threshold=0.3, modality="MR", samples=5))
 
 
 def test_the_other_requests_are_read():
