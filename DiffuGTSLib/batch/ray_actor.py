@@ -70,7 +70,7 @@ class RayWorker:
         return {"facts": facts, "node": ray.get_runtime_context().get_node_id()}
 
     def process(self, case: dict[str, Any]) -> dict[str, Any]:
-        """Processes a case and returns its Outcome's fields; runs in up to WORKER_THREADS threads."""
+        """Processes a case; returns its Outcome's fields. Runs in up to WORKER_THREADS threads."""
         assert self._processor is not None
         name = case["name"]
 
