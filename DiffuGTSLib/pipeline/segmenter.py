@@ -273,14 +273,9 @@ class Segmenter:
         )
 
     def segment(
-        self,
-        scan: EncodedScan,
-        prompt: str | Prompt,
-        *,
-        progress: Callback | Progress | None = None,
-        seed: int = 0,
-        threshold: float | None = None,
-        samples: int | None = None,
+        self, scan: EncodedScan, prompt: str | Prompt, *,
+        progress: Callback | Progress | None = None, seed: int = 0,
+        threshold: float | None = None, samples: int | None = None,
         preview: Callable[[Preview], None] | None = None,
     ) -> Result:
         """Steps 2 to 5: segments what `prompt` names in an encoded scan.

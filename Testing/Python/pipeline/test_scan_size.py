@@ -139,7 +139,8 @@ def test_what_is_refused_by_configurations_is_what_the_networks_would_refuse(
 
 def test_what_surely_fits_is_not_counted_at_all(outline: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from DiffuGTSLib.pipeline.early_check import check_package; "
+        "import sys; from pathlib import Path; "
+        "from DiffuGTSLib.pipeline.early_check import check_package; "
         "from DiffuGTSLib.scan.header import Grid; "
         f"check_package(Grid((50, 50, 50), (2.0, 2.0, 2.0)), Path({str(outline)!r}), 'cpu'); "
         "print('torch' in sys.modules)"
