@@ -58,18 +58,19 @@ def evaluate(
     with own_stdout(as_json) as out:
         from DiffuGTSLib.datasets.folder import read_dataset
         from DiffuGTSLib.evaluation.evaluate import choose, refuse_other
-        from DiffuGTSLib.evaluation.evaluate import evaluate as run
+        from DiffuGTSLib.evaluation.evaluate import evaluate as run_evaluation
         from DiffuGTSLib.evaluation.report import write_report
         from DiffuGTSLib.evaluation.scoring import EvaluationSettings
         from DiffuGTSLib.evaluation.tables import document, summarise, write_tables
+        from DiffuGTSLib.pipeline.options import Options
 
         dataset = choose(read_dataset(cases), only or (), limit)
-        settings = EvaluationSettings(
-            model, device, threshold, seed, samples, ablation, baselines, figures)
+        options = Options(model, device, threshold, seed, samples)
+        settings = EvaluationSettings(options, ablation, baselines, figures)
         refuse_other(output, settings)
         count = len(dataset.cases)
         typer.echo(f"{count} case{'s' if count > 1 else ''} of {dataset.name}", err=True)
-        done = run(dataset, output, settings, zero_shot=zero_shot, on_outcome=_report)
+        done = run_evaluation(dataset, output, settings, zero_shot=zero_shot, on_outcome=_report)
         summary = summarise(done.cases)
         write_tables(done, summary, output)
         report = write_report(done, summary, output)

@@ -87,7 +87,7 @@ def refuse_other(output: Path, settings: EvaluationSettings) -> None:
     """
     try:
         before = json.loads((output / SCORES).read_text(encoding="utf-8"))["settings"]
-        now = asdict(settings)
+        now = settings.as_dict()
         differ = [name for name in now if name in before and before[name] != now[name]
                   and name not in ("device", "figures", "threads")]
     except (OSError, ValueError, KeyError, TypeError):
@@ -119,7 +119,7 @@ def evaluate(
         ModelMissing, ModelDamaged, ModelUnusable: the model.
         OutputNotWritten: the folder.
     """
-    folder = find(settings.model)
+    folder = find(settings.options.model)
     card = Card.read(folder)
     if zero_shot:
         check_zero_shot(card, dataset.cases)
@@ -196,7 +196,7 @@ def _fingerprint(case: LabelledCase, settings: EvaluationSettings, model: Path) 
     """Changes whenever the scores may."""
     card = {k: v for k, v in read_card(model).items() if k not in _DESCRIPTIVE}
     document: dict[str, Any] = {
-        "version": __version__, "model": card, "settings": asdict(settings),
+        "version": __version__, "model": card, "settings": settings.as_dict(),
         "case": {k: str(v) for k, v in asdict(case).items()},
         "files": [_state(path) for path in (case.image, case.mask)],
     }

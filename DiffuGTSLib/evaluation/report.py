@@ -39,16 +39,16 @@ def write_report(evaluation: Evaluation, summary: Summary, output: Path) -> Path
 
 def _facts(evaluation: Evaluation, summary: Summary) -> dict[str, list[str]]:
     """Lines by heading; an empty list where there is nothing to say."""
-    cases, card, settings = evaluation.cases, evaluation.card, evaluation.settings
+    cases, card, options = evaluation.cases, evaluation.card, evaluation.settings.options
     kinds = [case.kind for case in cases]
     counts = ", ".join(f"{kinds.count(kind)} {words}" for kind, words in _KINDS.items()
                        if kind in kinds)
-    threshold = "of the model" if settings.threshold is None else str(settings.threshold)
+    threshold = "of the model" if options.threshold is None else str(options.threshold)
     return {
         "Cases": [f"{counted(len(cases), 'case')} ({counts}) of "
                   f"{counted(summary.everything.patients, 'patient')}"],
         "Model": [line for line in (card.name, card.trained_on) if line],
-        "Options": [f"threshold {threshold}, seed {settings.seed}"],
+        "Options": [f"threshold {threshold}, seed {options.seed}"],
         "Requested as zero-shot": [zero_shot_words(summary.everything.exposures)]
         if evaluation.zero_shot else [],
     }

@@ -18,6 +18,7 @@ from DiffuGTSLib.errors import PromptNotUnderstood
 from DiffuGTSLib.evaluation.measures import Baselines, Measures, baselines, measure, overlap
 from DiffuGTSLib.models.card import FUSIONS, Fusion
 from DiffuGTSLib.output.figure import overview
+from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.pipeline.result import Result
 from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
@@ -25,28 +26,31 @@ from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
 Kind = Literal["tumor", "no tumor", "wrong organ"]
 # "map": the attention map at the threshold, over the whole scan; the others: card.FUSIONS.
 ABLATIONS = ("map", *FUSIONS)
+_OPTIONS = ("model", "device", "threshold", "seed", "samples")
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """The options of an evaluation; None: the model's own.
+    """What is the same for all cases of an evaluation.
 
     Attributes:
+        options: of the method. Modality and sequence are the data set's, case by case.
         ablation: score AOVA alone, with each residual and with both, too.
         baselines: measure `Baselines` too.
         figures: draw an overview of each case.
         threads: of the CPU.
     """
 
-    model: str = "embedded"
-    device: str = "auto"
-    threshold: float | None = None
-    seed: int = 0
-    samples: int | None = None
+    options: Options = field(default_factory=Options)
     ablation: bool = False
     baselines: bool = False
     figures: bool = True
     threads: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """In plain values, for scores.json and for the fingerprint of a case's scores."""
+        own = {name: value for name, value in self.__dict__.items() if name != "options"}
+        return self.options.as_dict(*_OPTIONS) | own
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class Scorer:
         self.folder = folder
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self.segmenter = Segmenter.from_pretrained(settings.model, settings.device)
+        self.segmenter = Segmenter.from_pretrained(settings.options.model, settings.options.device)
         self._last: tuple[tuple[Path, int | None], EncodedScan, float] | None = None
 
     def score(self, case: LabelledCase) -> CaseScores:
@@ -150,10 +154,7 @@ class Scorer:
             torch.cuda.reset_peak_memory_stats(self.segmenter.device)
         scan, encoding = self._encode(case, volumes)
         started = time.monotonic()
-        result = self.segmenter.segment(
-            scan, case.prompt, seed=self.settings.seed, threshold=self.settings.threshold,
-            samples=self.settings.samples,
-        )
+        (result,) = self.segmenter.segment_all(scan, [case.prompt], self.settings.options)
         mask = result.mask
         seconds = encoding + time.monotonic() - started
         memory, gpu_memory = peak_memory_gb(), peak_gpu_memory_gb(self.segmenter.device)

@@ -251,7 +251,7 @@ def document(evaluation: Evaluation, summary: Summary) -> dict[str, Any]:
                   "calibrated_on": card.calibrated_on,
                   "trained_classes": card.trained_classes},
         "dataset": evaluation.dataset.name, "licence": evaluation.dataset.licence,
-        "settings": asdict(evaluation.settings),
+        "settings": evaluation.settings.as_dict(),
         "zero_shot": zero_shot_words(summary.everything.exposures)
         if evaluation.zero_shot else None,
         "paper": [asdict(row) for row in summary.compared],

@@ -21,6 +21,7 @@ from DiffuGTSLib.evaluation.report import write_report
 from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores, EvaluationSettings
 from DiffuGTSLib.evaluation.tables import Group, Mean, Summary, group, summarise, write_tables
 from DiffuGTSLib.files import write_atomically
+from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.training.data.cases import TrainingCase, read_cases
 
 LUNG, BRAIN, LIVER, SARCOMA = "lung tumor", "brain tumor", "liver tumor", "soft tissue sarcoma"
@@ -130,7 +131,7 @@ def run(
     cases = tuple(labelled(task, scans[task.scan]) for task in selected.values())
     dataset = choose(DataSet("validation scans of the embedded model", "", cases))
     settings = EvaluationSettings(
-        model=model, device="cpu", ablation=True, baselines=True, threads=threads)
+        Options(model, "cpu"), ablation=True, baselines=True, threads=threads)
     done = evaluate(dataset, output, settings, on_outcome=_report, scorer=scorer)
     summary = summarise(done.cases)
     write_tables(done, summary, output)

@@ -29,6 +29,7 @@ from DiffuGTSLib.evaluation.scoring import (
     peak_gpu_memory_gb,
     peak_memory_gb,
 )
+from DiffuGTSLib.pipeline.options import Options
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,8 @@ def data(tmp_path_factory):
 
 def test_a_process_that_is_killed_costs_one_case(model, tmp_path, data):
     case = read_dataset(data).cases[0]
-    with ScoringProcess(EvaluationSettings(model, "cpu", figures=False), tmp_path) as process:
+    settings = EvaluationSettings(Options(model, "cpu"), figures=False)
+    with ScoringProcess(settings, tmp_path) as process:
         assert isinstance(process.score(case), CaseScores)
         first = process._child
         os.kill(first.pid, signal.SIGKILL)
@@ -67,7 +69,7 @@ def test_a_process_that_is_killed_costs_one_case(model, tmp_path, data):
 def test_a_model_that_cannot_be_loaded_ends_the_evaluation(tmp_path, data):
     broken = write_tiny_model(tmp_path / "broken")
     (broken / "vae" / "config.json").write_text("{}")
-    settings = EvaluationSettings(model=str(broken), device="cpu")
+    settings = EvaluationSettings(Options(str(broken), "cpu"))
     with pytest.raises(ModelUnusable, match=r"vae/config\.json"):
         evaluate(read_dataset(data), tmp_path / "out", settings)
 

@@ -33,6 +33,7 @@ from DiffuGTSLib.evaluation.scoring import (
 )
 from DiffuGTSLib.evaluation.tables import summarise
 from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.pipeline.options import Options
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(model):
-    return EvaluationSettings(model=model, device="cpu", ablation=True, baselines=True)
+    return EvaluationSettings(Options(model, "cpu"), ablation=True, baselines=True)
 
 
 @pytest.fixture(scope="module")
@@ -142,13 +143,14 @@ def test_finished_cases_are_kept_and_failures_are_retried(done, data, settings):
 
 def test_other_settings_are_scored_anew(done, data, settings, tmp_path):
     shutil.copytree(done[1], tmp_path, dirs_exist_ok=True)
-    (case,) = evaluated(data, tmp_path, replace(settings, threshold=1.0), "ball").cases
+    other = replace(settings, options=replace(settings.options, threshold=1.0))
+    (case,) = evaluated(data, tmp_path, other, "ball").cases
     assert not case.found
     assert case.measures.dsc == 0
 
 
 def test_a_case_that_was_changed_is_scored_anew(model, data, tmp_path):
-    settings = EvaluationSettings(model=model, device="cpu", figures=False)
+    settings = EvaluationSettings(Options(model, "cpu"), figures=False)
     evaluated(data, tmp_path, settings, "ball")
     record = tmp_path / "cases" / "ball.json"
     before = json.loads(record.read_text())["fingerprint"]
@@ -160,7 +162,7 @@ def test_a_case_that_was_changed_is_scored_anew(model, data, tmp_path):
 
 
 def test_the_full_fusion_gives_the_methods_own_score(model, tmp_path):
-    scorer = Scorer(EvaluationSettings(model=model, device="cpu"), tmp_path)
+    scorer = Scorer(EvaluationSettings(Options(model, "cpu")), tmp_path)
     image, _ = ball_scan()
     result = scorer.segmenter.segment(scorer.segmenter.encode(image, "MR"), PROMPT)
     fusion = scorer.segmenter.package.card.fusion["MR"]
@@ -171,7 +173,7 @@ def test_the_full_fusion_gives_the_methods_own_score(model, tmp_path):
 
 
 def test_two_prompts_on_one_scan_encode_it_once(model, data, tmp_path):
-    scorer = Scorer(EvaluationSettings(model=model, device="cpu", figures=False), tmp_path)
+    scorer = Scorer(EvaluationSettings(Options(model, "cpu"), figures=False), tmp_path)
     encoded = []
     original = scorer.segmenter.encode
     scorer.segmenter.encode = lambda *a, **k: encoded.append(1) or original(*a, **k)

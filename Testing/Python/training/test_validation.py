@@ -14,6 +14,7 @@ from DiffuGTSLib.errors import BadDataSet
 from DiffuGTSLib.evaluation.measures import Measures
 from DiffuGTSLib.evaluation.scoring import EvaluationSettings
 from DiffuGTSLib.evaluation.tables import summarise
+from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.training.data.cases import read_cases
 from DiffuGTSLib.training.embedded.validation import ValidationRow, labelled, markdown, run, tasks
@@ -88,7 +89,7 @@ def test_one_scan_is_validated_from_end_to_end(shared_data, tmp_path):
     docs.mkdir()
     (docs / "mediastinum_b_lung_tumor.png").touch()
     (docs / "other.png").touch()
-    settings = EvaluationSettings(model=model, device="cpu", ablation=True, baselines=True)
+    settings = EvaluationSettings(Options(model, "cpu"), ablation=True, baselines=True)
     run(shared_data, tmp_path / "out", model, ["mediastinum_b"], docs=docs,
         scorer=InProcessScorer(settings, tmp_path / "out"))
     assert "| mediastinum_b | lung tumor | training |" in (docs / "table.md").read_text()
