@@ -147,7 +147,7 @@ class Application(QApplication):
     documentationBaseUrl = Property(str, lambda self: "https://slicer.readthedocs.io/en/5.12/")
 
     def testingEnabled(self) -> bool:
-        """False: messages are shown, and the host answers for the person."""
+        """False: messages are shown, and the host answers for the user."""
         return False
 
     def applicationLogic(self) -> Any:
@@ -175,7 +175,7 @@ class Application(QApplication):
         return f"{self.documentationBaseUrl}user_guide/modules/{name.lower()}.html"
 
     def userSettings(self) -> QSettings:
-        """The person's settings."""
+        """The user's settings."""
         return QSettings()
 
     settings = userSettings

@@ -31,7 +31,7 @@ class Host:
     """The running stand-in.
 
     Attributes:
-        dialogs: what was shown to the person, and `dialogs.answer(...)` for the next questions.
+        dialogs: what was shown to the user, and `dialogs.answer(...)` for the next questions.
         packages: what slicer.packaging finds and was asked to install.
         errors: exceptions that a slot or an observer raised, as text; nobody else sees them.
         warnings: what Qt complained of: layouts set twice, timers in wrong threads, and so on.

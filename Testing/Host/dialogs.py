@@ -1,4 +1,4 @@
-"""Dialogs would wait for a person: the host writes each down and gives the answer of the test."""
+"""Dialogs would wait for a user: the host records each and returns the test's answer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _button(name: Any) -> Any:
 
 
 def install(dialogs: Dialogs) -> None:
-    """Replaces what waits for a person in Qt's dialogs."""
+    """Replaces the functions of Qt's dialogs that wait for a user."""
 
     def message(self: Any) -> int:
         buttons = int(self.standardButtons)

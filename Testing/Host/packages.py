@@ -1,4 +1,4 @@
-"""`slicer.packaging`: checks packages as Slicer does; what should be installed is written down."""
+"""`slicer.packaging`: checks packages as Slicer does; what should be installed is recorded."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def make_pytorch_utils(installer: Installer) -> types.ModuleType:
             torchVersionRequirement: str | None = None,
             torchvisionVersionRequirement: str | None = None,
         ) -> Any:
-            """True stands for the module torch; None where the person declines."""
+            """True stands for the module torch; None where the user declines."""
             question = "PyTorch will be downloaded and installed. Proceed?"
             if askConfirmation and not slicer.util.confirmOkCancelDisplay(question):
                 return None

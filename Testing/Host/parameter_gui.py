@@ -35,7 +35,7 @@ class Connector:
             self._write(self._widget, value)
 
     def listen(self, callback: Callable[[], None]) -> None:
-        """Calls back when the person changes the widget."""
+        """Calls back when the user changes the widget."""
         self._callback = callback
         getattr(self._widget, self._changed).connect(self._on_changed)
 

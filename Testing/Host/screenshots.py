@@ -77,7 +77,7 @@ class Studio:
         return picture
 
     def _settle(self, height: int) -> None:
-        """Gives the window a height; what that changes passes from layout to layout, one a turn."""
+        """Sets the height of the window; nested layouts follow, one per event loop turn."""
         self._window.resize(PANEL_WIDTH, height)
         for _ in range(TURNS):
             self._host.process()

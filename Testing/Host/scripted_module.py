@@ -81,12 +81,12 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         self._self.setup()
 
     def enter(self) -> None:
-        """The person opens the panel."""
+        """The user opens the panel."""
         if hasattr(self._self, "enter"):
             self._self.enter()
 
     def exit(self) -> None:
-        """The person leaves the panel."""
+        """The user leaves the panel."""
         if hasattr(self._self, "exit"):
             self._self.exit()
 
@@ -206,7 +206,7 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
     messageDelay = 0
 
     def delayDisplay(self, message: str, requestedDelay: Any = None, msec: Any = None) -> None:
-        """Says what is tested; the host waits for nobody."""
+        """Shows what is tested; the host does not wait."""
         logging.info(message)
         slicer.app.processEvents()
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import qt
 from slicer.i18n import tr as _
 
 from DiffuGTSPanel.batch.BatchScanExport import BatchScanExport
@@ -16,7 +15,7 @@ from DiffuGTSPanel.data.Failure import Failure, hintFrom, unexpectedFailure
 from DiffuGTSPanel.data.Run import stageText
 from DiffuGTSPanel.process import LibraryLauncher
 from DiffuGTSPanel.process.ChildProcess import ChildProcess, Log, ProcessExit
-from DiffuGTSPanel.process.Piecewise import IdleTask, Piecewise
+from DiffuGTSPanel.process.Piecewise import IdleTask, Piecewise, singleShotTimer
 
 Event = dict[str, Any]
 # The command waits ten seconds for its own children.
@@ -77,10 +76,8 @@ class BatchController:
             self._end("cancelled")
             return
         self._child.write(b'{"type": "cancel"}\n')
-        self._cancelTimer = qt.QTimer()
-        self._cancelTimer.setSingleShot(True)
-        self._cancelTimer.connect("timeout()", self._child.killTree)
-        self._cancelTimer.start(int(CANCEL_TIMEOUT_SECONDS * 1000))
+        self._cancelTimer = singleShotTimer(self._child.killTree, CANCEL_TIMEOUT_SECONDS)
+        self._cancelTimer.start()
 
     def shutdown(self) -> None:
         """Ends the command, waiting briefly: Slicer itself is about to end."""

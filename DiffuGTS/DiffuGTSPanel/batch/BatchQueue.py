@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from DiffuGTSPanel.data.Failure import Failure
 from DiffuGTSPanel.library.PythonPackages import PythonPackages
 from DiffuGTSPanel.process import LibraryLauncher
 from DiffuGTSPanel.process.ChildProcess import Log
+from DiffuGTSPanel.process.Piecewise import callLater
 from DiffuGTSPanel.scene.ScanExport import JobFolder
 
 _POLL_MS = 50
@@ -63,17 +64,17 @@ class BatchQueue:
                 run.state, run.failure = "failed", failure
                 callbacks.call("onError", run, failure)
 
-        _fromEventLoop(begin)
+        callLater(begin)
         return run
 
     def cancel(self, run: BatchRun) -> None:
         """Cancels a batch; its callback follows from the event loop."""
         controller = next((each for each in self._controllers if each.run is run), None)
         if controller is not None:
-            _fromEventLoop(controller.cancel)
+            callLater(controller.cancel)
         elif run.state == "waiting":
             run.state = "cancelled"
-            _fromEventLoop(lambda: run.callbacks.call("onCancelled", run))
+            callLater(lambda: run.callbacks.call("onCancelled", run))
 
     def wait(self, run: BatchRun) -> None:
         """Runs an event loop until a batch has ended.
@@ -107,7 +108,3 @@ class BatchQueue:
         if LibraryLauncher.isSlicers(python) and self._packages.missing():
             raise Failure("packages-missing", self._packages.sentence(),
                           _("Install them with the button at the top of the panel."))
-
-
-def _fromEventLoop(function: Callable[[], Any]) -> None:
-    qt.QTimer.singleShot(0, lambda: function() and None)

@@ -1,4 +1,4 @@
-"""Long work on the main thread in pieces, between Slicer's own events.
+"""Work on the main thread, called from the event loop: long work in pieces, and later calls.
 
 Python threads do not help in Slicer: they run only while the main thread runs Python. So volumes
 are read and written by generators that yield after each piece of a few milliseconds.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from typing import Any
 
 import qt
 
@@ -66,3 +67,17 @@ class IdleTask:
             self._timer.stop()
             # Its connection holds this object; both go once the event loop runs.
             self._timer.deleteLater()
+
+
+def callLater(function: Callable[[], Any]) -> None:
+    """Calls a function from the event loop, once."""
+    qt.QTimer.singleShot(0, lambda: function() and None)
+
+
+def singleShotTimer(function: Callable[[], None], seconds: float = 0.0) -> Any:
+    """A QTimer, not started yet, that calls a function once after a time."""
+    timer = qt.QTimer()
+    timer.setSingleShot(True)
+    timer.setInterval(int(seconds * 1000))
+    timer.connect("timeout()", function)
+    return timer

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import qt
 from slicer.i18n import tr as _
 
 from DiffuGTSPanel.data.Failure import Failure, failureFrom, unexpectedFailure
@@ -15,7 +14,7 @@ from DiffuGTSPanel.data.Run import Run
 from DiffuGTSPanel.library.PythonPackages import PythonPackages
 from DiffuGTSPanel.process import LibraryLauncher
 from DiffuGTSPanel.process.ChildProcess import Log, ProcessExit
-from DiffuGTSPanel.process.Piecewise import IdleTask, Piecewise
+from DiffuGTSPanel.process.Piecewise import IdleTask, Piecewise, callLater, singleShotTimer
 from DiffuGTSPanel.process.WorkerProcess import Event, Worker, WorkerProcess, WorkerState
 from DiffuGTSPanel.run.RunController import RunController
 from DiffuGTSPanel.run.ThresholdChange import ThresholdQueue
@@ -66,7 +65,7 @@ class RunQueue:
         self._finished: deque[RunController] = deque()
         self._thresholdQueue = ThresholdQueue(self._folder, self._process)
         self._readTasks: list[IdleTask] = []
-        self._nextTimer = _singleShotTimer(self._next)
+        self._nextTimer = singleShotTimer(self._next)
         self._cancelTimer: Any = None
 
     # Runs ----------------------------------------------------------------------------------------
@@ -84,17 +83,18 @@ class RunQueue:
         waiting = next((each for each in self._waiting if each.run is run), None)
         if waiting is not None:
             self._waiting.remove(waiting)
-            _fromEventLoop(waiting.cancel)
+            callLater(waiting.cancel)
 
     def _cancelCurrent(self, controller: RunController) -> None:
         def stop() -> None:
             job = controller.jobId
             if controller.run.active and not controller.cancelling and controller.cancel():
                 self.cancelJob(job)
-                self._cancelTimer = _singleShotTimer(lambda: self._cancelTimedOut(controller))
-                self._cancelTimer.start(int(CANCEL_TIMEOUT_SECONDS * 1000))
+                self._cancelTimer = singleShotTimer(
+                    lambda: self._cancelTimedOut(controller), CANCEL_TIMEOUT_SECONDS)
+                self._cancelTimer.start()
 
-        _fromEventLoop(stop)
+        callLater(stop)
 
     def _cancelTimedOut(self, controller: RunController) -> None:
         if controller.run.active:
@@ -204,7 +204,7 @@ class RunQueue:
         self._readTasks = [each for each in self._readTasks if each.running]
         self._readTasks.append(IdleTask(work, onDone, failed))
 
-    # Ends ----------------------------------------------------------------------------------------
+    # Shutdown ------------------------------------------------------------------------------------
 
     def sceneCloses(self) -> None:
         """Cancels all runs and drops the finished ones: their nodes are about to be removed."""
@@ -251,15 +251,3 @@ def _exitFailure(result: ProcessExit, starting: bool) -> Failure:
             kind=_("signal") if result.kind == "killed" else _("exit code"), code=result.code),
         _("Run again to restart it. If it happens again, memory may be too small: choose a region "
           "of interest or close other programs."))
-
-
-def _singleShotTimer(function: Callable[[], None]) -> Any:
-    timer = qt.QTimer()
-    timer.setSingleShot(True)
-    timer.setInterval(0)
-    timer.connect("timeout()", function)
-    return timer
-
-
-def _fromEventLoop(function: Callable[[], Any]) -> None:
-    qt.QTimer.singleShot(0, lambda: function() and None)

@@ -142,11 +142,10 @@ class EvidenceSection(Section):
 
     def _explain(self) -> None:
         meaning = {
-            "attention": _("How strongly each voxel responds to the prompt, 0 to 1."),
-            "residual": _("Difference between the scan and the pseudo-healthy scan."),
-            "uncertainty": _("Standard deviation of the pseudo-healthy samples, in the scan's "
-                             "units."),
-            "": _("One map at a time, beneath the outlines of the segments."),
+            "attention": _("Response to the prompt, 0 to 1."),
+            "residual": _("Difference to the pseudo-healthy scan."),
+            "uncertainty": _("Spread of the samples, in scan units."),
+            "": _("One map at a time, under the outlines."),
         }[self.overlay]
         self.ui.overlayMeaningLabel.text = coloured(meaning, "muted")
         blended = (
