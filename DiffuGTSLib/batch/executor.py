@@ -17,7 +17,7 @@ from DiffuGTSLib.batch.case import WORKER_THREADS, BatchFailure, BatchSettings, 
 from DiffuGTSLib.errors import DiffuGTSError
 
 # on_progress(case name, stage, done, total, fraction of the case in 0..1); stage "start" first.
-OnProgress = Callable[[str, str, int, int, float], None]
+OnCaseProgress = Callable[[str, str, int, int, float], None]
 
 
 @dataclass(eq=False)
@@ -47,7 +47,7 @@ class WorkerPool(ABC, Generic[W]):
         self._exhausted = False
 
     def run(
-        self, cases: Iterable[Case], on_progress: OnProgress, cancelled: threading.Event
+        self, cases: Iterable[Case], on_progress: OnCaseProgress, cancelled: threading.Event
     ) -> Iterator[Outcome]:
         """One outcome a case, in the order in which they end."""
         waiting = iter(cases)
@@ -64,7 +64,7 @@ class WorkerPool(ABC, Generic[W]):
                 return
             yield from self._poll(on_progress)
 
-    def _assign_cases(self, waiting: Iterator[Case], on_progress: OnProgress) -> None:
+    def _assign_cases(self, waiting: Iterator[Case], on_progress: OnCaseProgress) -> None:
         """Keeps WORKER_THREADS cases at each worker; a retried case runs in isolation."""
         # Evenly: every worker gets its first case before any gets its second.
         for count in range(1, WORKER_THREADS + 1):
@@ -100,7 +100,7 @@ class WorkerPool(ABC, Generic[W]):
         """Cancels a worker's cases; they end at their next step."""
 
     @abstractmethod
-    def _poll(self, on_progress: OnProgress) -> Iterable[Outcome]:
+    def _poll(self, on_progress: OnCaseProgress) -> Iterable[Outcome]:
         """The outcomes that arrive within a short wait."""
 
 
@@ -115,7 +115,7 @@ class Executor(Protocol):
         """
 
     def run(
-        self, cases: Iterable[Case], on_progress: OnProgress, cancelled: threading.Event
+        self, cases: Iterable[Case], on_progress: OnCaseProgress, cancelled: threading.Event
     ) -> Iterator[Outcome]:
         """One outcome a case, in the order in which they end.
 

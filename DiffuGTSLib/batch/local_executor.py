@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.batch.case import BatchFailure, BatchSettings, Case, Outcome
-from DiffuGTSLib.batch.executor import OnProgress, Worker, WorkerFailed, WorkerPool
+from DiffuGTSLib.batch.executor import OnCaseProgress, Worker, WorkerFailed, WorkerPool
 from DiffuGTSLib.errors import ModelDamaged, WorkerDied
 
 _LIBRARY = Path(__file__).resolve().parents[2]
@@ -121,7 +121,7 @@ class LocalExecutor(WorkerPool[_Child]):
     def _cancel(self, worker: _Child) -> None:
         worker.send({"type": "cancel"})
 
-    def _poll(self, on_progress: OnProgress) -> Iterator[Outcome]:
+    def _poll(self, on_progress: OnCaseProgress) -> Iterator[Outcome]:
         with contextlib.suppress(queue.Empty):
             child, event = self._messages.get(timeout=_POLL_SECONDS)
             if event is not None and event["type"] == "progress":

@@ -18,7 +18,7 @@ from typing import Any
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.batch.case import WORKER_THREADS, BatchFailure, BatchSettings, Case, Outcome
-from DiffuGTSLib.batch.executor import OnProgress, Worker, WorkerFailed, WorkerPool
+from DiffuGTSLib.batch.executor import OnCaseProgress, Worker, WorkerFailed, WorkerPool
 from DiffuGTSLib.batch.ray_actor import RayWorker
 from DiffuGTSLib.batch.ray_connection import THREADS, divided, import_ray, join, located
 from DiffuGTSLib.errors import (
@@ -133,7 +133,7 @@ class RayExecutor(WorkerPool[_Actor]):
     def _cancel(self, worker: _Actor) -> None:
         worker.actor.cancel.remote()
 
-    def _poll(self, on_progress: OnProgress) -> Iterator[Outcome]:
+    def _poll(self, on_progress: OnCaseProgress) -> Iterator[Outcome]:
         for reference in self._completed():
             yield from self._handle(reference, on_progress)
 
@@ -169,7 +169,7 @@ class RayExecutor(WorkerPool[_Actor]):
         return list(ready)
 
     def _handle(
-        self, reference: Any, on_progress: OnProgress | None = None
+        self, reference: Any, on_progress: OnCaseProgress | None = None
     ) -> list[Outcome]:
         """Handles a completed call; returns the outcomes that it brings."""
         worker, what = self._pending.pop(reference)
@@ -189,7 +189,7 @@ class RayExecutor(WorkerPool[_Actor]):
         return []
 
     def _report(
-        self, worker: _Actor, steps: list[Any], on_progress: OnProgress | None
+        self, worker: _Actor, steps: list[Any], on_progress: OnCaseProgress | None
     ) -> None:
         for name, *step in steps:
             # Steps may arrive after the outcome of their case.
