@@ -18,7 +18,7 @@ from DiffuGTSLib.batch.case import BatchFailure, Case
 from DiffuGTSLib.batch.find_scans import Found, find
 from DiffuGTSLib.batch.input_table import BadTable, Row, is_table, read_table
 from DiffuGTSLib.errors import DiffuGTSError, PromptNotUnderstood
-from DiffuGTSLib.prompt.parsing import several, understand
+from DiffuGTSLib.prompt.parsing import refusals, several
 
 _EXAMPLES = 5
 # The image and its DICOM series: what makes two cases the same one.
@@ -129,7 +129,7 @@ def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) ->
     """
     # A text without any prompt in it is passed on and refused with a message.
     shared = tuple(part for text in prompts for part in several(text) or [text])
-    for refusal in _refused(shared).values():
+    for refusal in refusals(shared).values():
         raise refusal
     left_out: dict[Path, None] = {}
     requests = [one for source in inputs for one in _requests(source, shared, avoid, left_out)]
@@ -139,7 +139,7 @@ def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) ->
     if any(not one.prompts for one in requests):
         raise InputMissing("There is no prompt for some of the scans.",
                            'Say what to look for: --prompt "liver tumor".')
-    refused = _refused([text for one in requests for text in one.prompts if text not in shared])
+    refused = refusals([text for one in requests for text in one.prompts if text not in shared])
     # Another input may name a file that a folder's search has left out.
     named = {one.found.image for one in requests} | {Path(os.path.abspath(one)) for one in inputs}
     others = [path for path in left_out if path not in named]
@@ -198,31 +198,6 @@ def _merged(requests: Sequence[Request]) -> list[Request]:
 def _with_refusal(one: Request, refused: Mapping[str, PromptNotUnderstood]) -> Request:
     errors = [refused[text] for text in one.prompts if text in refused]
     return replace(one, refused=BatchFailure.of(errors[0])) if errors else one
-
-
-def _refused(prompts: Sequence[str]) -> dict[str, PromptNotUnderstood]:
-    """The prompts that are not understood, each with its error."""
-    unknown = [text for text in dict.fromkeys(prompts) if not _is_known(text)]
-    if not unknown:
-        return {}
-    # Takes seconds to load, and is only needed for words outside the vocabulary.
-    from DiffuGTSLib.networks.text_encoder import TextEncoder
-
-    encoder = TextEncoder.from_package()
-    refused = {}
-    for text in unknown:
-        try:
-            understand(text, encoder)
-        except PromptNotUnderstood as error:
-            refused[text] = error
-    return refused
-
-
-def _is_known(text: str) -> bool:
-    try:
-        return understand(text).known
-    except PromptNotUnderstood:
-        return False
 
 
 def safe(text: str) -> str:

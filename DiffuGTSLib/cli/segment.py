@@ -17,7 +17,7 @@ from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
 from DiffuGTSLib.pipeline.early_check import check_package
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.progress import Callback, ProgressEstimator
-from DiffuGTSLib.scan.header import Grid, Triple
+from DiffuGTSLib.scan.header import ScanGrid, Triple
 from DiffuGTSLib.scan.segmentation_file import check_output, write_image
 from DiffuGTSLib.scan.volume import MODEL_SPACING_MM, Scan, as_scan, grid_of
 
@@ -117,7 +117,7 @@ def _read(image: Path | sitk.Image, options: Options, model: Path) -> Scan:
     scan = as_scan(image, options.modality, options.sequence, options.skull_stripped,
                    _spacing(model))
     if grid is None:
-        check_package(Grid.of(scan.image), model, options.device)
+        check_package(ScanGrid.of(scan.image), model, options.device)
     return scan
 
 

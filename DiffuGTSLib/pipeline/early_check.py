@@ -12,7 +12,7 @@ import psutil
 from DiffuGTSLib.errors import ModelDamaged
 from DiffuGTSLib.models.store import REINSTALL, read_card
 from DiffuGTSLib.pipeline.scan_size import MAPS_AT_MOST, Room
-from DiffuGTSLib.scan.header import Grid
+from DiffuGTSLib.scan.header import ScanGrid
 
 if TYPE_CHECKING:
     from DiffuGTSLib.pipeline.memory_plan import Networks
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FLOAT_BYTES = 4
 
 
-def check_package(grid: Grid, folder: Path, device: str) -> None:
+def check_package(grid: ScanGrid, folder: Path, device: str) -> None:
     """Refuses a scan that a model package cannot run on this machine, from headers and
     configurations alone.
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from DiffuGTSLib.scan.header import Grid, Size, Triple
+from DiffuGTSLib.scan.header import ScanGrid, Size, Triple
 
 if TYPE_CHECKING:
     from DiffuGTSLib.pipeline.memory_plan import Plan, Planner
@@ -49,7 +49,7 @@ class Room:
         """Voxels an axis of a scan has at least."""
         return -(-SMALLEST // self.multiple) * self.multiple
 
-    def size(self, grid: Grid) -> Size:
+    def size(self, grid: ScanGrid) -> Size:
         """Voxels of a scan on the model's grid."""
         return grid.in_model(self.spacing_mm, self.multiple, self.smallest)
 
@@ -63,7 +63,7 @@ class Room:
         x, y, z = (min(n, least) for n, least in zip(size, self._least_crop(), strict=True))
         return planner.encoding(size, (x, y, z), self.samples)
 
-    def check(self, planner: Planner, grid: Grid) -> None:
+    def check(self, planner: Planner, grid: ScanGrid) -> None:
         """Raises TooLarge, with the figures, where no plan fits a scan on that grid."""
         next(self.plans(planner, self.size(grid)))
 

@@ -6,7 +6,7 @@ The ensembles of texts that stand for an organ's normal and abnormal state (METH
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -127,11 +127,36 @@ def refuse_early(texts: Sequence[str]) -> None:
         except PromptNotUnderstood:
             if not vocabulary().read(text).unknown:
                 raise
-            # Here, not above: it imports torch, which a known prompt does not need.
-            from DiffuGTSLib.networks.text_encoder import TextEncoder as Encoder
-
-            encoder = encoder or Encoder.from_package()
+            encoder = encoder or _text_encoder()
             understand(text, encoder)
+
+
+def refusals(texts: Iterable[str]) -> dict[str, PromptNotUnderstood]:
+    """The texts that `understand` refuses, each with its error.
+
+    The text encoder is loaded only where a text has words beyond the vocabulary.
+    """
+    encoder: TextEncoder | None = None
+    refused = {}
+    for text in dict.fromkeys(texts):
+        try:
+            known = understand(text).known
+        except PromptNotUnderstood:
+            known = False
+        if not known:
+            encoder = encoder or _text_encoder()
+            try:
+                understand(text, encoder)
+            except PromptNotUnderstood as error:
+                refused[text] = error
+    return refused
+
+
+def _text_encoder() -> TextEncoder:
+    # Here, not above: it imports torch, which a known prompt does not need.
+    from DiffuGTSLib.networks.text_encoder import TextEncoder
+
+    return TextEncoder.from_package()
 
 
 def several(text: str) -> list[str]:

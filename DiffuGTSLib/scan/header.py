@@ -147,14 +147,14 @@ def _unzipped_bytes(path: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ScanGrid:
     """Voxels and spacing in mm of a scan, along the axes right, anterior and superior."""
 
     size: Size
     spacing: Triple
 
     @classmethod
-    def of(cls, image: sitk.Image | sitk.ImageFileReader) -> Grid:
+    def of(cls, image: sitk.Image | sitk.ImageFileReader) -> ScanGrid:
         """That of a 3D image, or of a header."""
         letters = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(
             image.GetDirection())
@@ -164,7 +164,7 @@ class Grid:
         return cls((a, b, c), (x, y, z))
 
     @classmethod
-    def stated(cls, path: Path) -> Grid | None:
+    def stated(cls, path: Path) -> ScanGrid | None:
         """What the header of an image file states; None where reading alone can tell: a DICOM
         folder or multi-frame file, an image that is no scan, a file that cannot be read."""
         try:

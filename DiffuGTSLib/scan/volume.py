@@ -23,7 +23,7 @@ from DiffuGTSLib.errors import (
 from DiffuGTSLib.scan.dicom import frames_in, read_multiframe, read_series, series_files
 from DiffuGTSLib.scan.header import (
     SPACING_RANGE_MM,
-    Grid,
+    ScanGrid,
     is_complete,
     quiet,
     read_header,
@@ -136,17 +136,17 @@ def as_scan(
     return scan.with_overrides(None, sequence, skull_stripped)
 
 
-def grid_of(source: Source) -> Grid | None:
+def grid_of(source: Source) -> ScanGrid | None:
     """The grid of what `as_scan` takes, before any voxel is read; None where only reading tells.
 
     Raises:
         DiffuGTSError: an image is no scan; see `as_volume`.
     """
     if isinstance(source, Scan):
-        return Grid.of(source.image)
+        return ScanGrid.of(source.image)
     if isinstance(source, sitk.Image):
-        return Grid.of(as_volume(source))
-    return Grid.stated(Path(source))
+        return ScanGrid.of(as_volume(source))
+    return ScanGrid.stated(Path(source))
 
 
 def read(

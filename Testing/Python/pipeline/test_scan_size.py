@@ -28,7 +28,7 @@ from DiffuGTSLib.pipeline.scan_size import Room
 from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.scan import volume
 from DiffuGTSLib.scan.canonical import to_canonical
-from DiffuGTSLib.scan.header import Grid
+from DiffuGTSLib.scan.header import ScanGrid
 
 TILT = np.deg2rad(20)
 OBLIQUE = [np.cos(TILT), -np.sin(TILT), 0, np.sin(TILT), np.cos(TILT), 0, 0, 0, 1]
@@ -88,7 +88,7 @@ def test_the_size_on_the_models_grid_is_told_without_voxels(
     image.SetDirection(direction)
     sitk.WriteImage(image, tmp_path / "scan.nii")
     expected = to_canonical(image, "MR", (1.5, 1.5, 2.0), 16, 48).tensor.shape[2:]
-    for grid in (Grid.of(image), Grid.stated(tmp_path / "scan.nii")):
+    for grid in (ScanGrid.of(image), ScanGrid.stated(tmp_path / "scan.nii")):
         assert grid is not None
         assert grid.in_model((1.5, 1.5, 2.0), 16, 48) == tuple(expected)
 
@@ -96,9 +96,9 @@ def test_the_size_on_the_models_grid_is_told_without_voxels(
 @pytest.mark.parametrize("size", [(8, 8), (8, 8, 8, 2)])
 def test_a_header_that_is_no_scans_states_no_grid(size: tuple[int, ...], tmp_path: Path) -> None:
     sitk.WriteImage(sitk.Image(size, sitk.sitkInt16), tmp_path / "image.mha")
-    assert Grid.stated(tmp_path / "image.mha") is None
-    assert Grid.stated(tmp_path) is None
-    assert Grid.stated(tmp_path / "absent.nii") is None
+    assert ScanGrid.stated(tmp_path / "image.mha") is None
+    assert ScanGrid.stated(tmp_path) is None
+    assert ScanGrid.stated(tmp_path / "absent.nii") is None
 
 
 def test_too_large_a_scan_is_refused_before_weights_and_voxels_are_read(
@@ -127,7 +127,7 @@ def test_what_is_refused_by_configurations_is_what_the_networks_would_refuse(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave(monkeypatch, 0.26)
-    package, grid = load(tiny), Grid((128, 128, 100), (1.0, 1.0, 1.5))
+    package, grid = load(tiny), ScanGrid((128, 128, 100), (1.0, 1.0, 1.5))
     networks = Segmenter(package).networks
     room = Room(package.card.spacing_mm, package.multiple, package.card.least_crop, 1)
     with pytest.raises(TooLarge) as by_networks:
@@ -141,8 +141,8 @@ def test_what_surely_fits_is_not_counted_at_all(outline: Path) -> None:
     code = (
         "import sys; from pathlib import Path; "
         "from DiffuGTSLib.pipeline.early_check import check_package; "
-        "from DiffuGTSLib.scan.header import Grid; "
-        f"check_package(Grid((50, 50, 50), (2.0, 2.0, 2.0)), Path({str(outline)!r}), 'cpu'); "
+        "from DiffuGTSLib.scan.header import ScanGrid; "
+        f"check_package(ScanGrid((50, 50, 50), (2.0, 2.0, 2.0)), Path({str(outline)!r}), 'cpu'); "
         "print('torch' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
@@ -186,4 +186,4 @@ def test_a_mistyped_model_gets_the_nearest_names(header: Path, tmp_path: Path) -
 def test_a_damaged_configuration_is_named(outline: Path, text: str) -> None:
     (outline / "unet" / "config.json").write_text(text)
     with pytest.raises(ModelDamaged, match=r"config\.json"):
-        check_package(Grid((50, 50, 50), (2.0, 2.0, 2.0)), outline, "cpu")
+        check_package(ScanGrid((50, 50, 50), (2.0, 2.0, 2.0)), outline, "cpu")
