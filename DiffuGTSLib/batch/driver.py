@@ -28,8 +28,8 @@ from typing import Any
 
 from DiffuGTSLib.batch.case import BatchFailure, BatchSettings, Case, Outcome
 from DiffuGTSLib.batch.executor import Executor
-from DiffuGTSLib.batch.inputs import Entry, LeftOut, gather, name_cases
-from DiffuGTSLib.batch.output_folder import OutputFolder, Row, write_tables
+from DiffuGTSLib.batch.inputs import BatchEntry, LeftOut, gather, name_cases
+from DiffuGTSLib.batch.output_folder import CaseRow, OutputFolder, write_tables
 from DiffuGTSLib.batch.report import REPORT, write_report
 from DiffuGTSLib.errors import OutputNotWritten
 
@@ -41,7 +41,7 @@ _TOO_EARLY_SECONDS, _TOO_EARLY_FRACTION = 2.0, 0.01
 
 
 @dataclass(frozen=True)
-class Summary:
+class BatchSummary:
     """How a batch went.
 
     Attributes:
@@ -54,7 +54,7 @@ class Summary:
     """
 
     folder: Path
-    rows: list[Row]
+    rows: list[CaseRow]
     done: int
     kept: int
     failed: int
@@ -93,7 +93,7 @@ def run_batch(
     executor: Executor, *, resume: bool = False, executor_name: str = "",
     on_event: OnEvent | None = None,
     cancelled: threading.Event | None = None,
-) -> Summary:
+) -> BatchSummary:
     """Segments all scans among `inputs` and writes the results into `settings.folder`.
 
     Args:
@@ -136,7 +136,7 @@ class _Batch:
     """One run: assigns the waiting cases, and records their outcomes."""
 
     def __init__(
-        self, entries: list[Entry], left_out: LeftOut, settings: BatchSettings,
+        self, entries: list[BatchEntry], left_out: LeftOut, settings: BatchSettings,
         output: OutputFolder, on_event: OnEvent, stop: threading.Event,
     ) -> None:
         self._left_out = left_out
@@ -155,7 +155,7 @@ class _Batch:
         self._report = _Throttled(lambda: write_report(settings.folder, self._rows(), output.run),
                               _SECONDS_BETWEEN_REPORTS)
 
-    def run(self, executor: Executor) -> Summary:
+    def run(self, executor: Executor) -> BatchSummary:
         """Runs all waiting cases."""
         try:
             self._begin()
@@ -178,7 +178,7 @@ class _Batch:
             self._output.note_state(case)
             yield case
 
-    def _conclude(self) -> Summary:
+    def _conclude(self) -> BatchSummary:
         complete = all(case.name in self._ended for case in self._waiting)
         summary = self._finish("finished" if complete else "cancelled")
         self._events.send("finished", **summary.numbers(), folder=str(summary.folder),
@@ -239,12 +239,12 @@ class _Batch:
             "notes": outcome.notes,
         }
 
-    def _finish(self, state: str) -> Summary:
+    def _finish(self, state: str) -> BatchSummary:
         """Updates tables and report, and adds up."""
         self._tables.write()
         rows = self._rows()
         ended = self._ended.values()
-        summary = Summary(
+        summary = BatchSummary(
             self._settings.folder, rows,
             done=sum(outcome.status == "done" for outcome in ended), kept=len(self._kept),
             failed=sum(outcome.status == "failed" for outcome in ended),
@@ -268,23 +268,23 @@ class _Batch:
             "Free some space on the disk, then run the same command again with --resume.",
         )
 
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[CaseRow]:
         """All cases: those of this run in their order, then others of earlier ones."""
         rows = [self._row(entry) for entry in self._entries.values()]
         others = (record for name, record in self._output.records.items()
                   if name not in self._entries)
-        return rows + [Row(record.case, record.outcome.status, record.outcome,
+        return rows + [CaseRow(record.case, record.outcome.status, record.outcome,
                            record.outcome.error) for record in others]
 
-    def _row(self, entry: Entry) -> Row:
+    def _row(self, entry: BatchEntry) -> CaseRow:
         case = entry.case
         record = self._output.records.get(case.name)
         if case.name in self._ended or case.name in self._kept:
             assert record is not None
-            return Row(case, record.outcome.status, record.outcome, record.outcome.error)
+            return CaseRow(case, record.outcome.status, record.outcome, record.outcome.error)
         if entry.skipped:
-            return Row(case, "skipped", None, entry.problem)
-        return Row(case, "waiting")
+            return CaseRow(case, "skipped", None, entry.problem)
+        return CaseRow(case, "waiting")
 
 
 class _EventSender:

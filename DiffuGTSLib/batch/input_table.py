@@ -24,7 +24,7 @@ class BadTable(DiffuGTSError):
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One scan of a table.
 
     Attributes:
@@ -45,7 +45,7 @@ def is_table(path: Path | str) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path) -> list[TableRow]:
     """The rows of a table, in their order.
 
     CSV: separated by commas, semicolons or tabs; the first line names the columns: "image" is
@@ -94,7 +94,7 @@ def _json(text: str) -> list[dict[str, Any]]:
     return [{str(key).lower(): value for key, value in entry.items()} for entry in entries]
 
 
-def _row(entry: dict[str, Any], number: int, table: Path) -> Row:
+def _row(entry: dict[str, Any], number: int, table: Path) -> TableRow:
     image, name, sequence, prompt = (
         entry.get(column) or "" for column in ("image", "name", "sequence", "prompt"))
     texts = prompt if isinstance(prompt, list) else [prompt]
@@ -107,4 +107,4 @@ def _row(entry: dict[str, Any], number: int, table: Path) -> Row:
         raise BadTable(f"Row {number} of {table.name} names an unknown MR sequence.",
                        f"Use one of {', '.join(SEQUENCES)}, or leave the cell empty.")
     prompts = tuple(part for text in texts for part in several(text))
-    return Row(table.absolute().parent / image.strip(), prompts, name.strip(), sequence)
+    return TableRow(table.absolute().parent / image.strip(), prompts, name.strip(), sequence)

@@ -16,7 +16,7 @@ from typing import Any
 
 from DiffuGTSLib.batch.case import BatchFailure, Case
 from DiffuGTSLib.batch.find_scans import Found, find
-from DiffuGTSLib.batch.input_table import BadTable, Row, is_table, read_table
+from DiffuGTSLib.batch.input_table import BadTable, TableRow, is_table, read_table
 from DiffuGTSLib.errors import DiffuGTSError, PromptNotUnderstood
 from DiffuGTSLib.prompt.parsing import refusals, several
 
@@ -39,7 +39,7 @@ class InputMissing(DiffuGTSError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class BatchEntry:
     """A case, and why it cannot run if that is known in advance.
 
     Attributes:
@@ -146,7 +146,7 @@ def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) ->
     return Gathered([_with_refusal(one, refused) for one in requests], LeftOut.of(others))
 
 
-def name_cases(requests: Sequence[Request], names: Mapping[Identity, str]) -> list[Entry]:
+def name_cases(requests: Sequence[Request], names: Mapping[Identity, str]) -> list[BatchEntry]:
     """The cases, each with a name of its own.
 
     Args:
@@ -160,7 +160,7 @@ def name_cases(requests: Sequence[Request], names: Mapping[Identity, str]) -> li
     for one, name in zip(requests, known, strict=True):
         case = Case(name or next(assigned), one.found.image, one.prompts, one.found.series,
                     one.sequence)
-        entries.append(Entry(case, one.found.problem or one.refused, one.found.skipped))
+        entries.append(BatchEntry(case, one.found.problem or one.refused, one.found.skipped))
     return entries
 
 
@@ -169,7 +169,7 @@ def _requests(
 ) -> list[Request]:
     """The scans of one input; what its search leaves out is added to `left_out`."""
     from_table = is_table(source) and Path(source).is_file()
-    rows = read_table(Path(source)) if from_table else [Row(Path(source))]
+    rows = read_table(Path(source)) if from_table else [TableRow(Path(source))]
     requests = []
     for row in rows:
         # A pattern is a text: a path would lose a slash at its end.

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from DiffuGTSLib.batch.case import RECORDS, RUN, BatchFailure, BatchSettings, Case, Outcome
-from DiffuGTSLib.batch.inputs import FORMULA, Entry, Identity, identity
+from DiffuGTSLib.batch.inputs import FORMULA, BatchEntry, Identity, identity
 from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
 from DiffuGTSLib.files import remove_unfinished, write_atomically, write_json
 
@@ -187,7 +187,7 @@ class OutputFolder:
         })
         self.records[case.name] = record
 
-    def forget(self, entries: list[Entry]) -> None:
+    def forget(self, entries: list[BatchEntry]) -> None:
         """Removes the results and records of cases that are about to run again.
 
         A case that then fails, or has fewer prompts, would leave outdated files behind.
@@ -291,7 +291,7 @@ def _now() -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class CaseRow:
     """A case as the tables and the report show it.
 
     Attributes:
@@ -306,7 +306,7 @@ class Row:
     problem: BatchFailure | None = None
 
 
-def write_tables(folder: Path, rows: Sequence[Row]) -> None:
+def write_tables(folder: Path, rows: Sequence[CaseRow]) -> None:
     """Writes both tables, each atomically.
 
     Raises:
@@ -326,7 +326,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode(errors="backslashreplace")
 
 
-def _case_row(row: Row) -> list[Any]:
+def _case_row(row: CaseRow) -> list[Any]:
     outcome, problem = row.outcome, row.problem
     done = outcome is not None and outcome.status == "done"
     measured: list[Any] = [""] * 3
@@ -347,7 +347,7 @@ def _inert(text: str) -> str:
     return f" {text}" if text.startswith(FORMULA) else text
 
 
-def _lesion_rows(row: Row) -> list[list[Any]]:
+def _lesion_rows(row: CaseRow) -> list[list[Any]]:
     if row.outcome is None:
         return []
     return [

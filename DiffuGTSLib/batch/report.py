@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.batch.inputs import LeftOut
-from DiffuGTSLib.batch.output_folder import Row
+from DiffuGTSLib.batch.output_folder import CaseRow
 from DiffuGTSLib.output.html_page import data_uri, write_page
 from DiffuGTSLib.output.segments import nothing_found
 
@@ -23,7 +23,7 @@ CASES_A_PAGE = 200
 MAX_LESIONS = 10
 
 
-def write_report(folder: Path, rows: Sequence[Row], run: Mapping[str, Any]) -> None:
+def write_report(folder: Path, rows: Sequence[CaseRow], run: Mapping[str, Any]) -> None:
     """Writes the pages, each atomically.
 
     Args:
@@ -114,7 +114,7 @@ def _time(text: str | None) -> str:
     return f"{text[:10]} {text[11:16]} UTC" if text else "now"
 
 
-def _tiles(rows: Sequence[Row]) -> list[tuple[str, int, str]]:
+def _tiles(rows: Sequence[CaseRow]) -> list[tuple[str, int, str]]:
     """Label, count and kind of what is counted over all cases."""
     counts = Counter(_kind(row) for row in rows)
     lesions = sum(len(row.outcome.lesions) for row in rows if row.outcome)
@@ -124,7 +124,7 @@ def _tiles(rows: Sequence[Row]) -> list[tuple[str, int, str]]:
             ("nothing found", counts["none"], "none"), *unusual, ("lesions", lesions, "")]
 
 
-def _kind(row: Row) -> str:
+def _kind(row: CaseRow) -> str:
     """"found", "none", or the status of a case that is not done."""
     if row.outcome is None or row.status != "done":
         return row.status

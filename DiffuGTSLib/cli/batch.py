@@ -25,7 +25,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from DiffuGTSLib.batch.driver import OnEvent, Summary
+from DiffuGTSLib.batch.driver import BatchSummary, OnEvent
 from DiffuGTSLib.batch.report import duration
 from DiffuGTSLib.cli import common
 from DiffuGTSLib.cli.common import STAGES, own_stdout, plain_errors, print_json
@@ -33,7 +33,7 @@ from DiffuGTSLib.cli.common import STAGES, own_stdout, plain_errors, print_json
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from DiffuGTSLib.batch.driver import Summary
+    from DiffuGTSLib.batch.driver import BatchSummary
     from DiffuGTSLib.batch.executor import Executor
 
 _SECONDS_BETWEEN_LINES = 60.0  # where stderr is a file and not a terminal
@@ -190,14 +190,14 @@ def _send_error(
         on_event({"type": "error", **asdict(BatchFailure.of(error))})
 
 
-def _print_result(summary: Summary, as_json: bool, json_events: bool, out: TextIO) -> None:
+def _print_result(summary: BatchSummary, as_json: bool, json_events: bool, out: TextIO) -> None:
     if as_json:
         print_json(document(summary), out)
     elif not json_events:
         print_summary(summary, out)
 
 
-def document(summary: Summary) -> dict[str, Any]:
+def document(summary: BatchSummary) -> dict[str, Any]:
     """The JSON document of a run."""
     cases = [
         row.case.as_dict() | {
@@ -273,7 +273,7 @@ class _Shown:
         return f"{self._ended} of {self._total} cases{failed}"
 
 
-def print_summary(summary: Summary, out: TextIO) -> None:
+def print_summary(summary: BatchSummary, out: TextIO) -> None:
     """What was done, what failed and why, and where the results are."""
     console = Console(file=out, highlight=False, markup=False)
     if summary.cancelled:

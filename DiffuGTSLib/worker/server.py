@@ -172,7 +172,7 @@ class _Job:
         )
 
 
-class Worker:
+class WorkerServer:
     """The loop of the background process.
 
     Args:
@@ -404,7 +404,7 @@ def run_worker(model: str = "embedded", device: str = "auto") -> int:
 
     lower_priority()
     try:
-        Worker(channel).serve(load)
+        WorkerServer(channel).serve(load)
     except KeyboardInterrupt:
         return 130
     except DiffuGTSError as error:

@@ -17,7 +17,7 @@ from PIL import Image
 from support.batch_runs import table
 
 from DiffuGTSLib.batch.case import BatchFailure, Case, Outcome
-from DiffuGTSLib.batch.output_folder import Row, write_tables
+from DiffuGTSLib.batch.output_folder import CaseRow, write_tables
 from DiffuGTSLib.batch.report import CASES_A_PAGE, duration, page_name, write_report
 from DiffuGTSLib.files import remove_unfinished
 from DiffuGTSLib.output.thumbnail import GAP, PANELS, SIDE, strip
@@ -35,22 +35,22 @@ LESION = {
 }
 
 
-def done(name: str, lesions: int = 1, files: dict | None = None) -> Row:
+def done(name: str, lesions: int = 1, files: dict | None = None) -> CaseRow:
     result = {"title": "lung tumor", "highest_score": 0.9, "threshold": 0.5,
               "lesions": [LESION | {"number": n + 1} for n in range(lesions)],
               "labels": list(range(1, lesions + 1)), "notes": ["a note"]}
     outcome = Outcome(name, "done", 3.0, 2.0, None, "CT", [result],
                       files or {"segmentation": f"segmentations/{name}.seg.nrrd"})
-    return Row(Case(name, Path("/scans") / name, ("lung tumor",)), "done", outcome)
+    return CaseRow(Case(name, Path("/scans") / name, ("lung tumor",)), "done", outcome)
 
 
-def failed(name: str, message: str) -> Row:
-    return Row(Case(name, Path("/scans") / name, ("lung tumor",)), "failed",
+def failed(name: str, message: str) -> CaseRow:
+    return CaseRow(Case(name, Path("/scans") / name, ("lung tumor",)), "failed",
                Outcome(name, "failed"), BatchFailure("no-content", message, "a hint"))
 
 
-def waiting(name: str) -> Row:
-    return Row(Case(name, Path("/scans") / name, ("lung tumor",)), "waiting")
+def waiting(name: str) -> CaseRow:
+    return CaseRow(Case(name, Path("/scans") / name, ("lung tumor",)), "waiting")
 
 
 class Tags(HTMLParser):
@@ -85,7 +85,7 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def report(folder: Path, *rows: Row, run: dict = RUN) -> Tags:
+def report(folder: Path, *rows: CaseRow, run: dict = RUN) -> Tags:
     write_report(folder, rows, run)
     return Tags((folder / "report.html").read_text(encoding="utf-8"))
 
@@ -150,7 +150,7 @@ def test_text_of_others_cannot_bring_markup_into_the_report(tmp_path):
         "title": ODD, "notes": [ODD], "lesions": [LESION | {"number": ODD}]}]
     outcome = replace(plain.outcome, modality=ODD, prompts=prompts, notes=[ODD])
     rows = [replace(plain, case=replace(plain.case, name=ODD, prompts=(ODD,)), outcome=outcome),
-            Row(Case(ODD, Path("/s"), (ODD,)), "failed", Outcome(ODD, "failed"),
+            CaseRow(Case(ODD, Path("/s"), (ODD,)), "failed", Outcome(ODD, "failed"),
                 BatchFailure("code", ODD, ODD))]
     part = RUN["parts"][0] | {"prompts": [ODD], "device": ODD, "state": ODD,
                               "left_out": {"count": 1, "examples": [ODD]}}

@@ -269,7 +269,7 @@ def test_a_missing_model_is_told_and_ends_the_worker(tmp_path):
 
 BROKEN = """
 import sys, types
-from DiffuGTSLib.worker.server import Worker
+from DiffuGTSLib.worker.server import WorkerServer
 from DiffuGTSLib.channel import Channel
 
 class Broken:
@@ -279,7 +279,7 @@ class Broken:
         print("a library prints")
         raise ZeroDivisionError(f"cannot divide {image}")
 
-Worker(Channel()).serve(Broken)
+WorkerServer(Channel()).serve(Broken)
 """
 
 
