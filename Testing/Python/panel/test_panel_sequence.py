@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 
 import pytest
 from support.panel_case import plain
 from support.slicer_batch import PROMPT, SECONDS, material
 
+from DiffuGTSLib.pipeline.options import Options
+from DiffuGTSLib.scan.modality import MODALITIES, SEQUENCES
+
 __all__ = ["material"]
 
 LABELS = {"CT": 1, "MR/t1": 9, "MR/t2": 10, "MR/other": 8}
+
+
+def test_the_panel_offers_the_librarys_options(opened):
+    """The panel is imported where the library may be absent, so that it states them itself."""
+    from DiffuGTSPanel.data.Run import MethodOptions
+    from DiffuGTSPanel.widgets.KeptSettings import ModalityChoice, SequenceChoice
+
+    own = {field.name: field.default for field in fields(MethodOptions)}
+    own["skull_stripped"] = own.pop("skullStripped")
+    assert own == Options().as_dict()
+    automatic, *sequences = (choice.name for choice in SequenceChoice)
+    assert automatic == "AUTOMATIC"
+    assert tuple(name.lower() for name in sequences) == SEQUENCES
+    assert tuple(choice.name for choice in ModalityChoice) == ("AUTOMATIC", *MODALITIES)
 
 
 @pytest.fixture(scope="module")

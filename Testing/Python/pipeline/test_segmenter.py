@@ -23,9 +23,12 @@ from DiffuGTSLib.errors import (
 from DiffuGTSLib.evaluation.measures import dice
 from DiffuGTSLib.models.card import logits
 from DiffuGTSLib.pipeline.inpainting import CandidateOptions
+from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.pipeline.result import Result
-from DiffuGTSLib.pipeline.segmenter import Preview, Segmenter
+from DiffuGTSLib.pipeline.segmenter import EncodedScan, Preview, Segmenter
+from DiffuGTSLib.progress import Progress, ProgressEstimator
 from DiffuGTSLib.prompt.parsing import understand
+from DiffuGTSLib.scan.volume import as_scan
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +189,68 @@ def test_progress_goes_through_the_stages_and_the_preview_comes_before_inpaintin
     segmenter.segment(scan, PROMPT, progress=lambda s, *_: seen.append(s), preview=preview)
     assert list(dict.fromkeys(seen)) == [
         "read", "encode", "attention", "preview", "inpaint", "residual", "lesions"]
+
+
+def test_all_prompts_run_on_one_encoding_each_result_as_it_is_ready(
+    segmenter: Segmenter, result: Result
+) -> None:
+    estimator, previews, steps = ProgressEstimator(2), [], []
+    encoded: list[EncodedScan] = []
+
+    def step(stage: str, done: int, total: int) -> None:
+        estimator.step(stage, done, total)
+        steps.append((stage, estimator.prompt))
+
+    found = segmenter.segment_all(
+        ball_scan()[0], [PROMPT, "brain metastasis"], Options(modality="MR"), progress=step,
+        estimator=estimator, preview=lambda index, made: previews.append(index),
+        on_encoded=encoded.append,
+    )
+    first = next(found)
+    assert first.prompt.text == PROMPT
+    assert previews == [0]
+    assert 0.4 < estimator.fraction < 0.6
+    assert [one.prompt.text for one in found] == ["brain metastasis"]
+    assert previews == [0, 1]
+    assert estimator.fraction == pytest.approx(1)
+    assert [stage for stage, _ in steps].count("encode") == len(
+        [step for step in steps if step == ("encode", 0)])
+    assert len(encoded) == 1
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(first.mask), sitk.GetArrayFromImage(result.mask))
+
+
+def test_an_unknown_prompt_is_refused_before_any_network_runs(segmenter: Segmenter) -> None:
+    with pytest.raises(PromptNotUnderstood):
+        segmenter.segment_all(Path("absent.nii"), [PROMPT, "the weather"])
+
+
+def test_options_count_for_every_prompt(segmenter: Segmenter) -> None:
+    scan = segmenter.encode(ball_scan()[0], "MR")
+    (found,) = segmenter.segment_all(scan, [PROMPT], Options(threshold=1.0, samples=1, seed=3))
+    assert found.threshold == 1.0
+    assert not found.found
+
+
+def test_a_cancel_ends_the_run_of_all_prompts(segmenter: Segmenter) -> None:
+    progress = Progress()
+    found = segmenter.segment_all(ball_scan()[0], [PROMPT, PROMPT], Options(modality="MR"),
+                                  progress=progress)
+    next(found)
+    progress.cancel()
+    with pytest.raises(Cancelled):
+        next(found)
+
+
+def test_a_path_an_image_and_a_scan_are_one(segmenter: Segmenter, tmp_path: Path) -> None:
+    image, _ = ball_scan()
+    path = tmp_path / "x_flair_bet.nrrd"
+    sitk.WriteImage(image, path)
+    for source in (path, str(path), as_scan(path, "MR")):
+        scan = segmenter.encode(source, "MR")
+        assert scan.sequence == "flair"
+    assert segmenter.encode(image, "MR", sequence="t2").sequence == "t2"
+    assert segmenter.encode(as_scan(path, "MR"), sequence="t1").sequence == "t1"
 
 
 def test_a_cancel_in_the_middle_of_inpainting_raises_and_the_next_run_works(

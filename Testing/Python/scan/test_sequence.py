@@ -12,10 +12,10 @@ import typer
 
 from DiffuGTSLib.cli import app, common
 from DiffuGTSLib.cli.segment import Run
-from DiffuGTSLib.errors import SequenceUnknown
+from DiffuGTSLib.errors import ModalityMismatch, SequenceUnknown
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.scan import volume
-from DiffuGTSLib.scan.modality import SEQUENCES, guess_skull_stripped
+from DiffuGTSLib.scan.modality import MODALITIES, SEQUENCES, guess_skull_stripped
 from DiffuGTSLib.worker.protocol import BadRequest, Segment, parse
 
 CHOICES = ("t1", "t2", "other")
@@ -36,6 +36,18 @@ def test_a_scan_carries_what_its_files_name_tells(tmp_path: Path) -> None:
     scan = volume.read(tmp_path / "x_flair_bet.nrrd", "MR")
     assert (scan.sequence, scan.skull_stripped) == ("flair", True)
     assert not volume.from_image(image - 1000, "CT", "ct_bet").skull_stripped
+
+
+def test_what_the_caller_knows_of_a_scan_goes_before_its_name() -> None:
+    image = sitk.GaussianSource(sitk.sitkFloat32, [16, 16, 16], [4.0] * 3, [8.0] * 3)
+    scan = volume.from_image(image, "MR", "x_flair_bet")
+    assert scan.with_overrides() == scan
+    known = scan.with_overrides(sequence="t1", skull_stripped=False)
+    assert (known.sequence, known.skull_stripped) == ("t1", False)
+    with pytest.raises(ModalityMismatch, match="no MR sequence"):
+        volume.from_image(image - 1000, "CT").with_overrides(sequence="t1")
+    with pytest.raises(ModalityMismatch, match="Hounsfield"):
+        scan.with_overrides("CT")
 
 
 def request(**more: object) -> bytes:
@@ -60,6 +72,7 @@ def test_a_request_with_a_wrong_word_is_refused(wrong: dict[str, str]) -> None:
 
 def test_the_command_knows_the_sequences() -> None:
     assert tuple(choice.value for choice in common.SequenceChoice) == SEQUENCES
+    assert tuple(choice.value for choice in common.ModalityChoice) == MODALITIES
 
 
 def attempt(options: Options) -> Run:
