@@ -35,7 +35,7 @@ EXTRAS = {
     "train": "diffugts train and diffugts evaluate",
 }
 _PROBE_SECONDS = 180
-_LITTLE_MEMORY_GB = 4.0
+_MIN_MEMORY_GB = 4.0
 # Run in another process: a torch that does not fit this processor ends its process.
 _TORCH_PROBE = """
 import json, torch
@@ -60,8 +60,8 @@ class Finding:
 
     Attributes:
         name: what was looked at.
-        state: "ok"; "note", worth knowing; "missing", needed and not there.
-        found: what is there.
+        state: "ok"; "note", no failure; "missing", needed and not installed.
+        found: what was found.
         advice: what to do; empty when nothing is to be done.
     """
 
@@ -79,7 +79,7 @@ def examine(model: str = "embedded", needed: Path | None = None) -> list[Finding
     """All findings: Python, packages, torch and devices, memory, text encoder, model, cache.
 
     Args:
-        needed: a requirements file in the place of the package's own requirements; then the
+        needed: a requirements file instead of the package's own requirements; then the
             package's extras are not looked at.
     """
     findings = [_python(), *packages(needed)]
@@ -107,7 +107,7 @@ def as_text(findings: Sequence[Finding]) -> str:
         lines.append(f"{finding.state:<8} {finding.name:<{wide}}  {finding.found}")
         if finding.advice:
             lines.append(f"{'':<8} {'':<{wide}}  -> {finding.advice}")
-    lines.append("All that is needed is there." if healthy(findings)
+    lines.append("Everything that is needed is installed." if healthy(findings)
                  else "Something that is needed is missing; see the lines marked missing.")
     return "\n".join(lines)
 
@@ -197,7 +197,7 @@ def packages(needed: Path | None = None) -> Iterator[Finding]:
 
 
 def suits(there: str, relation: str, version: str) -> bool:
-    """Whether the version `there` is what is asked for."""
+    """Whether the version `there` satisfies the requirement."""
     if not relation:
         return True
     have, need = ([int(n) for n in re.findall(r"\d+", v.split("+")[0])[:3]]
@@ -260,11 +260,11 @@ def _memory() -> Finding:
     try:
         import psutil
     except ImportError:
-        return Finding("memory", "note", "cannot be told without psutil")
+        return Finding("memory", "note", "unknown without psutil")
     memory = psutil.virtual_memory()
     free, total = memory.available / 2**30, memory.total / 2**30
     found = f"{free:.1f} of {total:.1f} GiB free"
-    if free < _LITTLE_MEMORY_GB:
+    if free < _MIN_MEMORY_GB:
         return Finding("memory", "note", found, "Close other programs before large scans.")
     return Finding("memory", "ok", found)
 
@@ -327,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m DiffuGTSLib.doctor [--json] [--requirements FILE]`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m DiffuGTSLib.doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--requirements", type=Path, help="of whoever uses the library")
+    parser.add_argument("--requirements", type=Path, help="file with other requirements")
     options = parser.parse_args(arguments)
     findings = examine(needed=options.requirements)
     if options.json:

@@ -1,4 +1,4 @@
-"""The command line `diffugts`: segment, demo, phantom, doctor, worker; others from cli_*.py."""
+"""The command line `diffugts`: segment, demo, phantom, doctor and worker; others are registered."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class PhantomKind(enum.StrEnum):
     brain = "brain"
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"diffugts {__version__}")
         raise typer.Exit
 
@@ -68,7 +68,7 @@ def _common(
 def segment(
     image: Annotated[Path, typer.Argument(help="Scan: an image file or a DICOM folder.")],
     prompt: Annotated[list[str], typer.Option(
-        "--prompt", "-p", help='What to look for, as "liver tumor"; may be repeated.')],
+        "--prompt", "-p", help='The finding to segment, as "liver tumor"; may be repeated.')],
     output: Annotated[Path, typer.Option(
         "--output", "-o", help="Segmentation: .nii.gz, .nrrd or .seg.nrrd.")],
     maps: Annotated[Path | None, typer.Option(
@@ -88,7 +88,7 @@ def segment(
     from DiffuGTSLib.prompt.parsing import refuse_early, several
 
     with own_stdout(as_json) as out:
-        # A text without any prompt in it goes on as it is and is refused in words.
+        # A text without any prompt in it is passed on, and refused with a message.
         prompts = [part for text in prompt for part in several(text) or [text]]
         refuse_early(prompts)
         from DiffuGTSLib.cli.common import bar
@@ -97,11 +97,11 @@ def segment(
 
         options = Options(model, device, threshold, seed, samples, modality, sequence,
                           skull_stripped)
-        finished = _asking(
+        finished = _with_sequence_question(
             lambda chosen: segment_scan(image, prompts, Outputs(output, maps, figure), chosen, bar),
             options,
         )
-        _tell(finished, as_json, out)
+        _print(finished, as_json, out)
 
 
 @app.command()
@@ -128,7 +128,7 @@ def demo(
             output, phantom_only, kind.value, Options(model, device), bar,
             lambda text: print(text, file=notes, flush=True),
         )
-        _tell(finished, as_json, out)
+        _print(finished, as_json, out)
         if not as_json:
             if words := comparison(finished.document):
                 print(words, file=out)
@@ -138,9 +138,9 @@ def demo(
 @app.command()
 @plain_errors
 def phantom(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; made if need be.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; created if absent.")],
     kind: Annotated[PhantomKind, typer.Option(help="Which body.")] = PhantomKind.chest,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another body.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random body.")] = 0,
 ) -> None:
     """Write a digital phantom: scan, true tumor mask and organ mask."""
     from DiffuGTSLib.errors import OutputNotWritten
@@ -150,8 +150,8 @@ def phantom(
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError:
-        raise OutputNotWritten(f"The folder {output.name} cannot be made.",
-                               "Choose another place.") from None
+        raise OutputNotWritten(f"The folder {output.name} cannot be created.",
+                               "Choose another folder.") from None
     for path in made.write(output):
         print(path)
     print(f'Prompt: "{made.prompt}"')
@@ -160,7 +160,7 @@ def phantom(
 @app.command()
 @plain_errors
 def doctor(model: ModelOption = "embedded", as_json: JsonOption = False) -> None:
-    """Tell what is installed, what is missing and what to do about it."""
+    """Report what is installed, what is missing and how to install it."""
     from DiffuGTSLib.doctor import as_text, examine, healthy
 
     with own_stdout(as_json) as out:
@@ -182,8 +182,8 @@ def worker(model: ModelOption = "embedded", device: DeviceOption = "auto") -> No
     raise typer.Exit(run_worker(model, device))
 
 
-def _asking(attempt: Callable[[Options], Run], options: Options) -> Run:
-    """Runs; where the model has to know the MR sequence, asks on the terminal and runs again."""
+def _with_sequence_question(attempt: Callable[[Options], Run], options: Options) -> Run:
+    """Runs; where the model needs the MR sequence, asks on the terminal and runs again."""
     from DiffuGTSLib.errors import SequenceUnknown
 
     try:
@@ -198,7 +198,7 @@ def _asking(attempt: Callable[[Options], Run], options: Options) -> Run:
     return attempt(replace(options, sequence=answer))
 
 
-def _tell(finished: Run, as_json: bool, out: TextIO) -> None:
+def _print(finished: Run, as_json: bool, out: TextIO) -> None:
     """The result, as one JSON document or as tables."""
     if as_json:
         print_json(finished.document, out)
@@ -225,6 +225,6 @@ models.register(app)
 
 def main() -> None:
     """The command `diffugts`."""
-    # A cluster or a shell that ends the command is a cancel too: nothing half-written stays.
+    # A cluster or a shell that ends the command cancels it too: nothing half-written stays.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

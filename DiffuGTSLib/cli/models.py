@@ -13,7 +13,7 @@ from DiffuGTSLib.cli.common import JsonOption, own_stdout, plain_errors, print_j
 if TYPE_CHECKING:
     from DiffuGTSLib.models.catalogue import Entry
 
-models = typer.Typer(help="The models: what there is, get it, check it, remove it.",
+models = typer.Typer(help="List, show, install, check and remove models.",
                      no_args_is_help=True, rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(help="Name in the catalogue, as `list` shows it.")]
 
@@ -43,7 +43,7 @@ def show(
     model: Annotated[str, typer.Argument(help="Name or folder of an installed model.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what a model states of itself: data, lesion classes, scores, licence."""
+    """Show what a model states of itself: data, lesion classes, scores, licence."""
     with own_stdout(as_json) as out:
         from dataclasses import asdict
 
@@ -81,17 +81,17 @@ def download(
         entry = catalogue_entry(name)
         if entry.bundled or name in installed():
             folder = None if entry.bundled else store_folder() / name
-            _tell(_outcome(name, folder, "It is there already."), as_json, out)
+            _print_outcome(_outcome(name, folder, "It is installed already."), as_json, out)
             return
-        _have_accepted(entry, accept_licence)
-        from DiffuGTSLib.models.install import check_room, fetch, install
+        _require_acceptance(entry, accept_licence)
+        from DiffuGTSLib.models.install import check_disk_space, fetch, install
         from DiffuGTSLib.models.store import check_free
 
         check_free(store_folder() / name)
-        check_room(entry, store_folder() / name)
+        check_disk_space(entry, store_folder() / name)
         files = fetch(entry, offline, _note)
         folder = install(entry, files, None, _note)
-        _tell(_outcome(name, folder, _needs_training(name)), as_json, out)
+        _print_outcome(_outcome(name, folder, _needs_training(name)), as_json, out)
 
 
 @models.command()
@@ -105,22 +105,22 @@ def convert(
         help="Folder with the text encoder's files, or: installed. "
              "From the hub's cache if not given.")] = None,
     output: Annotated[Path | None, typer.Option(
-        "--output", "-o", help="Folder of the package; its place in the store if not given.")
+        "--output", "-o", help="Folder of the package; a folder in the store if not given.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Convert published weights that were fetched by hand into an installed model."""
     with own_stdout(as_json) as out:
-        from DiffuGTSLib.models.install import install, sort_out
+        from DiffuGTSLib.models.install import install, match_files
         from DiffuGTSLib.models.store import check_free
 
         if output is not None:
             check_free(output)
-        entry, found = sort_out(files, model, text_encoder)
+        entry, found = match_files(files, model, text_encoder)
         _note(f"{entry.title}; licence: {entry.licence.name}, {entry.licence.url}")
         folder = install(entry, found, output, _note)
         known = entry.name if output is None else str(output)
-        _tell(_outcome(entry.name, folder, _needs_training(known)), as_json, out)
+        _print_outcome(_outcome(entry.name, folder, _needs_training(known)), as_json, out)
 
 
 @models.command()
@@ -152,7 +152,7 @@ def verify(
 def remove(
     name: Name,
     yes: Annotated[bool, typer.Option(
-        "--yes", help="Also where a trained attention is lost with it.")] = False,
+        "--yes", help="Also remove a trained attention.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Delete an installed model."""
@@ -185,12 +185,12 @@ def _verified(name: str) -> dict[str, Any]:
         count = len(read_card(folder)["files"])
     except (ModelDamaged, KeyError) as error:
         message = getattr(error, "message", "The model package is damaged: it lists no files.")
-        return row | {"ok": False, "message": message, "hint": _way_back(name)}
-    return row | {"ok": True, "message": f"whole ({count} files)", "hint": ""}
+        return row | {"ok": False, "message": message, "hint": _repair_hint(name)}
+    return row | {"ok": True, "message": f"undamaged ({count} files)", "hint": ""}
 
 
-def _way_back(name: str) -> str:
-    """How to get a damaged model whole again."""
+def _repair_hint(name: str) -> str:
+    """How to repair a damaged model."""
     from DiffuGTSLib.models.catalogue import catalogue
     from DiffuGTSLib.models.store import installed
 
@@ -200,11 +200,11 @@ def _way_back(name: str) -> str:
                 "(or convert).")
     if known is not None:
         return "Install the program again."
-    return "Copy the model from where it came from, or train it again."
+    return "Copy the model from its source, or train it again."
 
 
-def _have_accepted(entry: Entry, accepted: bool) -> None:
-    """Shows the licence, and asks for its acceptance where it was not given as an option.
+def _require_acceptance(entry: Entry, accepted: bool) -> None:
+    """Shows the licence, and asks for its acceptance unless it was given as an option.
 
     Raises:
         LicenceNotAccepted: no.
@@ -236,9 +236,9 @@ def _confirmed(question: str) -> bool:
 def _outcome(name: str, folder: Path | None, message: str) -> dict[str, Any]:
     from DiffuGTSLib.models.store import find, has_attention, size
 
-    place = folder or find(name)
-    return {"name": name, "folder": str(place.absolute()), "bytes": size(place),
-            "attention": "trained" if has_attention(place) else "none", "message": message}
+    found = folder or find(name)
+    return {"name": name, "folder": str(found.absolute()), "bytes": size(found),
+            "attention": "trained" if has_attention(found) else "none", "message": message}
 
 
 def _needs_training(model: str) -> str:
@@ -252,7 +252,7 @@ def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _tell(outcome: dict[str, Any], as_json: bool, out: TextIO) -> None:
+def _print_outcome(outcome: dict[str, Any], as_json: bool, out: TextIO) -> None:
     if as_json:
         print_json(outcome, out)
     else:

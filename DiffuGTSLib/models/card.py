@@ -1,4 +1,4 @@
-"""What a model package states of itself: card.json."""
+"""card.json, what a model package states of itself; and the learned fusion that it holds."""
 
 from __future__ import annotations
 
@@ -19,8 +19,59 @@ FUSIONS = ("attention", "pixel", "feature", "both")
 
 
 @dataclass(frozen=True)
+class Fusion:
+    """Weights of the learned fusion, for one modality or for one anatomy in it.
+
+    The refined score is sigmoid(bias + attention * logit(p) + pixel * log(1 + P / floor_P) +
+    feature * log(1 + F / floor_F)). The floors are the residuals' medians where healthy tissue was
+    inpainted over healthy tissue: outside M the latents are equal, and the residuals 0.
+
+    Attributes:
+        weights: by the name of the fusion (`FUSIONS`): bias, attention, pixel, feature.
+        pixel_floor, feature_floor: on the normalised scale; unitless.
+        used: the one of `FUSIONS` that makes the final mask.
+        prominence: by the name of the fusion: the least distance in logits of a lesion's
+            highest score from the threshold; fainter ones are dropped. 0 where it is not listed.
+    """
+
+    weights: dict[str, tuple[float, float, float, float]]
+    pixel_floor: float
+    feature_floor: float
+    used: str = "both"
+    prominence: dict[str, float] = field(default_factory=dict)
+
+    def evidence(self, pixel: np.ndarray, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both residuals in units of their noise floors, compressed: log(1 + residual / floor)."""
+        return np.log1p(pixel / self.pixel_floor), np.log1p(feature / self.feature_floor)
+
+    def score(
+        self, probability: np.ndarray, pixel: np.ndarray, feature: np.ndarray, kind: str = ""
+    ) -> np.ndarray:
+        """The refined score in [0, 1] from the AOVA map and the residuals, any equal shape.
+
+        Args:
+            kind: one of `FUSIONS`; empty: the one in use.
+        """
+        bias, attention, of_pixel, of_feature = self.weights[kind or self.used]
+        p, f = self.evidence(pixel, feature)
+        total = bias + attention * logits(probability) + of_pixel * p + of_feature * f
+        return np.asarray(expit(total))
+
+
+def shifted_threshold(threshold: float, prominence: float) -> float:
+    """The threshold in [0, 1] whose logit is `prominence` higher."""
+    return float(expit(logit(threshold) + prominence))
+
+
+def logits(probability: np.ndarray) -> np.ndarray:
+    """log(p / (1 - p)), with p kept between 1e-4 and 1 - 1e-4."""
+    p = np.clip(probability, 1e-4, 1 - 1e-4)
+    return np.log(p / (1 - p))
+
+
+@dataclass(frozen=True)
 class Card:
-    """What a package states of itself (card.json).
+    """The content of card.json; the attributes have the names of its keys.
 
     Attributes:
         name, licence, licence_url: for people.
@@ -30,7 +81,7 @@ class Card:
         class_labels: the denoiser's class of a modality ("CT", "MR"), of an MR sequence ("MR/t1")
             or of one without skull ("MR/t1/skull-stripped").
         threshold: of the refined score.
-        steps, samples, resamplings: of the inpainting, unless told otherwise.
+        steps, samples, resamplings: of the inpainting, unless specified by the options.
         calibration: what is added to the logit of the gated AOVA map so that 0.5 is the best
             threshold, by anatomy and modality ("lung/CT"), and by MR sequence ("brain/MR/flair")
             where that has its own; 0 where it is not listed.
@@ -45,7 +96,7 @@ class Card:
         left_out: lesion classes that were kept out of training.
         sources: of a converted model: repository, file and SHA-256 of what it was made from.
         guidance: of the classifier-free guidance by the class; 0 for none.
-        least_crop: voxels (X, Y, Z); no crop is painted that is smaller, where the scan is larger.
+        least_crop: voxels (X, Y, Z); the smallest crop to inpaint, where the scan is larger.
     """
 
     name: str
@@ -76,7 +127,7 @@ class Card:
     def frozen_classes(self) -> list[str]:
         """Lesion classes of which real masks were used for the frozen networks, by what is said."""
         classes = self.trained_classes or {}
-        # Those that do not tell them apart were trained as a whole, on the same scans.
+        # A card without this distinction: all networks were trained on the same scans.
         return list(classes.get("frozen", classes.get("real", ())))
 
     def statements(self) -> dict[str, str]:
@@ -132,23 +183,23 @@ class Card:
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Writes the card into `folder`, whole or not at all.
+        """Writes the card into `folder`, in an atomic write.
 
         Raises:
-            OutputNotWritten: there is no room, or no permission.
+            OutputNotWritten: no space, or no permission.
         """
         entries = {k: v for k, v in self.__dict__.items() if k != "fusion"}
         entries["fusion"] = {m: f.__dict__ for m, f in self.fusion.items()}
         write_json(folder / CARD, entries)
 
     def shift_of(self, anatomy: str, modality: str, sequence: str = "") -> float | None:
-        """The calibration for what is asked of a scan: the sequence's own, else the modality's;
-        None where there is none."""
+        """The calibration of an anatomy in a scan: the sequence's own, else the modality's; None
+        where there is none."""
         key = f"{anatomy}/{modality}"
         return self.calibration.get(f"{key}/{sequence}", self.calibration.get(key))
 
     def fusion_of(self, anatomy: str, modality: str) -> Fusion:
-        """The fusion for what is asked of a scan: the anatomy's own, else the modality's."""
+        """The fusion of an anatomy in a scan: the anatomy's own, else the modality's."""
         return self.fusion.get(f"{anatomy}/{modality}") or self.fusion[modality]
 
     def class_label(
@@ -179,55 +230,3 @@ class Card:
 
 def _listed(names: Sequence[str], nothing: str) -> str:
     return ", ".join(names) or nothing
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """Weights of the learned fusion, for one modality or for one anatomy in it.
-
-    The refined score is sigmoid(bias + attention * logit(p) + pixel * log(1 + P / floor_P) +
-    feature * log(1 + F / floor_F)). The floors are the residuals' medians where healthy tissue was
-    painted over healthy tissue: outside M the latents are equal, so nothing can be measured there.
-
-    Attributes:
-        weights: by the name of the fusion (`FUSIONS`): bias, attention, pixel, feature.
-        pixel_floor, feature_floor: on the normalised scale; unitless.
-        used: the one of `FUSIONS` that makes the final mask.
-        prominence: by the name of the fusion: by how much, as logits, the highest score of a
-            lesion lies above the threshold at least; what is fainter is let go. 0 where it is not
-            listed.
-    """
-
-    weights: dict[str, tuple[float, float, float, float]]
-    pixel_floor: float
-    feature_floor: float
-    used: str = "both"
-    prominence: dict[str, float] = field(default_factory=dict)
-
-    def evidence(self, pixel: np.ndarray, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Both residuals in units of their noise floors, compressed: log(1 + residual / floor)."""
-        return np.log1p(pixel / self.pixel_floor), np.log1p(feature / self.feature_floor)
-
-    def score(
-        self, probability: np.ndarray, pixel: np.ndarray, feature: np.ndarray, kind: str = ""
-    ) -> np.ndarray:
-        """The refined score in [0, 1] from the AOVA map and the residuals, any equal shape.
-
-        Args:
-            kind: one of `FUSIONS`; the one that is used where it is not told.
-        """
-        bias, attention, of_pixel, of_feature = self.weights[kind or self.used]
-        p, f = self.evidence(pixel, feature)
-        total = bias + attention * logits(probability) + of_pixel * p + of_feature * f
-        return np.asarray(expit(total))
-
-
-def raised(threshold: float, prominence: float) -> float:
-    """The threshold in [0, 1], moved up by so much as logits."""
-    return float(expit(logit(threshold) + prominence))
-
-
-def logits(probability: np.ndarray) -> np.ndarray:
-    """log(p / (1 - p)), with p kept between 1e-4 and 1 - 1e-4."""
-    p = np.clip(probability, 1e-4, 1 - 1e-4)
-    return np.log(p / (1 - p))

@@ -86,7 +86,7 @@ class TextEncoderEntry:
 
 @dataclass(frozen=True)
 class Network:
-    """A network's configuration by its name in foundation/configurations.py, with changes."""
+    """A network's configuration by its name in `convert.NETWORKS`, with changes."""
 
     configuration: str
     parameters: int
@@ -98,15 +98,15 @@ class Limits:
     """What a foundation model was made for.
 
     Attributes:
-        least_spacing, most_spacing: X, Y, Z in mm.
-        least_voxels, most_voxels: X, Y, Z; None for no limit.
+        min_spacing, max_spacing: X, Y, Z in mm.
+        min_voxels, max_voxels: X, Y, Z; None for no limit.
         multiple: what each axis has to be a multiple of.
     """
 
-    least_spacing: Triple
-    most_spacing: Triple
-    least_voxels: tuple[int | None, ...]
-    most_voxels: tuple[int | None, ...]
+    min_spacing: Triple
+    max_spacing: Triple
+    min_voxels: tuple[int | None, ...]
+    max_voxels: tuple[int | None, ...]
     multiple: int
 
 
@@ -120,7 +120,7 @@ class Entry:
         schedule, steps: "rectified-flow" or "ddim", and how many denoising steps.
         class_labels: as `Card.class_labels`.
         guidance: of classifier-free guidance; 0 for none.
-        least_crop: voxels, X, Y, Z; no crop is painted that is smaller, where the scan is larger.
+        least_crop: voxels, X, Y, Z; the smallest crop to inpaint, where the scan is larger.
         attention: whether a trained AOVA head exists: "trained" or "none".
     """
 
@@ -163,8 +163,8 @@ def catalogue() -> dict[str, Entry]:
     Raises:
         BadConfiguration: that file cannot be read or does not fit catalogue.schema.json.
     """
-    told = os.environ.get(CATALOGUE_VARIABLE)
-    path = Path(told) if told else resource("Models") / "catalogue.json"
+    named = os.environ.get(CATALOGUE_VARIABLE)
+    path = Path(named) if named else resource("Models") / "catalogue.json"
     return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
@@ -184,17 +184,17 @@ def entry(name: str) -> Entry:
 
 
 def closest_matches(name: str, known: Sequence[str]) -> str:
-    """A hint with the names that are closest_matches to a mistyped one; "" where none is near."""
-    near = get_close_matches(name.lower(), dict.fromkeys(known), 4, 0.5)
-    if not near:
+    """A hint with the known names closest to a mistyped one; "" where none is close."""
+    close = get_close_matches(name.lower(), dict.fromkeys(known), 4, 0.5)
+    if not close:
         return ""
-    others = f"{', '.join(near[:-1])} or " if near[1:] else ""
-    return f"Did you mean {others}{near[-1]}?"
+    others = f"{', '.join(close[:-1])} or " if close[1:] else ""
+    return f"Did you mean {others}{close[-1]}?"
 
 
 @lru_cache(maxsize=4)
 def _read(path: Path, modified_ns: int) -> dict[str, Entry]:
-    """`modified_ns` is there so that a changed file is read again."""
+    """With `modified_ns` as a key of the cache, a changed file is read again."""
     import jsonschema
 
     schema = json.loads((resource("Models") / "catalogue.schema.json").read_text("utf-8"))

@@ -1,11 +1,8 @@
 """Conversion of MAISI's published weights into a model package.
 
-The checkpoints are read with weights_only=True, checked key by key against the network that the
-catalogue names, and written as safetensors. Source: METHOD.md 1, its traps among it.
-
-Reading published checkpoints: weights and plain values only, nothing in them is executed.
-
-MAISI's sizes and schedules as data (METHOD.md 1): `Denoiser(**MAISI_RFLOW)` is the network.
+Checkpoints are read as weights and plain values only (weights_only=True): nothing in them is
+executed. They are compared key by key with the network that the catalogue names, whose sizes are
+here as data (METHOD.md 1): `Denoiser(**MAISI_RFLOW)` is the network.
 """
 
 from __future__ import annotations
@@ -35,11 +32,14 @@ from DiffuGTSLib.models.package import save
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
 from DiffuGTSLib.networks.denoiser_blocks import Attention
-from DiffuGTSLib.networks.schedules import DDIM_SCHEDULER, RECTIFIED_FLOW_SCHEDULER
+from DiffuGTSLib.networks.schedules import (
+    DDIM_SCHEDULER,
+    RECTIFIED_FLOW_SCHEDULER,
+    TRAINING_STEPS,
+)
 from DiffuGTSLib.networks.text_encoder import UNUSED_WEIGHTS
 
 STATE = "unet_state_dict"  # under this name also in a file of the autoencoder
-TRAINING_STEPS = 1000
 FETCH_AGAIN = "Fetch the file again; if that does not help, its layout is not the known one."
 Notify = Callable[[str], None]
 MAISI_AUTOENCODER: Final[dict[str, Any]] = {
@@ -80,9 +80,6 @@ MAISI_DDPM: Final[dict[str, Any]] = _MAISI_DENOISER | {
     "include_bottom_region_index_input": True,
 }
 """ddpm-ct, 169 M parameters."""
-"""Arguments of diffusers' FlowMatchEulerDiscreteScheduler; the shift follows the latent's size."""
-"""Arguments of diffusers' DDIMScheduler; "trailing" starts at the noisiest level."""
-"""Arguments of diffusers' DDPMScheduler: the same noise levels."""
 NETWORKS: Final[dict[str, dict[str, Any]]] = {
     "maisi": MAISI_AUTOENCODER,
     "maisi-rflow": MAISI_RFLOW,
@@ -101,7 +98,7 @@ def convert(
         autoencoder_file, denoiser_file: the published checkpoints, .pt.
         text_folder: holds the files of the entry's text encoder; None takes the installed one.
         folder: there, and empty.
-        notify: is told each step.
+        notify: called with each step, in words.
 
     Raises:
         ModelDamaged: a file is no checkpoint, or a key is missing, unexpected or misshapen; the
@@ -299,11 +296,11 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 
 class _PlainTensor(torch.Tensor):
-    """Takes the place of MONAI's MetaTensor: its values, without its meta data's meaning."""
+    """Stands in for MONAI's MetaTensor: its values, without the meaning of its meta data."""
 
 
 class _Ignored:
-    """Takes the place of an object that is not looked at; does nothing, whatever is done to it."""
+    """Stands in for an object that is not needed; ignores whatever is done to it."""
 
     def __new__(cls, *_: Any) -> _Ignored:
         return object.__new__(cls)

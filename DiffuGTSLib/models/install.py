@@ -1,9 +1,8 @@
-"""Published weights to an installed model: which file is which, then conversion into the store.
+"""Installing a model: fetch the published files or match those given, then convert them.
 
-Published weights from the model hub, through huggingface_hub: resumed, kept in its own cache.
-
-Nothing is sent but the request for the file, with the token that huggingface_hub finds in its
-usual place (`hf auth login`, or HF_TOKEN). HF_ENDPOINT names a mirror, HF_HUB_CACHE the cache.
+Files come from the model hub through huggingface_hub, which resumes downloads and has a cache of
+its own. Nothing is sent but the request for the file, with the token that huggingface_hub finds
+(`hf auth login`, or HF_TOKEN). HF_ENDPOINT names a mirror, HF_HUB_CACHE the cache.
 """
 
 from __future__ import annotations
@@ -30,22 +29,35 @@ INSTALLED = "installed"
 Notify = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """The files of a catalogue entry on this machine.
+
+    Attributes:
+        text_folder: of the text encoder's files; None where it is installed with the program.
+    """
+
+    autoencoder: Path
+    denoiser: Path
+    text_folder: Path | None
+
+
 def install(entry: Entry, files: Fetched, folder: Path | None, notify: Notify) -> Path:
     """Converts fetched files into a model package.
 
     Args:
-        folder: of the package; None for its place in the store.
+        folder: of the package; None for its folder in the store.
 
     Returns:
         The package's folder.
 
     Raises:
-        OutputNotWritten: the folder is there already, or there is no room.
-        ModelDamaged: a file is not what it should be; nothing is left then.
+        OutputNotWritten: the folder exists already, or the disk has too little space.
+        ModelDamaged: a file does not fit; nothing is left then.
     """
     target = folder or store_folder() / entry.name
     check_free(target)
-    check_room(entry, target)
+    check_disk_space(entry, target)
     with atomic_folder(target, f"Set {MODELS_VARIABLE} to a folder of yours.") as building:
         from DiffuGTSLib.models.convert import convert
 
@@ -53,22 +65,126 @@ def install(entry: Entry, files: Fetched, folder: Path | None, notify: Notify) -
     return target
 
 
-def check_room(entry: Entry, target: Path) -> None:
-    """Raises OutputNotWritten where the package would not fit on the disk."""
-    there = next(p for p in (target, *target.absolute().parents) if p.exists())
-    free, need = shutil.disk_usage(there).free, entry.expected_bytes or 0
+def check_disk_space(entry: Entry, target: Path) -> None:
+    """Raises OutputNotWritten where the disk has too little space for the package."""
+    existing = next(p for p in (target, *target.absolute().parents) if p.exists())
+    free, need = shutil.disk_usage(existing).free, entry.expected_bytes or 0
     if free < need:
         raise OutputNotWritten(
             f"The model needs {need / 1e9:.1f} GB of disk space; {free / 1e9:.1f} GB are free.",
-            "Make room, or set DIFFUGTS_MODELS to a folder on another disk.",
+            f"Free some space, or set {MODELS_VARIABLE} to a folder on another disk.",
         )
 
 
-def sort_out(files: Sequence[Path], model: str | None, texts: str | None) -> tuple[Entry, Fetched]:
-    """Which model files fetched by hand belong to, and which of them holds what.
+def fetch(entry: Entry, offline: bool, notify: Notify) -> Fetched:
+    """The entry's files, from the hub's cache or, unless `offline`, from the hub.
 
-    The denoiser's file is the one with a `scale_factor`. The model is known by that file's name,
-    unless it is told.
+    Args:
+        notify: called with the name of each file.
+
+    Raises:
+        ModelMissing: offline, and a file is not in the cache.
+        DownloadFailed: the hub cannot be reached, or does not give the file.
+    """
+    paths = {file.part: _fetch_one(file, offline, notify) for file in entry.files}
+    texts = [_fetch_one(file, offline, notify) for file in entry.text_encoder.files]
+    folder = _common_folder(texts)
+    return Fetched(paths["autoencoder"], paths["denoiser"], folder)
+
+
+def _common_folder(paths: Sequence[Path]) -> Path | None:
+    return paths[0].parent if paths else None
+
+
+def _fetch_one(file: SourceFile, offline: bool, notify: Notify) -> Path:
+    # Before the first import of huggingface_hub, which else adds usage data to each request.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import hf_hub_download
+
+    size = "" if file.megabytes is None else f" ({file.megabytes:,.4g} MB)"
+    notify(f"{file.name}{size} from {file.repository}")
+    with _plain_failures(file, offline), _quiet():
+        return Path(hf_hub_download(file.repository, file.path, local_files_only=offline))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the hub's own messages off the console; the progress bar stays."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _plain_failures(file: SourceFile, offline: bool) -> Iterator[None]:
+    """What huggingface_hub raises, in plain sentences.
+
+    Raises:
+        ModelMissing, DownloadFailed: see `fetch`.
+    """
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except (errors.GatedRepoError, errors.LocalTokenNotFoundError):
+        raise _refused(file) from None
+    except errors.LocalEntryNotFoundError:
+        if offline:
+            raise ModelMissing(
+                f"{file.name} is not in the hub's cache on this machine.",
+                f"Run it without --offline, or fetch {file.url} by hand and use "
+                "diffugts models convert.",
+            ) from None
+        raise _unreachable(file) from None
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError,
+            errors.RevisionNotFoundError):
+        raise DownloadFailed(
+            f"The hub has no {file.path} in {file.repository}, or hides it.",
+            f"Look at {file.page}; it may ask you to log in (hf auth login).",
+        ) from None
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", 0)
+        if status in (401, 403):
+            raise _refused(file) from None
+        raise DownloadFailed(f"The hub answered {file.name} with an error ({status}).",
+                             "Try again later; what was fetched is kept.") from None
+    except OSError as error:
+        if error.errno == 28:
+            raise DownloadFailed("The disk is full.", "Free some space and try again.") from None
+        raise _unreachable(file) from None
+    except Exception as error:
+        # The hub's network errors have no base class that is its own.
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
+            raise _unreachable(file) from None
+        raise
+
+
+def _refused(file: SourceFile) -> DownloadFailed:
+    return DownloadFailed(
+        f"The hub does not give {file.name} to this account.",
+        f"Accept the licence on {file.page}, log in with: hf auth login, and try again.",
+    )
+
+
+def _unreachable(file: SourceFile) -> DownloadFailed:
+    return DownloadFailed(
+        f"{file.name} could not be fetched from the hub.",
+        f"Check the network or the proxy and try again: it goes on where it stopped. Or fetch "
+        f"{file.url} by hand and use diffugts models convert.",
+    )
+
+
+def match_files(
+    files: Sequence[Path], model: str | None, texts: str | None
+) -> tuple[Entry, Fetched]:
+    """The model that given files belong to, and which of them holds what.
+
+    The denoiser's file is the one with a `scale_factor`. The model is identified by that file's
+    name, unless it is specified.
 
     Args:
         files: two checkpoints, in any order.
@@ -124,58 +240,30 @@ def _entry_of(files: Sequence[Path]) -> Entry:
     for entry in catalogue().values():
         if any(file.part == "denoiser" and file.name in names for file in entry.files):
             return entry
+    known = ", ".join(name for name, entry in catalogue().items() if entry.files)
     raise ModelMissing(
-        "The names of the files do not tell which model they are of.",
-        f"State it: --model with one of {', '.join(n for n, e in catalogue().items() if e.files)}.",
+        "Which model the files belong to is not clear from their names.",
+        f"Specify it: --model with one of {known}.",
     )
 
 
-def _text_folder(entry: Entry, told: str | None) -> Path | None:
-    if told == INSTALLED or not entry.text_encoder.files:
+def _text_folder(entry: Entry, source: str | None) -> Path | None:
+    if source == INSTALLED or not entry.text_encoder.files:
         return None
-    folder = Path(told) if told else cached_text_folder(entry)
+    folder = Path(source) if source else cached_text_folder(entry)
     if folder is None or not folder.is_dir():
-        missing = "is not in the hub's cache" if told is None else f"is not at {Path(told).name}"
+        missing = f"is not at {Path(source).name}" if source else "is not in the hub's cache"
         raise ModelMissing(
             f"The text encoder {entry.text_encoder.title} {missing}.",
-            f"Fetch {by_hand(entry.text_encoder.files)} into a folder and pass it with "
+            f"Fetch {addresses_of(entry.text_encoder.files)} into a folder and pass it with "
             f"--text-encoder, or take the one that comes with the program: --text-encoder "
             f"{INSTALLED}.",
         )
     return folder
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """The files of a catalogue entry on this machine.
-
-    Attributes:
-        text_folder: of the text encoder's files; None where it is installed with the program.
-    """
-
-    autoencoder: Path
-    denoiser: Path
-    text_folder: Path | None
-
-
-def fetch(entry: Entry, offline: bool, notify: Notify) -> Fetched:
-    """The entry's files, from the hub's cache or, unless `offline`, from the hub.
-
-    Args:
-        notify: is told each file.
-
-    Raises:
-        ModelMissing: offline, and a file is not in the cache.
-        DownloadFailed: the hub cannot be reached, or does not give the file.
-    """
-    paths = {file.part: _fetch_one(file, offline, notify) for file in entry.files}
-    texts = [_fetch_one(file, offline, notify) for file in entry.text_encoder.files]
-    folder = _common_folder(texts)
-    return Fetched(paths["autoencoder"], paths["denoiser"], folder)
-
-
 def cached_text_folder(entry: Entry) -> Path | None:
-    """Where the hub's cache has the files of the entry's text encoder; None where it has not."""
+    """The folder of the entry's text encoder in the hub's cache; None where it is not complete."""
     from huggingface_hub import try_to_load_from_cache
 
     files = entry.text_encoder.files
@@ -184,92 +272,6 @@ def cached_text_folder(entry: Entry) -> Path | None:
     return _common_folder(paths) if paths and len(paths) == len(files) else None
 
 
-def by_hand(files: Sequence[SourceFile]) -> str:
-    """How to get files without this program, for hints."""
+def addresses_of(files: Sequence[SourceFile]) -> str:
+    """Where a browser fetches the files, for hints."""
     return " and ".join(file.url for file in files)
-
-
-def _common_folder(paths: Sequence[Path]) -> Path | None:
-    return paths[0].parent if paths else None
-
-
-def _fetch_one(file: SourceFile, offline: bool, notify: Notify) -> Path:
-    # Read when huggingface_hub is first imported: it would add how it is used to each request.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from huggingface_hub import hf_hub_download
-
-    size = "" if file.megabytes is None else f" ({file.megabytes:,.4g} MB)"
-    notify(f"{file.name}{size} from {file.repository}")
-    with _plain_failures(file, offline), _quiet():
-        return Path(hf_hub_download(file.repository, file.path, local_files_only=offline))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the hub's advice about itself off the console; the progress bar stays."""
-    logger = logging.getLogger("huggingface_hub")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-@contextmanager
-def _plain_failures(file: SourceFile, offline: bool) -> Iterator[None]:
-    """What huggingface_hub raises, in plain sentences.
-
-    Raises:
-        ModelMissing, DownloadFailed: see `fetch`.
-    """
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except (errors.GatedRepoError, errors.LocalTokenNotFoundError):
-        raise _refused(file) from None
-    except errors.LocalEntryNotFoundError:
-        if offline:
-            raise ModelMissing(
-                f"{file.name} is not in the hub's cache on this machine.",
-                f"Run it without --offline, or fetch {file.url} by hand and use "
-                "diffugts models convert.",
-            ) from None
-        raise _unreachable(file) from None
-    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError,
-            errors.RevisionNotFoundError):
-        raise DownloadFailed(
-            f"The hub has no {file.path} in {file.repository}, or hides it.",
-            f"Look at {file.page}; it may ask you to log in (hf auth login).",
-        ) from None
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", 0)
-        if status in (401, 403):
-            raise _refused(file) from None
-        raise DownloadFailed(f"The hub answered {file.name} with an error ({status}).",
-                             "Try again later; what was fetched is kept.") from None
-    except OSError as error:
-        if error.errno == 28:
-            raise DownloadFailed("The disk is full.", "Make room and try again.") from None
-        raise _unreachable(file) from None
-    except Exception as error:
-        # The hub's network errors have no base class that is its own.
-        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
-            raise _unreachable(file) from None
-        raise
-
-
-def _refused(file: SourceFile) -> DownloadFailed:
-    return DownloadFailed(
-        f"The hub does not give {file.name} to this account.",
-        f"Accept the licence on {file.page}, log in with: hf auth login, and try again.",
-    )
-
-
-def _unreachable(file: SourceFile) -> DownloadFailed:
-    return DownloadFailed(
-        f"{file.name} could not be fetched from the hub.",
-        f"Check the network or the proxy and try again: it goes on where it stopped. Or fetch "
-        f"{file.url} by hand and use diffugts models convert.",
-    )

@@ -43,7 +43,7 @@ class Foundation:
     text_encoder: TextEncoder | None
 
     def texts(self) -> TextEncoder:
-        """The encoder whose vectors the attention takes; its `width` is the attention's text_dim.
+        """The attention's text encoder; its `width` is the attention's text_dim.
 
         Raises:
             ModelMissing, ModelDamaged: of the installed text encoder.
@@ -88,7 +88,7 @@ def load(name_or_folder: str | Path = EMBEDDED, device: str = "cpu") -> Package:
 
     Raises:
         ModelMissing, ModelDamaged: see `find` and `verify`.
-        AttentionMissing: nobody has trained its attention yet.
+        AttentionMissing: its attention has not been trained.
     """
     folder = ready_to_segment(name_or_folder)
     foundation = load_foundation(folder, device)
@@ -135,13 +135,13 @@ def save_part(
     if model.dtype != dtype:
         copy = type(model).from_config(model.config)
         copy.load_state_dict(model.state_dict())
-        model = torch.nn.Module.to(copy, dtype)  # diffusers' own warns of what is not the case
+        model = torch.nn.Module.to(copy, dtype)  # diffusers' own warns, for no reason
     model.save_pretrained(folder / part)
     _forget_origin(folder / part / "config.json")
 
 
 def write_checksums(folder: Path, card: Card) -> None:
-    """Writes the card, with the SHA-256 of every file that the package now holds."""
+    """Writes the card with the SHA-256 of every file that the package holds now."""
     card.files.clear()
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()

@@ -31,19 +31,19 @@ def find(name_or_folder: str | Path) -> Path:
     """
     folder = Path(name_or_folder)
     name = str(name_or_folder)
-    for place in (folder, store_folder() / name, resource("Models") / name):
-        if (place / INDEX).is_file():
-            return place
+    for candidate in (folder, store_folder() / name, resource("Models") / name):
+        if (candidate / INDEX).is_file():
+            return candidate
     if name in catalogue():
         raise ModelMissing(
             f"The model “{name}” is not installed.",
             f"Install it: diffugts models download {name}, or diffugts models convert for files "
             "that were fetched by hand.",
         )
-    near = "" if folder.parent.name else closest_matches(name, [*catalogue(), *installed()])
+    hint = "" if folder.parent.name else closest_matches(name, [*catalogue(), *installed()])
     raise ModelMissing(
         f"There is no model called “{folder.name}”.",
-        near or "Use “embedded”, or the folder of a model package (it holds model_index.json).",
+        hint or "Use “embedded”, or the folder of a model package (it holds model_index.json).",
     )
 
 
@@ -52,7 +52,7 @@ def ready_to_segment(name_or_folder: str | Path) -> Path:
 
     Raises:
         ModelMissing, ModelDamaged: there is no such model, or its card cannot be read.
-        AttentionMissing: nobody has trained its attention yet.
+        AttentionMissing: its attention has not been trained.
     """
     folder = find(name_or_folder)
     if not has_attention(folder):
@@ -82,7 +82,7 @@ def verify(folder: Path) -> None:
     """Checks every file of a package against the SHA-256 in its card.
 
     Raises:
-        ModelDamaged: a file is absent or not what it was; the message names it.
+        ModelDamaged: a file is absent or was changed; the message names it.
     """
     for name, expected in read_card(folder).get("files", {}).items():
         path = folder / name
@@ -133,7 +133,7 @@ def remove(name: str) -> None:
         raise ModelMissing(f"The model “{name}” is not installed.",
                            closest_matches(name, installed()) or "See: diffugts models list")
     folder = store_folder() / name
-    # Renamed first, so that nobody loads what is half gone.
+    # Renamed first, so that nobody loads a package of which half is deleted.
     leaving = folder.with_name(f".leaving-{uuid.uuid4().hex}")
     try:
         folder.replace(leaving)
@@ -144,7 +144,7 @@ def remove(name: str) -> None:
 
 
 def check_free(folder: Path) -> None:
-    """Raises OutputNotWritten where there is something at a package's place already."""
+    """Raises OutputNotWritten where the folder of a new package exists already."""
     if folder.exists():
         raise OutputNotWritten(
             f"There is a model at {folder.name} already.",
@@ -163,8 +163,8 @@ def describe_models() -> dict[str, Any]:
 
 def _describe(name: str, entry: Entry | None) -> dict[str, Any]:
     bundled = entry is not None and entry.bundled
-    place = (resource("Models") if bundled else store_folder()) / name
-    folder = place if (place / INDEX).is_file() else None
+    expected = (resource("Models") if bundled else store_folder()) / name
+    folder = expected if (expected / INDEX).is_file() else None
     card, damage = _card(folder)
     trained = folder is not None and has_attention(folder)
     state = _state(folder, damage, trained)

@@ -1,11 +1,8 @@
-"""The denoising UNet of the foundation model, on latents.
+"""The denoising UNet of the foundation model, on latents, and its conditioning.
 
-One code for MAISI's sizes and the embedded ones; the parameter names are MAISI's (METHOD.md 1).
-
-What a denoiser is told besides the noisy latent and its level.
-
-Source: METHOD.md 1. Spacing in mm x 100, body regions one-hot x 100, a class of modality and
-sequence; classifier-free guidance against the class 0, "unknown", as MAISI was trained.
+One code for MAISI's sizes and the embedded ones; the parameter names are MAISI's (METHOD.md 1). So
+is the conditioning: spacing in mm x 100, body regions one-hot x 100, a class of modality and
+sequence, and classifier-free guidance against the class 0, "unknown".
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ from DiffuGTSLib.networks.denoiser_blocks import (
 REGIONS = 4
 """Body regions: head and neck, thorax, abdomen, pelvis and legs."""
 UNKNOWN = 0
-# The uppermost and the lowest body region of a prompt's place, as indices into head and neck,
+# The uppermost and the lowest body region of a prompt's anatomy, as indices into head and neck,
 # thorax, abdomen, pelvis and legs. Where it may be anywhere: the trunk, of which MAISI saw most.
 REGION_SPANS = {
     "head": (0, 0), "thorax": (1, 1), "abdomen": (2, 2), "pelvis": (3, 3), "any": (1, 2),
@@ -270,27 +267,27 @@ class Conditioning:
     def _pass(
         self, denoiser: Denoiser, z: torch.Tensor, timestep: torch.Tensor, label: int
     ) -> torch.Tensor:
-        told = self._told(denoiser, z, label)
-        return denoiser(z, timestep, **told).float()
+        inputs = self._inputs(denoiser, z, label)
+        return denoiser(z, timestep, **inputs).float()
 
     def _guides(self, denoiser: Denoiser) -> bool:
         return self.guidance > 0 and denoiser.config.num_class_embeds is not None
 
-    def _told(self, denoiser: Denoiser, z: torch.Tensor, label: int) -> dict[str, torch.Tensor]:
+    def _inputs(self, denoiser: Denoiser, z: torch.Tensor, label: int) -> dict[str, torch.Tensor]:
         """The keyword arguments of the denoiser, for each of the batch."""
         count, config = len(z), denoiser.config
-        told = {}
+        inputs = {}
         if config.num_class_embeds is not None:
-            told["class_labels"] = torch.full((count,), label, device=z.device)
+            inputs["class_labels"] = torch.full((count,), label, device=z.device)
         if config.include_spacing_input:
             spacing = torch.tensor([self.spacing_mm], device=z.device) * 100.0
-            told["spacing"] = spacing.expand(count, -1)
+            inputs["spacing"] = spacing.expand(count, -1)
         top, bottom = (
             torch.eye(REGIONS, device=z.device)[region].expand(count, -1) * 100.0
             for region in self.regions
         )
         if config.include_top_region_index_input:
-            told["top_region"] = top
+            inputs["top_region"] = top
         if config.include_bottom_region_index_input:
-            told["bottom_region"] = bottom
-        return told
+            inputs["bottom_region"] = bottom
+        return inputs

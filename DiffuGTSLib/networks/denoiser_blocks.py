@@ -51,7 +51,7 @@ def halved(x: torch.Tensor) -> torch.Tensor:
 
 
 class ResBlock(nn.Module):
-    """A residual block that is told the time; optionally changes the resolution on its way."""
+    """A residual block conditioned on the time; optionally changes the resolution on its way."""
 
     def __init__(
         self, in_channels: int, out_channels: int, options: BlockOptions,

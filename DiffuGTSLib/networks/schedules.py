@@ -43,7 +43,7 @@ class Schedule(Protocol):
     """How a latent goes from noise to clean, in `len(schedule)` steps.
 
     Attributes:
-        timesteps: (steps,), float: what the network is told before each step.
+        timesteps: (steps,), float: what the network is given before each step.
         levels: (steps + 1,), float, falling: the standard deviation of the noise in the latent
             before each step; the last one is 0.
     """
@@ -218,7 +218,7 @@ def level_shift(latent_voxels: int) -> float:
 def training_pair(
     z0: torch.Tensor, noise: torch.Tensor, s: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What a rectified-flow denoiser is shown and asked for.
+    """Input and target of a rectified-flow denoiser in training.
 
     Args:
         z0: clean latents (N, C, X, Y, Z), multiplied by the scale factor.

@@ -75,7 +75,7 @@ class TextEncoder:
         """The encoder from the installed package, or from the model hub's cache on this machine.
 
         Raises:
-            ModelMissing: it is in neither place.
+            ModelMissing: neither has it.
             ModelDamaged: a file is not the published one.
         """
         return cls(find_folder())
@@ -149,9 +149,9 @@ def find_folder() -> Path:
         ModelMissing: neither the package nor the hub's cache has it.
     """
     spec = importlib.util.find_spec(PACKAGE)  # finds a top-level package without importing it
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(place) / "model" / "model.safetensors").is_file():
-            return Path(place) / "model"
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(location) / "model" / "model.safetensors").is_file():
+            return Path(location) / "model"
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(HUB_NAME, "model.safetensors")

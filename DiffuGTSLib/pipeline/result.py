@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from DiffuGTSLib.models.card import Fusion, raised
+from DiffuGTSLib.models.card import Fusion, shifted_threshold
 from DiffuGTSLib.pipeline.inpainting import Box, Candidates
 from DiffuGTSLib.pipeline.lesions import Lesion, bounding_box, find_lesions, prominent
 from DiffuGTSLib.pipeline.residual import Comparison
@@ -134,7 +134,9 @@ class Result:
     @property
     def needed_score(self) -> float:
         """What the highest score of a lesion has to exceed: the threshold, and the prominence."""
-        return raised(self.threshold, self.prominence) if self.prominence else self.threshold
+        if not self.prominence:
+            return self.threshold  # exactly, not by way of its logit
+        return shifted_threshold(self.threshold, self.prominence)
 
     @cached_property
     def boxes(self) -> list[Box]:

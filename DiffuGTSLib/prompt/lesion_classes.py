@@ -1,4 +1,4 @@
-"""Classes of lesions, and what a model package has seen of them: the ground of "zero-shot".
+"""Classes of lesions, and what a model package has seen of them: the basis of "zero-shot".
 
 A class is all that grows in one organ, named after it: hepatocellular carcinoma, liver metastasis
 and liver cyst are all "liver tumor". Zero-shot means that no mask of the class was trained on.
@@ -13,16 +13,16 @@ from DiffuGTSLib.errors import PromptNotUnderstood
 from DiffuGTSLib.prompt.parsing import EXAMPLE, understand
 from DiffuGTSLib.prompt.vocabulary import vocabulary
 
-# Places whose tumors are those of another place: the hepatic vessel data set outlines liver tumors.
+# Anatomies whose tumors are those of another one: hepatic vessel data sets outline liver tumors.
 SAME_TUMORS = {"liver_vessels": "liver"}
 
 
 class Exposure(enum.StrEnum):
     """What a model's training has seen of a class.
 
-    Only UNSEEN makes a score zero-shot. SYNTHETIC: lesions grown by the trainer, no real mask.
-    FROZEN: real masks for the frozen networks alone, as to keep tumors out of what a denoiser
-    learns. UNKNOWN: the package does not say.
+    Only UNSEEN makes a score zero-shot. SYNTHETIC: synthetic lesions only, no real mask.
+    FROZEN: real masks for the frozen networks alone, for example to keep tumors out of what a
+    denoiser learns. UNKNOWN: the package does not say.
     """
 
     REAL = "real"
@@ -42,7 +42,7 @@ def class_of_organ(organ: str) -> str:
 
 
 def lesion_class(text: str) -> str:
-    """The class that a prompt asks for: "HCC" -> "liver tumor".
+    """The class that a prompt names: "HCC" -> "liver tumor".
 
     Raises:
         PromptNotUnderstood: the text is no prompt, or names no organ.
@@ -55,7 +55,7 @@ def lesion_class(text: str) -> str:
 
 
 def exposure(trained_classes: Mapping[str, Sequence[str]] | None, text: str) -> Exposure:
-    """What training has seen of the class that `text` asks for.
+    """What training has seen of the class that `text` names.
 
     Args:
         trained_classes: the card's entry: classes by "real", "frozen" and "synthetic"; None: not
@@ -64,10 +64,10 @@ def exposure(trained_classes: Mapping[str, Sequence[str]] | None, text: str) -> 
     Raises:
         PromptNotUnderstood: see `lesion_class`.
     """
-    asked = lesion_class(text)
+    named = lesion_class(text)
     if trained_classes is None:
         return Exposure.UNKNOWN
     for kind in (Exposure.REAL, Exposure.FROZEN, Exposure.SYNTHETIC):
-        if asked in trained_classes.get(kind, ()):
+        if named in trained_classes.get(kind, ()):
             return kind
     return Exposure.UNSEEN

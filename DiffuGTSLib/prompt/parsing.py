@@ -1,6 +1,6 @@
 """A clinician's words to what the model needs: finding, place, texts, terminology codes.
 
-The ensembles of texts that stand for an organ's normal and abnormal state (METHOD.md 2).
+Among the texts are those of an organ's normal and abnormal state (METHOD.md 2).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from DiffuGTSLib.networks.text_encoder import TextEncoder
     from DiffuGTSLib.prompt.free_text import FreeText
 
-LONGEST = 200
-SUGGESTED = 5
+MAX_LENGTH = 200
+MAX_SUGGESTIONS = 5
 TERMINOLOGY = (
     "Segmentation category and type - 3D Slicer General Anatomy list"
     "~SCT^49755003^Morphologically Altered Structure~SCT^{code}^{meaning}~^^"
@@ -37,8 +37,8 @@ TERMINOLOGY = (
 )
 COMMON = ("liver tumor", "lung nodule", "kidney tumor", "brain tumor", "tumor")
 EXAMPLE = "Type what to look for and where, for example: liver tumor."
-# Of two words' letters; below it, hello would be near to cell, and none to bone.
-_NEAR_WORDS = 0.8
+# Share of equal letters; below it, hello would be similar to cell, and none to bone.
+_MIN_WORD_SIMILARITY = 0.8
 NORMAL = (
     "{organ}", "normal {organ}", "healthy {organ}", "a scan of a healthy {organ}",
     "{organ} without any abnormality",
@@ -85,11 +85,11 @@ class Prompt:
 
 
 def understand(text: str, encoder: TextEncoder | None = None) -> Prompt:
-    """What `text` asks for.
+    """The prompt that `text` means.
 
     Words of the vocabulary are recognised in any order, in six languages and with small typing
     errors. What goes beyond them is compared with the vocabulary by `encoder`; without one, the
-    words that are known have to suffice.
+    known words alone decide.
 
     Raises:
         PromptNotUnderstood: the text names no finding, denies it, or names two places.
@@ -203,9 +203,9 @@ def _titles_of(place: Anatomy) -> list[str]:
 def _check_characters(text: str) -> None:
     """Refuses what cannot be a prompt, whatever it means."""
     if not text.strip():
-        _refuse("Nothing was typed.", EXAMPLE)
-    if len(text) > LONGEST:
-        message = f"The text is too long: {len(text)} characters, {LONGEST} at most."
+        _refuse("The text is empty.", EXAMPLE)
+    if len(text) > MAX_LENGTH:
+        message = f"The text is too long: {len(text)} characters, {MAX_LENGTH} at most."
         _refuse(message, EXAMPLE)
     if any(unicodedata.category(char) in ("Cc", "Cs", "Co", "Cn") and char not in "\t\n\r"
            for char in text):
@@ -215,17 +215,17 @@ def _check_characters(text: str) -> None:
 def _check_intent(reading: Reading) -> None:
     """Refuses questions, other instructions, and texts that deny a finding."""
     around = _unmatched(reading)
-    near = _near(reading)
+    matches = _closest(reading)
     if starts_of(vocabulary().listed("other_intents"), around):
         message = "The text is a question or an instruction, not a finding."
-        _refuse(message, EXAMPLE, near)
+        _refuse(message, EXAMPLE, matches)
     denied = starts_of(vocabulary().listed("absent"), around)
     normal = starts_of(vocabulary().listed("normal"), around)
     findings = reading.named("finding")
     affirmed = _affirmed(reading)
     if (findings and (denied or not affirmed)) or (normal and not findings):
         message = "The text says that there is no finding."
-        _refuse(message, "Type the finding itself; if there is none, the result says so.", near)
+        _refuse(message, "Type the finding itself; if there is none, the result says so.", matches)
     if len(affirmed) < len(_before_origin(reading, findings)):
         message = "The text names a finding to leave out, which is not possible."
         place = _place_of(max(affirmed, key=_rank), reading)
@@ -328,10 +328,10 @@ def _refuse_without_finding(
         place = vocabulary().anatomies[anatomies[0].id]
         message = f"The text names a place ({place.name}), but nothing to look for there."
         _refuse(message, "Add what to look for.", _titles_of(place))
-    near = free.nearest(plain, list(titles()), SUGGESTED) if free else []
-    near = near or _near(reading)
-    hint = EXAMPLE if near else f"{EXAMPLE} {_known_places()}"
-    _refuse("The text names no tumor or similar finding.", hint, near)
+    matches = free.closest(plain, list(titles()), MAX_SUGGESTIONS) if free else []
+    matches = matches or _closest(reading)
+    hint = EXAMPLE if matches else f"{EXAMPLE} {_known_places()}"
+    _refuse("The text names no tumor or similar finding.", hint, matches)
 
 
 def _known_places() -> str:
@@ -339,12 +339,12 @@ def _known_places() -> str:
     return f"Known places: {', '.join(place.name for place in vocabulary().anatomies.values())}."
 
 
-def _refuse(message: str, hint: str, near: Sequence[str] = ()) -> NoReturn:
-    raise PromptNotUnderstood(message, hint, tuple(near)[:SUGGESTED])
+def _refuse(message: str, hint: str, matches: Sequence[str] = ()) -> NoReturn:
+    raise PromptNotUnderstood(message, hint, tuple(matches)[:MAX_SUGGESTIONS])
 
 
-def _near(reading: Reading) -> list[str]:
-    """Suggestions from the words alone; none where no word is near to a known one."""
+def _closest(reading: Reading) -> list[str]:
+    """Suggestions from the words alone; none where no word is similar to a known one."""
     findings, anatomies = reading.named("finding"), reading.named("anatomy")
     if findings:
         named = max(findings, key=_rank)
@@ -354,7 +354,7 @@ def _near(reading: Reading) -> list[str]:
         return _titles_of(vocabulary().anatomies[anatomies[0].id])
     words = {word: title for title in reversed(titles()) for word in title.split()}
     close = [word for typed in reading.unknown
-             for word in get_close_matches(typed, words, cutoff=_NEAR_WORDS)]
+             for word in get_close_matches(typed, words, cutoff=_MIN_WORD_SIMILARITY)]
     return list(dict.fromkeys(words[word] for word in close))
 
 
@@ -383,7 +383,7 @@ def _prompt(text: str, reading: Reading, match: Match, place: str) -> Prompt:
     finding = _finding(match)
     anatomy = vocabulary().anatomies.get(place)
     organ = anatomy.name if anatomy else vocabulary().words["anywhere"]
-    # Where the finding's own word is unknown, the given words say more than the nearest entry.
+    # Where the finding's own word is unknown, the given words say more than the closest entry.
     named = set(tokens(" ".join(reading.unknown))) & set(reading.tokens[match.start : match.end])
     words = " ".join(text.split()) if named else ""
     names = [finding.name, words] if words else [finding.name]

@@ -172,15 +172,15 @@ def _on_aligned_grid(image: sitk.Image, geometry: sitk.Image) -> torch.Tensor:
     return voxels.permute(*(2 - int(axis) for axis in own)).contiguous()
 
 
-def _axis_weights(size: int, fine: float, coarse: float, places: np.ndarray) -> torch.Tensor:
-    """What each voxel of an axis adds to the samples at `places` (in voxels): (places, size)."""
+def _axis_weights(size: int, fine: float, coarse: float, positions: np.ndarray) -> torch.Tensor:
+    """What each voxel of an axis adds to the samples at P `positions` (in voxels): (P, size)."""
     response = np.eye(size)
     sigma = _smoothing(fine, coarse, size)
     if sigma > 0:
         impulses = sitk.GetImageFromArray(response)
         impulses.SetSpacing((fine, 1.0))
         response = sitk.GetArrayFromImage(sitk.RecursiveGaussian(impulses, sigma, direction=0))
-    inside = places.clip(0, size - 1)
+    inside = positions.clip(0, size - 1)
     low = np.minimum(inside.astype(int), size - 2)
     share = inside - low
     weights = response[:, low] * (1 - share) + response[:, low + 1] * share

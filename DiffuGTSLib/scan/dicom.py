@@ -1,7 +1,4 @@
-"""One DICOM series in a folder, read into one volume.
-
-Enhanced, multi-frame DICOM: one file that holds a whole volume.
-"""
+"""DICOM volumes: a series of slices in a folder, or the frames of one (enhanced) file."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ from DiffuGTSLib.scan.modality import MODALITY_TAG
 _DESCRIPTION_TAG = "0008|103e"
 _POSITION_TAG = "0020|0032"
 _ORIENTATION_TAG = "0020|0037"
-_GREATEST_TILT_DEGREES = 1.0
-_GREATEST_UNEVENNESS = 0.1
 _FRAMES_TAG = "0028|0008"
+_MAX_TILT_DEGREES = 1.0
+_MAX_UNEVENNESS = 0.1  # of the mean distance of two slices
 
 
 @dataclass(frozen=True)
@@ -116,14 +113,14 @@ def _refuse_uneven(reader: sitk.ImageSeriesReader, slices: int, name: str) -> No
     steps = np.diff(positions, axis=0)
     mean = steps.mean(axis=0)
     length = float(np.linalg.norm(mean))
-    uneven = np.linalg.norm(steps - mean, axis=1).max() > _GREATEST_UNEVENNESS * length
+    uneven = np.linalg.norm(steps - mean, axis=1).max() > _MAX_UNEVENNESS * length
     if length == 0.0 or uneven:
         raise UnreadableImage(
             f"The DICOM slices in {name} are not evenly spaced.",
             "A slice is missing or repeated, or the folder holds several time points: "
             "export one complete volume.",
         )
-    if abs(float(mean @ normal)) < length * np.cos(np.radians(_GREATEST_TILT_DEGREES)):
+    if abs(float(mean @ normal)) < length * np.cos(np.radians(_MAX_TILT_DEGREES)):
         raise UnreadableImage(
             f"The DICOM slices in {name} are sheared, as with a tilted gantry.",
             "Load the series in 3D Slicer, harden its tilt correction and save it as .nrrd.",
@@ -174,8 +171,8 @@ def read_multiframe(path: Path) -> sitk.Image:
 
 def _as_image(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
     """From (slices, rows, columns) and the matrix that takes such an index to LPS in mm."""
-    whole = np.array_equal(array, np.rint(array)) and np.abs(array).max(initial=0) < 2**15
-    image = sitk.GetImageFromArray(array.astype(np.int16) if whole else array)
+    integers = np.array_equal(array, np.rint(array)) and np.abs(array).max(initial=0) < 2**15
+    image = sitk.GetImageFromArray(array.astype(np.int16) if integers else array)
     axes = affine[:3, 2::-1]  # SimpleITK counts columns first
     spacing = np.linalg.norm(axes, axis=0)
     image.SetSpacing(spacing.tolist())

@@ -34,7 +34,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def check_installed() -> None:
-    """To be asked before a long run.
+    """Checks, before a long run, that DICOM segmentations can be written.
 
     Raises:
         PackageMissing: highdicom is not installed.
@@ -52,7 +52,7 @@ def write_dicom_segmentation(
     labels: sitk.Image, image: Path, series: str, path: Path, names: Sequence[str],
     terminology: Sequence[str], model: str,
 ) -> None:
-    """Writes a DICOM segmentation, a segment a label; whole or not at all.
+    """Writes a DICOM segmentation, a segment a label, in an atomic write.
 
     Args:
         labels: 3D integers on the scan's grid, 1.. as the lists below.

@@ -1,6 +1,6 @@
-"""What both reading and writing of image files need: headers, completeness, silence.
+"""Headers of image files: whether a file is complete, its spacing and its grid, without its voxels.
 
-A scan's grid as its header states it, and its size on a model's grid; no voxel is needed.
+Reading and writing share it, and `quiet`, which keeps ITK's messages off the console.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def read_header(path: Path) -> sitk.ImageFileReader:
 def is_complete(path: Path, header: sitk.ImageFileReader) -> bool:
     """Whether a NIfTI file holds all voxels that its header promises; True for other formats.
 
-    SimpleITK reads a truncated NIfTI file without a word and fills up with zeros; the other
+    SimpleITK silently reads a truncated NIfTI file and fills up with zeros; the other
     formats it refuses itself.
     """
     name = path.name.lower()
@@ -119,7 +119,7 @@ def is_complete(path: Path, header: sitk.ImageFileReader) -> bool:
 def stated_spacing(path: Path) -> tuple[float, ...] | None:
     """The voxel spacing (X, Y, Z) that a NIfTI-1 file itself states; None for other formats.
 
-    SimpleITK turns an unusable one, such as 0 or NaN, into 1 mm without a word.
+    SimpleITK silently turns an unusable one, such as 0 or NaN, into 1 mm.
     """
     name = path.name.lower()
     if not name.endswith((".nii", ".nii.gz")):
@@ -165,7 +165,7 @@ class ScanGrid:
 
     @classmethod
     def stated(cls, path: Path) -> ScanGrid | None:
-        """What the header of an image file states; None where reading alone can tell: a DICOM
+        """What the header of an image file states; None where only reading shows it: a DICOM
         folder or multi-frame file, an image that is no scan, a file that cannot be read."""
         try:
             with quiet():

@@ -15,7 +15,7 @@ Sequence = Literal["t1", "t1c", "t2", "flair", ""]
 MODALITIES = ("CT", "MR")
 SEQUENCES = ("t1", "t1c", "t2", "flair", "other")
 MODALITY_TAG = "0008|0060"
-LEAST_CT_MINIMUM_HU = -200.0
+MAX_CT_MINIMUM_HU = -200.0
 EIGHT_BIT = (sitk.sitkUInt8, sitk.sitkInt8)
 _SAMPLE_VOXELS = 1_000_000
 _PREFIX = r"(?:3d|2d|ax|sag|cor|tra)?"
@@ -74,7 +74,7 @@ def settle_modality(image: sitk.Image, given: str | None = None) -> Modality:
             "The scan has 8 bits a voxel, so that the Hounsfield units of a CT are lost.",
             "Use the original CT, not a copy made for viewing.",
         )
-    if given == "CT" and float(sitk.GetArrayViewFromImage(image).min()) >= LEAST_CT_MINIMUM_HU:
+    if given == "CT" and float(sitk.GetArrayViewFromImage(image).min()) >= MAX_CT_MINIMUM_HU:
         raise ModalityMismatch(
             "The scan cannot be a CT in Hounsfield units: no voxel is below -200, where air is.",
             "State MR if it is one, or rescale the CT to Hounsfield units.",
@@ -103,7 +103,7 @@ def guess_sequence(*names: str) -> Sequence:
     """The MR sequence that file, folder or series names hint at; "" when none or more than one.
 
     Args:
-        names: the most telling name first; the first that hints at a sequence decides.
+        names: the most specific name first; the first that hints at a sequence decides.
     """
     for name in names:
         sequence = _sequence_in(name)
@@ -124,7 +124,7 @@ def _sequence_in(name: str) -> Sequence:
         return ""
     flair = any(_FLAIR.fullmatch(word) for word in words)
     t2 = any(_T2.fullmatch(word) for word in words)
-    t1 = [place for place, word in enumerate(words) if _T1.fullmatch(word)]
+    t1 = [index for index, word in enumerate(words) if _T1.fullmatch(word)]
     t1_contrast = any(_T1_CONTRAST.fullmatch(word) for word in words)
     if sum((flair or t2, bool(t1) or t1_contrast)) != 1:
         return ""
@@ -132,6 +132,6 @@ def _sequence_in(name: str) -> Sequence:
         return "flair"
     if t2:
         return "t2"
-    followed_by_c = any(words[place + 1 : place + 2] == ["c"] for place in t1)
+    followed_by_c = any(words[index + 1 : index + 2] == ["c"] for index in t1)
     enhanced = bool(_CONTRAST.intersection(words)) and not _WITHOUT.intersection(words)
     return "t1c" if t1_contrast or followed_by_c or enhanced else "t1"

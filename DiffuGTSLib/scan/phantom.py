@@ -4,7 +4,6 @@ They replace patients in demonstrations and tests of the software. They say noth
 well a model segments real tumors.
 
 Rough bodies, drawn from warped ellipsoids: chest and upper abdomen in HU, head as FLAIR.
-
 Coordinates are mm from the centre of the field of view, to the right, anterior and superior.
 """
 
@@ -54,8 +53,8 @@ class Canvas:
         field = self.generator.normal(size=knots)
         for axis, (count, length) in enumerate(zip(knots, self.values.shape, strict=True)):
             # Spline weights per axis: the same field at any spacing.
-            places = (np.arange(length) + 0.5) / length * (count - 1)
-            weights = CubicSpline(np.arange(count), np.eye(count))(places)
+            positions = (np.arange(length) + 0.5) / length * (count - 1)
+            weights = CubicSpline(np.arange(count), np.eye(count))(positions)
             field = np.moveaxis(np.tensordot(weights, field, axes=(1, axis)), 0, axis)
         return (1.4 * field).astype(np.float32)
 
@@ -204,7 +203,7 @@ class _Recipe:
     tumor_value: float
     tumor_texture: float
     tumor_radii: tuple[float, float]
-    most_tumors: int
+    max_tumors: int
 
 
 _RECIPES: dict[str, _Recipe] = {
@@ -227,7 +226,7 @@ class Phantom:
     Attributes:
         image: 3D; "chest" and "liver" CT in HU (int16), "brain" FLAIR-like MR (int16, from 0).
         mask: uint8, 1 in the tumors; on the grid of `image`.
-        prompt: the text that asks for these tumors.
+        prompt: the text that names these tumors.
         organ: uint8, 1 in the organ that holds them (the tumors included).
     """
 
@@ -288,16 +287,16 @@ def _grow_tumors(canvas: Canvas, organ: np.ndarray, recipe: _Recipe) -> np.ndarr
     generator = canvas.generator
     mask = np.zeros_like(organ)
     depth = ndimage.distance_transform_edt(organ, sampling=canvas.spacing[::-1])
-    for _ in range(int(generator.integers(1, recipe.most_tumors + 1))):
+    for _ in range(int(generator.integers(1, recipe.max_tumors + 1))):
         radius = float(generator.uniform(*recipe.tumor_radii))
-        room = depth >= min(1.2 * radius, 0.9 * depth.max())
+        free = depth >= min(1.2 * radius, 0.9 * depth.max())
         if mask.any():
-            room &= ndimage.distance_transform_edt(~mask, sampling=canvas.spacing[::-1]) > 50
-        if not room.any():
+            free &= ndimage.distance_transform_edt(~mask, sampling=canvas.spacing[::-1]) > 50
+        if not free.any():
             break
-        place = np.unravel_index(generator.choice(np.flatnonzero(room)), organ.shape)
+        centre = np.unravel_index(generator.choice(np.flatnonzero(free)), organ.shape)
         coordinates = (canvas.right, canvas.anterior, canvas.superior)
-        r, a, s = (float(coordinate[place]) for coordinate in coordinates)
+        r, a, s = (float(coordinate[centre]) for coordinate in coordinates)
         radii = radius * generator.uniform(0.8, 1.25, 3)
         surface = canvas.radius((r, a, s), (radii[0], radii[1], radii[2]))
         mask |= (surface + 0.12 * canvas.field(10) < 1) & organ

@@ -1,4 +1,4 @@
-"""Images and segmentations to disk: whole or not at all."""
+"""Images and segmentations to disk, in atomic writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from DiffuGTSLib.files import atomic_file, temporary_path
 from DiffuGTSLib.scan.header import is_complete, quiet, read_header
 
 Colour = tuple[float, float, float]
-# Told apart on grey, also by colour-blind eyes; the first is 3D Slicer's colour of a mass.
+# Distinguishable on grey, also for colour-blind eyes; the first is 3D Slicer's colour of a mass.
 COLOURS = (
     (144, 238, 144), (230, 159, 0), (86, 180, 233), (240, 228, 66), (204, 121, 167), (213, 94, 0),
 )
@@ -24,7 +24,7 @@ _REPRESENTATION = "Binary labelmap"
 
 
 def check_output(path: Path | str) -> Path:
-    """The path when an image can be written there; to be asked before a long run.
+    """The path when an image can be written there; to be called before a long run.
 
     Raises:
         OutputNotWritten: unknown suffix, no such folder, a folder in the way, no permission.
@@ -85,9 +85,9 @@ def write_segmentation(
     path = check_output(path)
     if not len(names) == len(colours) == len(terminology):
         raise ValueError("each segment needs a name, a colour and a terminology entry")
-    greatest = int(sitk.GetArrayViewFromImage(labels).max())
-    if greatest > len(names):
-        raise ValueError(f"label {greatest} has no name")
+    highest = int(sitk.GetArrayViewFromImage(labels).max())
+    if highest > len(names):
+        raise ValueError(f"label {highest} has no name")
     labelmap = sitk.Cast(labels, sitk.sitkUInt8 if len(names) < 256 else sitk.sitkUInt16)
     fields: dict[str, str] = {}
     if _suffix(path) == ".seg.nrrd":

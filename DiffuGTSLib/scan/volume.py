@@ -1,4 +1,4 @@
-"""Scans from disk: read them, check them, settle their modality."""
+"""Scans from disk: read, checked, with their modality."""
 
 from __future__ import annotations
 
@@ -57,10 +57,9 @@ __all__ = [
 ]
 Triple = tuple[float, float, float]
 MODEL_SPACING_MM: Triple = (2.0, 2.0, 2.0)
-LEAST_SLICES = 4
-# The scan on the model's grid and the maps of the evidence, float32 (result.py), with room for one
-# more of each; what the networks need on their device is judged by memory.py. And two float copies
-# of the scan while it is resampled.
+MIN_SLICES = 4
+# The scan on the model's grid and the maps of the evidence, float32 (result.py), and one more of
+# each; the memory plan covers the networks. And two float copies of the scan during resampling.
 MODEL_BYTES_PER_VOXEL = 64
 SCAN_BYTES_PER_VOXEL = 8
 _SERIES_DESCRIPTION_TAG = "0008|103e"
@@ -192,7 +191,7 @@ def from_image(
         image: 3D, one number a voxel.
         modality: "CT" or "MR"; None guesses.
         name: of the scan; may hint at the MR sequence.
-        hints: further names that may hint at it, the most telling first.
+        hints: further names that may hint at it, the most specific first.
 
     Raises:
         ModalityMismatch: as `settle_modality`.
@@ -284,7 +283,7 @@ def _load_file(path: Path, model_spacing: Triple) -> tuple[sitk.Image, str]:
 
 
 def _check_header(header: sitk.ImageFileReader, model_spacing: Triple, files: int = 1) -> None:
-    """`check`, as far as a header tells, of an image that is made of `files` slices or one file."""
+    """`check`, as far as a header shows, of an image that is made of `files` slices or one file."""
     size, spacing = list(header.GetSize()), list(header.GetSpacing())
     if len(size) == 4 and size[3] == 1:
         size, spacing = size[:3], spacing[:3]
@@ -328,9 +327,9 @@ def _check_grid(size: Sequence[int], spacing: Sequence[float]) -> None:
             f"The image is a single slice ({shape} voxels).",
             "Pass the whole volume; of a DICOM series, its folder.",
         )
-    if min(size) < LEAST_SLICES:
+    if min(size) < MIN_SLICES:
         raise TooSmall(
-            f"The scan has {shape} voxels; at least {LEAST_SLICES} along each axis are needed.",
+            f"The scan has {shape} voxels; at least {MIN_SLICES} along each axis are needed.",
             "Pass the whole volume.",
         )
     low, high = SPACING_RANGE_MM

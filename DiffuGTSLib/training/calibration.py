@@ -25,7 +25,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from DiffuGTSLib.evaluation.measures import THRESHOLDS, dice_by_threshold
-from DiffuGTSLib.models.card import FUSIONS, Card, Fusion, logits, raised
+from DiffuGTSLib.models.card import FUSIONS, Card, Fusion, logits, shifted_threshold
 from DiffuGTSLib.models.package import Package, load
 from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
 from DiffuGTSLib.prompt.parsing import understand
@@ -345,7 +345,7 @@ def _utilities(
     peaks = np.asarray(ndimage.maximum(score, labels, numbers))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     overlaps = np.bincount(labels[m.truth], minlength=count + 1)
-    kept = [(peaks > raised(threshold, p)) & (numbers > 0) for p in prominences]
+    kept = [(peaks > shifted_threshold(threshold, p)) & (numbers > 0) for p in prominences]
     marked = np.array([sizes[k].sum() for k in kept], float)
     if not m.lesion_voxels:
         return [float(utility) for utility in false_positive_score(marked * m.voxel_ml)]

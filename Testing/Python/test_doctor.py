@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -52,20 +53,26 @@ def states(done):
 def test_a_whole_installation_is_healthy(model):
     done = doctor("--model", model)
     assert done.returncode == 0, done.stdout
-    assert "All that is needed is there." in done.stdout
+    assert "Everything that is needed is installed." in done.stdout
     assert "tiny for CT and MR, verified" in done.stdout
     assert done.stderr == ""
 
 
-def test_json_is_one_document(model):
-    found = states(doctor("--model", model, "--json"))
+@pytest.fixture(scope="module")
+def found(model, tmp_path_factory):
+    """What the doctor finds here with another cache folder, from its JSON."""
+    cache = tmp_path_factory.mktemp("cache") / "my-cache"
+    return states(doctor("--model", model, "--json", DIFFUGTS_CACHE=str(cache)))
+
+
+def test_json_is_one_document(found):
     assert found["torch"][0] == "ok"
     assert found["text encoder"][0] == "ok"
     assert "GiB free" in found["memory"][1]
 
 
 def test_a_damaged_model_is_named_and_ends_with_1(model, tmp_path):
-    broken = write_tiny_model(tmp_path / "broken")
+    broken = Path(shutil.copytree(model, tmp_path / "broken"))
     (weights,) = (broken / "vae").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-8])
     done = doctor("--model", broken, "--json")
@@ -101,9 +108,8 @@ def test_a_missing_package_is_named(tmp_path):
         "missing", "not installed")
 
 
-def test_a_cache_that_is_elsewhere_is_told(model, tmp_path):
-    done = doctor("--model", model, "--json", DIFFUGTS_CACHE=str(tmp_path / "my-cache"))
-    assert states(done)["cache folder"][1].startswith("my-cache")
+def test_the_cache_folder_that_is_set_is_reported(found):
+    assert found["cache folder"][1].startswith("my-cache")
 
 
 def test_the_requirements_are_those_of_the_project():
@@ -143,9 +149,9 @@ def test_the_extras_of_the_project_are_those_that_are_looked_at():
     assert set(project["optional-dependencies"]) - {"dev"} == set(EXTRAS)
 
 
-def test_it_runs_as_a_module_with_the_requirements_of_whoever_asks(tmp_path):
+def test_it_runs_as_a_module_with_other_requirements(tmp_path):
     needed = tmp_path / "requirements.txt"
-    needed.write_text("# what is asked for\npytest>=1\nno-such-package>=2.5\n")
+    needed.write_text("# what another program needs\npytest>=1\nno-such-package>=2.5\n")
     done = subprocess.run(
         [sys.executable, "-m", "DiffuGTSLib.doctor", "--json", "--requirements", str(needed)],
         capture_output=True, text=True, check=False, cwd=REPOSITORY)

@@ -56,8 +56,8 @@ def diffugts(*arguments, **more):
 
 
 def segment(scan, model, output, *more, prompts=(PROMPT,)):
-    asked = [part for prompt in prompts for part in ("--prompt", prompt)]
-    return diffugts("segment", scan, *asked, "--output", output, "--model", model, *more)
+    named = [part for prompt in prompts for part in ("--prompt", prompt)]
+    return diffugts("segment", scan, *named, "--output", output, "--model", model, *more)
 
 
 def failed_plainly(done, *words, code=""):
@@ -103,11 +103,20 @@ def test_a_segmentation_is_written_and_the_lesions_are_listed(scan, model, out):
     assert os.listdir(out) == ["seg.nii.gz"]
 
 
-def test_json_is_one_document_that_fits_the_files(scan, model, out):
-    done = segment(scan, model, out / "s.seg.nrrd", "--json", "--maps", out / "maps", "--figure",
-                   out / "f.png", "--seed", 7)
-    document = json.loads(done.stdout)
-    (entry,) = document["prompts"]
+@pytest.fixture(scope="module")
+def document(model, tmp_path_factory):
+    """The JSON document of one run with two prompts, all maps and the figures."""
+    folder = tmp_path_factory.mktemp("run")
+    sitk.WriteImage(ball_scan()[0], str(folder / "scan.nrrd"))
+    done = segment(folder / "scan.nrrd", model, folder / "s.seg.nrrd", "--json", "--maps",
+                   folder / "maps", "--figure", folder / "f.png", "--seed", 7,
+                   prompts=(f"{PROMPT}; brain metastasis", "kidney tumor"))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_json_is_one_document_that_fits_the_files(document):
+    entry = document["prompts"][0]
     assert (document["modality"], document["seed"], document["model"]) == ("MR", 7, "tiny")
     labels = sitk.GetArrayFromImage(sitk.ReadImage(document["segmentation"]))
     voxels = (labels == entry["labels"][0]).sum()
@@ -117,30 +126,27 @@ def test_json_is_one_document_that_fits_the_files(scan, model, out):
     assert Path(entry["figure"]).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_slicer_segmentation_has_a_named_segment_a_lesion(scan, model, out):
-    assert segment(scan, model, out / "s.seg.nrrd").returncode == 0
+def test_a_slicer_segmentation_has_a_named_segment_a_lesion(document):
     header = sitk.ImageFileReader()
-    header.SetFileName(str(out / "s.seg.nrrd"))
+    header.SetFileName(document["segmentation"])
     header.ReadImageInformation()
     assert header.GetMetaData("Segment0_Name") == "brain tumor 1"
     assert "TerminologyEntry" in header.GetMetaData("Segment0_Tags")
 
 
-def test_labels_go_on_from_prompt_to_prompt(scan, model, out):
-    done = segment(scan, model, out / "seg.nrrd", "--json", prompts=(PROMPT, "brain metastasis"))
-    first, second = json.loads(done.stdout)["prompts"]
-    labels = first["labels"] + second["labels"]
+def test_labels_go_on_from_prompt_to_prompt(document):
+    first, second, _ = document["prompts"]
+    labels = [label for entry in document["prompts"] for label in entry["labels"]]
     assert labels == list(range(1, len(labels) + 1))
     assert first["names"][0] == "brain tumor 1"
     assert all(name.startswith("brain metastasis") for name in second["names"])
-    present = set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(out / "seg.nrrd"))))
+    present = set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(document["segmentation"]))))
     assert present <= {0, *labels}
 
 
-def test_prompts_divided_by_a_semicolon_are_several(scan, model, out):
-    done = segment(scan, model, out / "seg.nrrd", "--json", prompts=(f"{PROMPT}; kidney tumor",))
-    titles = [entry["title"] for entry in json.loads(done.stdout)["prompts"]]
-    assert titles == ["brain tumor", "kidney tumor"]
+def test_prompts_divided_by_a_semicolon_are_several(document):
+    titles = [entry["title"] for entry in document["prompts"]]
+    assert titles == ["brain tumor", "brain metastasis", "kidney tumor"]
 
 
 def test_no_tumor_is_said_plainly_and_an_empty_mask_is_written(scan, model, out):
@@ -170,12 +176,12 @@ def test_a_figure_in_a_missing_folder_fails_before_the_run(scan, model, out):
     assert os.listdir(out) == []
 
 
-def test_a_prompt_that_names_only_a_place_names_the_nearest(scan, model, out):
+def test_a_prompt_that_names_only_a_place_gets_the_closest(scan, model, out):
     done = segment(scan, model, out / "seg.nrrd", prompts=("liver",))
     assert failed_plainly(done, "Nearest:", "liver tumor")
 
 
-def test_a_prompt_that_means_nothing_is_told_before_the_scan_is_looked_for(model, out):
+def test_a_prompt_without_meaning_is_refused_before_the_scan_is_looked_for(model, out):
     done = segment("none.nii.gz", model, out / "seg.nrrd", "--json", prompts=("weather in Paris",))
     assert failed_plainly(done, "Known places:", code="prompt-not-understood")
     assert "Nearest" not in done.stderr
@@ -264,13 +270,13 @@ def test_a_phantom_that_cannot_be_written_fails_in_one_sentence(tmp_path):
     assert failed_plainly(diffugts("phantom", "--output", tmp_path / "file"), "file")
 
 
-def test_without_network_the_demo_takes_the_phantom_and_tells_the_dsc(tmp_path, model):
+def test_without_network_the_demo_takes_the_phantom_and_prints_the_dsc(tmp_path, model):
     done = diffugts(
         "demo", "--output", tmp_path / "demo", "--kind", "brain", "--model", model,
         DIFFUGTS_CACHE=str(tmp_path / "cache"), https_proxy="http://127.0.0.1:9",
     )
     assert done.returncode == 0, done.stderr
-    assert "could not be fetched. The digital phantom takes its place." in done.stdout
+    assert "could not be fetched. The digital phantom is used instead." in done.stdout
     truth = sitk.GetArrayFromImage(make_phantom("brain").mask) > 0
     labels = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "segmentation.seg.nrrd"))
     dsc = 2 * (truth & (labels > 0)).sum() / (truth.sum() + (labels > 0).sum())

@@ -112,16 +112,16 @@ def test_the_list_as_json_is_one_document_with_all_that_a_panel_needs(models: Ru
             "attention", "scores"} <= set(embedded)
 
 
-def test_a_model_tells_its_data_classes_and_scores(models: Run, tmp_path: Path) -> None:
-    told = dict(line.split(": ", 1) for line in models("show", "embedded").stdout.splitlines()
+def test_show_lists_data_classes_and_scores(models: Run, tmp_path: Path) -> None:
+    shown = dict(line.split(": ", 1) for line in models("show", "embedded").stdout.splitlines()
                 if ": " in line)
     document = json.loads(models("show", "embedded", "--json").stdout)
-    assert told["Trained on"] == document["trained_on"]
-    assert "soft tissue tumor" in told["Masks of real lesions in training"]
-    assert "liver tumor" in told["Synthetic lesions in training"]
-    assert document["scores"]["measure"] in told["Scores"]
-    assert f"sarcoma MR {document['scores']['sarcoma MR']}" in told["Scores"]
-    assert Path(told["Folder"]) == Path(document["folder"])
+    assert shown["Trained on"] == document["trained_on"]
+    assert "soft tissue tumor" in shown["Masks of real lesions in training"]
+    assert "liver tumor" in shown["Synthetic lesions in training"]
+    assert document["scores"]["measure"] in shown["Scores"]
+    assert f"sarcoma MR {document['scores']['sarcoma MR']}" in shown["Scores"]
+    assert Path(shown["Folder"]) == Path(document["folder"])
     assert failed_plainly(models("show", tmp_path / "none"), "no model")
 
 
@@ -164,7 +164,7 @@ def test_the_question_for_the_licence_can_be_declined(
     assert b"went wrong" not in seen
 
 
-def test_a_mistyped_name_gets_the_nearest_ones(models: Run) -> None:
+def test_a_mistyped_name_gets_the_closest_ones(models: Run) -> None:
     assert failed_plainly(models("download", "maisi-tc"), "Did you mean", "maisi-ct")
     assert failed_plainly(models("verify", "embeded"), "Did you mean embedded?")
 

@@ -92,9 +92,9 @@ def test_a_card_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 
 def test_what_a_card_does_not_say_is_not_taken_for_none() -> None:
-    told = card("maisi-ct").statements()
-    assert told["Masks of real lesions in training"] == "breast tumor, soft tissue tumor"
-    assert told["Left out of training"] == "nothing"
+    statements = card("maisi-ct").statements()
+    assert statements["Masks of real lesions in training"] == "breast tumor, soft tissue tumor"
+    assert statements["Left out of training"] == "nothing"
     silent = replace(card("maisi-ct"), trained_classes=None, trained_on="", scores={})
     assert [silent.statements()[name] for name in (
         "Masks of real lesions in training", "Masks of real lesions behind the frozen networks",

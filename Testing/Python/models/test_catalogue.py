@@ -46,8 +46,8 @@ def test_only_the_general_mr_model_is_not_for_commercial_use() -> None:
 
 @each_model
 def test_the_spacing_is_one_that_the_model_was_made_for(model: Entry) -> None:
-    for low, chosen, high in zip(model.limits.least_spacing, model.spacing_mm,
-                                 model.limits.most_spacing, strict=True):
+    for low, chosen, high in zip(model.limits.min_spacing, model.spacing_mm,
+                                 model.limits.max_spacing, strict=True):
         assert low <= chosen <= high
 
 
@@ -55,7 +55,7 @@ def test_the_spacing_is_one_that_the_model_was_made_for(model: Entry) -> None:
 def test_the_least_crop_is_within_the_models_sizes(model: Entry) -> None:
     if model.bundled:
         return
-    limits = zip(model.limits.least_voxels, model.least_crop, model.limits.most_voxels,
+    limits = zip(model.limits.min_voxels, model.least_crop, model.limits.max_voxels,
                  strict=True)
     assert all(low <= crop <= high for low, crop, high in limits if low and high)
 

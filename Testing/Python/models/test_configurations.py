@@ -36,13 +36,13 @@ def conditioning(entry: Entry, batch: int) -> dict[str, torch.Tensor]:
     """What the model's denoiser takes: the classes of the catalogue, spacings, regions."""
     configuration = NETWORKS[entry.networks["denoiser"].configuration]
     labels = [*entry.class_labels.values(), 0]
-    told = {"spacing": torch.tensor([[150.0, 150.0, 150.0], [70.0, 90.0, 500.0]])[:batch]}
+    inputs = {"spacing": torch.tensor([[150.0, 150.0, 150.0], [70.0, 90.0, 500.0]])[:batch]}
     if configuration["num_class_embeds"]:
-        told["class_labels"] = torch.tensor([labels[0], labels[-1]])[:batch]
+        inputs["class_labels"] = torch.tensor([labels[0], labels[-1]])[:batch]
     if configuration["include_top_region_index_input"]:
-        told["top_region"] = 100.0 * torch.eye(4)[[1, 0]][:batch]
-        told["bottom_region"] = 100.0 * torch.eye(4)[[2, 3]][:batch]
-    return told
+        inputs["top_region"] = 100.0 * torch.eye(4)[[1, 0]][:batch]
+        inputs["bottom_region"] = 100.0 * torch.eye(4)[[2, 3]][:batch]
+    return inputs
 
 
 MONAI_NAMES = {"class_labels": "class_labels", "spacing": "spacing_tensor",
@@ -61,9 +61,9 @@ def test_the_denoiser_outputs_what_monai_outputs(
     ours = Denoiser(**(NETWORKS[name] | NARROW_DENOISER)).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     z = torch.randn(batch, 4, *size, generator=torch.Generator().manual_seed(1))
-    times, told = torch.tensor([713.4, 20.6])[:batch], conditioning(entry, batch)
-    expected = theirs(z, times, **{MONAI_NAMES[k]: v for k, v in told.items()})
-    assert largest_error(ours(z, times, **told), expected) < TOLERANCE
+    times, inputs = torch.tensor([713.4, 20.6])[:batch], conditioning(entry, batch)
+    expected = theirs(z, times, **{MONAI_NAMES[k]: v for k, v in inputs.items()})
+    assert largest_error(ours(z, times, **inputs), expected) < TOLERANCE
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from support.maisi_files import write_catalogue, write_text_encoder, write_weigh
 from DiffuGTSLib.errors import ModelDamaged, ModelMissing, OutputNotWritten
 from DiffuGTSLib.files import atomic_folder
 from DiffuGTSLib.models.catalogue import entry
-from DiffuGTSLib.models.install import Fetched, check_room, install, sort_out
+from DiffuGTSLib.models.install import Fetched, check_disk_space, install, match_files
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_the_model_and_its_parts_are_known_whatever_the_order(files: tuple[Path, Path]) -> None:
     for order in (files, files[::-1]):
-        model, found = sort_out(order, None, "installed")
+        model, found = match_files(order, None, "installed")
         assert model.name == "maisi-mr-brain"
         assert (found.autoencoder, found.denoiser) == files
         assert found.text_folder is None
@@ -31,21 +31,21 @@ def test_renamed_files_need_the_models_name(files: tuple[Path, Path], tmp_path: 
     renamed = [tmp_path / "a.pt", tmp_path / "b.pt"]
     for path, source in zip(renamed, files, strict=True):
         path.write_bytes(source.read_bytes())
-    with pytest.raises(ModelMissing, match="do not tell which model"):
-        sort_out(renamed, None, "installed")
-    model, found = sort_out(renamed, "maisi-ct", "installed")
+    with pytest.raises(ModelMissing, match="not clear from their names"):
+        match_files(renamed, None, "installed")
+    model, found = match_files(renamed, "maisi-ct", "installed")
     assert (model.name, found.denoiser) == ("maisi-ct", renamed[1])
 
 
 def test_a_file_that_is_missing_is_named_with_its_address(files: tuple[Path, Path]) -> None:
     with pytest.raises(ModelMissing, match=r"autoencoder of maisi-mr-brain") as caught:
-        sort_out(files[1:], None, "installed")
+        match_files(files[1:], None, "installed")
     assert "NV-Generate-CT/resolve/main/models/autoencoder_v1.pt" in caught.value.hint
 
 
 def test_two_files_of_a_kind_are_refused(files: tuple[Path, Path]) -> None:
     with pytest.raises(ModelMissing, match="2 of those given"):
-        sort_out([*files, files[0]], None, "installed")
+        match_files([*files, files[0]], None, "installed")
 
 
 def test_a_text_encoder_that_is_nowhere_is_asked_for(
@@ -53,7 +53,7 @@ def test_a_text_encoder_that_is_nowhere_is_asked_for(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelMissing, match="SapBERT") as caught:
-        sort_out(files, None, None)
+        match_files(files, None, None)
     assert "--text-encoder installed" in caught.value.hint
 
 
@@ -66,12 +66,12 @@ def test_a_text_encoder_is_taken_from_the_hubs_cache(
     (model / "refs" / "main").write_text("c" * 40)
     expected = write_text_encoder(model / "snapshots" / ("c" * 40))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert sort_out(files, None, None)[1].text_folder == expected
+    assert match_files(files, None, None)[1].text_folder == expected
 
 
 def test_the_embedded_model_is_not_converted(files: tuple[Path, Path]) -> None:
     with pytest.raises(ModelMissing, match="comes with the program"):
-        sort_out(files, "embedded", None)
+        match_files(files, "embedded", None)
 
 
 def test_a_full_disk_is_seen_before_the_work(
@@ -79,7 +79,7 @@ def test_a_full_disk_is_seen_before_the_work(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 10**8})())
     with pytest.raises(OutputNotWritten, match=r"needs 1\.2 GB .* 0\.1 GB are free"):
-        check_room(entry("maisi-ct"), tmp_path / "store" / "maisi-ct")
+        check_disk_space(entry("maisi-ct"), tmp_path / "store" / "maisi-ct")
 
 
 def test_what_fails_while_it_is_built_leaves_nothing(tmp_path: Path) -> None:
@@ -121,10 +121,10 @@ def test_a_failed_conversion_leaves_nothing(
 
 def test_an_installed_model_is_not_overwritten(files: tuple[Path, Path], store: Path) -> None:
     model, found = entry("maisi-mr-brain"), Fetched(*files, None)
-    told: list[str] = []
-    folder = install(model, found, None, told.append)
+    notes: list[str] = []
+    folder = install(model, found, None, notes.append)
     assert folder == store / "maisi-mr-brain"
-    assert told[0] == "reading autoencoder_v1.pt"
+    assert notes[0] == "reading autoencoder_v1.pt"
     with pytest.raises(OutputNotWritten, match="already") as caught:
-        install(model, found, None, told.append)
+        install(model, found, None, notes.append)
     assert "models remove maisi-mr-brain" in caught.value.hint

@@ -1,8 +1,9 @@
-"""Model packages: what is damaged is named, what is whole loads."""
+"""Model packages: damage is named, undamaged ones load."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,15 @@ from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.package import load, save
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("package") / "tiny")
+
+
 @pytest.fixture
-def package(tmp_path: Path) -> Path:
-    return write_tiny_model(tmp_path / "tiny")
+def package(written: Path, tmp_path: Path) -> Path:
+    """A copy, to be damaged."""
+    return Path(shutil.copytree(written, tmp_path / "tiny"))
 
 
 def test_a_package_is_in_diffusers_layout(package: Path) -> None:
@@ -45,7 +52,7 @@ def test_weights_are_stored_as_float16_and_computed_in_float32(package: Path) ->
     assert {p.dtype for p in load(package).autoencoder.parameters()} == {torch.float32}
 
 
-def test_a_saved_package_does_not_tell_where_it_came_from(package: Path, tmp_path: Path) -> None:
+def test_a_saved_package_does_not_name_its_origin(package: Path, tmp_path: Path) -> None:
     loaded = load(package)
     save(tmp_path / "again", loaded.card, loaded.autoencoder, loaded.denoiser,
                 loaded.attention, FlowMatchEulerDiscreteScheduler())
@@ -96,7 +103,7 @@ def test_an_unknown_model_is_missing() -> None:
         load("no-such-model")
 
 
-def test_the_embedded_model_is_there_whole_and_small() -> None:
+def test_the_embedded_model_is_undamaged_and_small() -> None:
     folder = store.find("embedded")
     store.verify(folder)
     assert sum(p.stat().st_size for p in folder.rglob("*.safetensors")) <= 20_000_000

@@ -1,4 +1,4 @@
-"""What the denoiser is told, and classifier-free guidance."""
+"""The inputs of the denoiser, and classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def z() -> torch.Tensor:
 def test_class_and_spacing_reach_the_denoiser_in_its_units(
     rflow: Denoiser, z: torch.Tensor
 ) -> None:
-    told = Conditioning(class_label=9, spacing_mm=(1.0, 1.5, 2.0))
+    conditioning = Conditioning(class_label=9, spacing_mm=(1.0, 1.5, 2.0))
     expected = rflow(z, TIME, class_labels=torch.tensor([9]),
                      spacing=torch.tensor([[100.0, 150.0, 200.0]]))
-    assert torch.equal(told.predict(rflow, z, TIME), expected)
+    assert torch.equal(conditioning.predict(rflow, z, TIME), expected)
 
 
 @torch.no_grad()
 def test_regions_are_one_hot_times_100(z: torch.Tensor) -> None:
     ddpm = build("maisi-ddpm")
-    told = Conditioning(spacing_mm=(1.5, 1.5, 1.5), regions=REGION_SPANS["any"])
+    conditioning = Conditioning(spacing_mm=(1.5, 1.5, 1.5), regions=REGION_SPANS["any"])
     expected = ddpm(
         z, TIME, spacing=torch.tensor([[150.0, 150.0, 150.0]]),
         top_region=torch.tensor([[0.0, 100.0, 0.0, 0.0]]),
         bottom_region=torch.tensor([[0.0, 0.0, 100.0, 0.0]]),
     )
-    assert torch.equal(told.predict(ddpm, z, TIME), expected)
+    assert torch.equal(conditioning.predict(ddpm, z, TIME), expected)
 
 
 @torch.no_grad()
 def test_guidance_goes_from_the_unknown_class_through_the_told_one(
     rflow: Denoiser, z: torch.Tensor
 ) -> None:
-    told, blind = Conditioning(class_label=11), Conditioning(class_label=0)
-    seen, unseen = told.predict(rflow, z, TIME), blind.predict(rflow, z, TIME)
+    known, blind = Conditioning(class_label=11), Conditioning(class_label=0)
+    seen, unseen = known.predict(rflow, z, TIME), blind.predict(rflow, z, TIME)
     guided = Conditioning(class_label=11, guidance=10.0).predict(rflow, z, TIME)
     assert (seen - unseen).abs().max() > 1e-2
     torch.testing.assert_close(guided, unseen + 10 * (seen - unseen))
@@ -65,8 +65,8 @@ def test_guidance_goes_from_the_unknown_class_through_the_told_one(
 @torch.no_grad()
 def test_guidance_of_half_precision_subtracts_in_float32(rflow: Denoiser, z: torch.Tensor) -> None:
     half = z.bfloat16()
-    told, blind = Conditioning(class_label=11), Conditioning(class_label=0)
-    seen, unseen = told.predict(rflow, half, TIME), blind.predict(rflow, half, TIME)
+    known, blind = Conditioning(class_label=11), Conditioning(class_label=0)
+    seen, unseen = known.predict(rflow, half, TIME), blind.predict(rflow, half, TIME)
     guided = Conditioning(class_label=11, guidance=10.0).predict(rflow, half, TIME)
     assert guided.dtype == torch.bfloat16
     exact = unseen.float() + 10 * (seen.float() - unseen.float())
@@ -88,9 +88,9 @@ def test_a_guided_model_runs_twice_a_step_and_others_once(rflow: Denoiser) -> No
 
 @torch.no_grad()
 def test_each_of_a_batch_is_told_the_same(rflow: Denoiser, z: torch.Tensor) -> None:
-    told = Conditioning(class_label=10, guidance=3.0)
-    both = told.predict(rflow, torch.cat([z, z + 1]), TIME)
-    torch.testing.assert_close(both[:1], told.predict(rflow, z, TIME), rtol=1e-3, atol=1e-4)
+    conditioning = Conditioning(class_label=10, guidance=3.0)
+    both = conditioning.predict(rflow, torch.cat([z, z + 1]), TIME)
+    torch.testing.assert_close(both[:1], conditioning.predict(rflow, z, TIME), rtol=1e-3, atol=1e-4)
 
 
 def test_every_place_of_the_vocabulary_has_its_regions() -> None:

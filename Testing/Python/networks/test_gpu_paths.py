@@ -80,9 +80,9 @@ def test_painting_on_another_device_mixes_none(schedule: Schedule) -> None:
     with torch.device("meta"):
         denoiser = Denoiser(**SMALL).bfloat16()
         latent, mask = torch.zeros(1, 4, 8, 8, 8), torch.ones(1, 1, 8, 8, 8)
-    told = Conditioning(1, (1.5, 1.5, 1.5), (1, 2), 10.0)
-    painted = inpaint(denoiser, schedule, latent, mask, told, torch.Generator(), Progress(), 0, 2,
-                      resamplings=2)
+    conditioning = Conditioning(1, (1.5, 1.5, 1.5), (1, 2), 10.0)
+    painted = inpaint(denoiser, schedule, latent, mask, conditioning, torch.Generator(), Progress(),
+                      0, 2, resamplings=2)
     assert (painted.device.type, painted.dtype) == ("meta", torch.float32)
 
 

@@ -15,7 +15,7 @@ from DiffuGTSLib.errors import PromptNotUnderstood
 from DiffuGTSLib.networks.text_encoder import TextEncoder
 from DiffuGTSLib.prompt.free_text import FreeText
 from DiffuGTSLib.prompt.parsing import (
-    LONGEST,
+    MAX_LENGTH,
     Prompt,
     refuse_early,
     several,
@@ -246,7 +246,8 @@ def test_two_places_are_two_prompts(text: str, both: tuple[str, str]) -> None:
     assert refusal(text).suggestions == both
 
 
-@pytest.mark.parametrize("text", ["", " \n", "liver\x00tumor", "\x1b[31mtumor", "tumor " * LONGEST])
+@pytest.mark.parametrize(
+    "text", ["", " \n", "liver\x00tumor", "\x1b[31mtumor", "tumor " * MAX_LENGTH])
 def test_what_cannot_be_a_prompt_is_refused(text: str) -> None:
     assert refusal(text).code == "prompt-not-understood"
 

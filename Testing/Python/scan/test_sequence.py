@@ -56,9 +56,9 @@ def request(**more: object) -> bytes:
 
 
 def test_a_request_may_state_sequence_and_skull() -> None:
-    told = parse(request(sequence="t1c", skull_stripped=False))
-    assert isinstance(told, Segment)
-    assert (told.options.sequence, told.options.skull_stripped) == ("t1c", False)
+    parsed = parse(request(sequence="t1c", skull_stripped=False))
+    assert isinstance(parsed, Segment)
+    assert (parsed.options.sequence, parsed.options.skull_stripped) == ("t1c", False)
     silent = parse(request())
     assert isinstance(silent, Segment)
     assert (silent.options.sequence, silent.options.skull_stripped) == (None, None)

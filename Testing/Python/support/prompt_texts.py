@@ -1,4 +1,4 @@
-"""Free texts for the calibration of prompt.py; none of them is among the anchors of words.json."""
+"""Free texts to calibrate free_text.py; none of them is among the anchors of words.json."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from scipy.special import expit
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
 from DiffuGTSLib.evaluation.measures import THRESHOLDS, dice
-from DiffuGTSLib.models.card import raised
+from DiffuGTSLib.models.card import shifted_threshold
 from DiffuGTSLib.pipeline.lesions import prominent
 from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.training.calibration import ExampleMaps, best_shift, fit_fusion, segmented_maps
@@ -90,7 +90,7 @@ def test_faint_false_positives_are_removed_by_their_peak_not_by_a_higher_thresho
     assert fusion.used == "attention"
     assert fusion.prominence["attention"] >= 0.5
     result = fusion.score(*(getattr(examples[0], n) for n in ("attention", "pixel", "feature")))
-    kept = prominent(result, 0.5, raised(0.5, fusion.prominence["attention"]))
+    kept = prominent(result, 0.5, shifted_threshold(0.5, fusion.prominence["attention"]))
     assert np.array_equal(kept > 0.5, examples[0].truth)
 
 
