@@ -32,29 +32,11 @@ from DiffuGTSLib.scan.header import (
 from DiffuGTSLib.scan.modality import (
     MODALITY_TAG,
     Modality,
-    guess_modality,
     guess_sequence,
     guess_skull_stripped,
     settle_modality,
 )
-from DiffuGTSLib.scan.segmentation_file import check_output, write_image, write_segmentation
 
-__all__ = [
-    "Modality",
-    "Scan",
-    "as_scan",
-    "as_volume",
-    "check",
-    "check_output",
-    "from_image",
-    "grid_of",
-    "guess_modality",
-    "guess_sequence",
-    "read",
-    "settle_modality",
-    "write_image",
-    "write_segmentation",
-]
 Triple = tuple[float, float, float]
 MODEL_SPACING_MM: Triple = (2.0, 2.0, 2.0)
 MIN_SLICES = 4

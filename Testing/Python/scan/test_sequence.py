@@ -88,10 +88,10 @@ def test_on_a_terminal_the_user_is_asked_until_the_answer_is_one(
     monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda _: True})())
     monkeypatch.setattr(sys, "stderr", type("Terminal", (), {"isatty": lambda _: True})())
     monkeypatch.setattr(typer, "prompt", lambda *_, **__: next(answers))
-    assert app._asking(attempt, Options()).document == {"sequence": "t2"}
+    assert app._with_sequence_question(attempt, Options()).document == {"sequence": "t2"}
 
 
 def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", type("File", (), {"isatty": lambda _: False})())
     with pytest.raises(SequenceUnknown):
-        app._asking(attempt, Options())
+        app._with_sequence_question(attempt, Options())
