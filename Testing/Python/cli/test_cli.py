@@ -105,18 +105,28 @@ def test_a_segmentation_is_written_and_the_lesions_are_listed(scan, model, out):
 
 @pytest.fixture(scope="module")
 def document(model, tmp_path_factory):
-    """The JSON document of one run with two prompts, all maps and the figures."""
-    folder = tmp_path_factory.mktemp("run")
+    """The JSON document of one run with all maps and the figure."""
+    folder = tmp_path_factory.mktemp("one")
+    return json_of(folder, model, "--maps", folder / "maps", "--figure", folder / "f.png",
+                   "--seed", 7)
+
+
+@pytest.fixture(scope="module")
+def three_prompts(model, tmp_path_factory):
+    """The JSON document of one run with three prompts, two of them in one text."""
+    return json_of(tmp_path_factory.mktemp("three"), model,
+                   prompts=(PROMPT, "brain metastasis; kidney tumor"))
+
+
+def json_of(folder, model, *more, **options):
     sitk.WriteImage(ball_scan()[0], str(folder / "scan.nrrd"))
-    done = segment(folder / "scan.nrrd", model, folder / "s.seg.nrrd", "--json", "--maps",
-                   folder / "maps", "--figure", folder / "f.png", "--seed", 7,
-                   prompts=(f"{PROMPT}; brain metastasis", "kidney tumor"))
+    done = segment(folder / "scan.nrrd", model, folder / "s.seg.nrrd", "--json", *more, **options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_json_is_one_document_that_fits_the_files(document):
-    entry = document["prompts"][0]
+    (entry,) = document["prompts"]
     assert (document["modality"], document["seed"], document["model"]) == ("MR", 7, "tiny")
     labels = sitk.GetArrayFromImage(sitk.ReadImage(document["segmentation"]))
     voxels = (labels == entry["labels"][0]).sum()
@@ -134,18 +144,19 @@ def test_a_slicer_segmentation_has_a_named_segment_a_lesion(document):
     assert "TerminologyEntry" in header.GetMetaData("Segment0_Tags")
 
 
-def test_labels_go_on_from_prompt_to_prompt(document):
-    first, second, _ = document["prompts"]
-    labels = [label for entry in document["prompts"] for label in entry["labels"]]
+def test_labels_go_on_from_prompt_to_prompt(three_prompts):
+    first, second, third = three_prompts["prompts"]
+    labels = first["labels"] + second["labels"] + third["labels"]
     assert labels == list(range(1, len(labels) + 1))
     assert first["names"][0] == "brain tumor 1"
     assert all(name.startswith("brain metastasis") for name in second["names"])
-    present = set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(document["segmentation"]))))
+    mask = sitk.GetArrayFromImage(sitk.ReadImage(three_prompts["segmentation"]))
+    present = set(np.unique(mask))
     assert present <= {0, *labels}
 
 
-def test_prompts_divided_by_a_semicolon_are_several(document):
-    titles = [entry["title"] for entry in document["prompts"]]
+def test_prompts_divided_by_a_semicolon_are_several(three_prompts):
+    titles = [entry["title"] for entry in three_prompts["prompts"]]
     assert titles == ["brain tumor", "brain metastasis", "kidney tumor"]
 
 
