@@ -10,7 +10,7 @@ INSTALLED = .venv/.installed
 PIP = $(PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input install \
       --constraint constraints.txt
 
-.PHONY: help demo test lint bench validate reproduce-embedded screenshots cmake clean
+.PHONY: help demo test lint bench validate reproduce-embedded screenshots architecture cmake clean
 
 help:
 	@echo "make demo      segment a public scan, or a phantom without network, into out/demo"
@@ -20,6 +20,7 @@ help:
 	@echo "make validate  score the embedded model on the scans in $(DATA), tables into docs/validation"
 	@echo "make reproduce-embedded  train the embedded model anew from $(DATA), and score it"
 	@echo "make screenshots  draw the panel and the views, into Resources/Screenshots"
+	@echo "make architecture  draw the packages and their imports, into docs/architecture.png"
 	@echo "make cmake     write the file lists of the CMakeLists anew"
 	@echo "make clean     remove the environment and what was built"
 
@@ -51,6 +52,9 @@ reproduce-embedded: $(INSTALLED)
 
 screenshots: $(INSTALLED)
 	@$(PYTHON) Testing/Host/screenshots.py
+
+architecture: $(INSTALLED)
+	@$(PYTHON) Testing/architecture.py
 
 cmake:
 	@$(PYTHON3) Testing/cmake_lists.py

@@ -23,7 +23,8 @@ LIBRARY = "DiffuGTSLib"
 PICTURE = REPOSITORY / "docs" / "architecture.png"
 TITLES = {
     "cli": "the command diffugts", "training": "trainers, their data,\nthe embedded model",
-    "batch": "many scans: this machine\nor a Ray cluster", "worker": "the background process\nof 3D Slicer",
+    "batch": "many scans: this machine\nor a Ray cluster",
+    "worker": "the background process\nof 3D Slicer",
     "evaluation": "scores, tables, report", "output": "text, labelmap, figure",
     "pipeline": "START HERE\nencode, attend, inpaint, compare, refine",
     "datasets": "public data sets", "doctor": "what is installed",
@@ -36,8 +37,8 @@ TITLES = {
 EVERYWHERE = ("errors", "files", "progress", "channel")
 # Left to right within a layer, and what stands alone in its layer but not in the middle: so that no
 # arrow passes behind a box.
-ORDER = ("batch", "worker", "evaluation", "doctor", "pipeline", "datasets", "models", "scan", "prompt",
-         "networks", "files", "progress", "channel")
+ORDER = ("batch", "worker", "evaluation", "doctor", "pipeline", "datasets", "models", "scan",
+         "prompt", "networks", "files", "progress", "channel")
 ON_THE_RIGHT = ("training",)
 FACE, EDGE, START = "#eef3f8", "#4a6785", "#fbe9c6"
 HEIGHT, GAP, WIDTH = 0.62, 0.5, 12.0
@@ -111,7 +112,8 @@ def draw() -> None:
     for name, (x, y, width) in places.items():
         count = files_in(name)
         axes.add_patch(FancyBboxPatch(
-            (x - width / 2, y - HEIGHT / 2), width, HEIGHT, boxstyle="round,pad=0.02,rounding_size=0.08",
+            (x - width / 2, y - HEIGHT / 2), width, HEIGHT,
+            boxstyle="round,pad=0.02,rounding_size=0.08",
             facecolor=START if name == "pipeline" else FACE, edgecolor=EDGE, zorder=2))
         several = f"  ({count} files)" if count > 1 else ""
         axes.text(x, y + 0.15, f"{name}{several}", ha="center", va="center", fontsize=10,
