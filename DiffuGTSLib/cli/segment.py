@@ -12,7 +12,6 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.models.store import read_card, ready_to_segment
-from DiffuGTSLib.output.figure import overview
 from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
 from DiffuGTSLib.pipeline.early_check import check_package
 from DiffuGTSLib.pipeline.options import Options
@@ -167,6 +166,8 @@ def _write_evidence(
 ) -> None:
     """Maps and figures of each prompt; their paths are appended to `written`."""
     several = len(run.results) > 1
+    if outputs.figure is not None:
+        from DiffuGTSLib.output.figure import overview  # brings matplotlib
     for number, (result, entry) in enumerate(
         zip(run.results, run.document["prompts"], strict=True), start=1
     ):

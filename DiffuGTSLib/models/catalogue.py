@@ -161,10 +161,11 @@ def catalogue() -> dict[str, Entry]:
     """All models by name; DIFFUGTS_CATALOGUE names another file than the program's own.
 
     Raises:
-        BadConfiguration: that file cannot be read or does not fit catalogue.schema.json.
+        BadConfiguration: that file cannot be read or does not fit catalogue.schema.json; the
+            schema itself is checked only where jsonschema is installed.
     """
     named = os.environ.get(CATALOGUE_VARIABLE)
-    path = Path(named) if named else resource("Models") / "catalogue.json"
+    path = Path(named) if named else _own_file()
     return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
@@ -195,23 +196,42 @@ def closest_matches(name: str, known: Sequence[str]) -> str:
 @lru_cache(maxsize=4)
 def _read(path: Path, modified_ns: int) -> dict[str, Entry]:
     """With `modified_ns` as a key of the cache, a changed file is read again."""
-    import jsonschema
-
-    schema = json.loads((resource("Models") / "catalogue.schema.json").read_text("utf-8"))
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        jsonschema.validate(document, schema)
+    except (OSError, ValueError) as error:
+        raise BadConfiguration(f"The catalogue {path.name} cannot be read.",
+                               f"Check what {CATALOGUE_VARIABLE} names.") from error
+    # The program's own file is checked by the tests: Slicer's process has no jsonschema.
+    problem = "" if path == _own_file() else _schema_error(document)
+    try:
+        if problem:
+            raise ValueError(problem)
         licences = {item["name"]: Licence(**item) for item in document["licences"]}
         encoders = {item["name"]: _text_encoder(item, licences)
                     for item in document["text_encoders"]}
         return {item["name"]: _entry(item, licences, encoders) for item in document["models"]}
-    except (OSError, ValueError) as error:
-        raise BadConfiguration(f"The catalogue {path.name} cannot be read.",
-                               f"Check what {CATALOGUE_VARIABLE} names.") from error
-    except (jsonschema.ValidationError, KeyError) as error:
-        what = getattr(error, "message", f"{error} is not defined")
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        what = f"{error} is not defined" if isinstance(error, KeyError) else str(error)
         raise BadConfiguration(f"The catalogue {path.name} is wrong: {what[:160]}.",
                                "Compare it with catalogue.schema.json.") from error
+
+
+def _own_file() -> Path:
+    return resource("Models") / "catalogue.json"
+
+
+def _schema_error(document: object) -> str:
+    """What of a catalogue violates the schema; "" for nothing, and where jsonschema is absent."""
+    try:
+        import jsonschema
+    except ImportError:
+        return ""
+    schema = json.loads((resource("Models") / "catalogue.schema.json").read_text("utf-8"))
+    try:
+        jsonschema.validate(document, schema)
+    except jsonschema.ValidationError as error:
+        return str(error.message)
+    return ""
 
 
 def _text_encoder(item: dict[str, Any], licences: dict[str, Licence]) -> TextEncoderEntry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -11,6 +12,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from DiffuGTSLib.doctor import requirements
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "Testing"))
@@ -128,3 +131,26 @@ def test_the_workers_requirements_are_the_projects_own_and_pin_nothing():
         name, _relation, _version = line.partition(">=")
         assert re.search(rf'"{re.escape(name)}[>=]=', project), name
         assert "==" not in line
+
+
+# By the names under which they are imported. The first group is Slicer's own.
+SHIPPED = {"numpy", "scipy", "SimpleITK", "pydicom"}
+OPTIONAL = {"highdicom", "ray"}
+DISTRIBUTIONS = {"PIL": "pillow", "tokenizers": "transformers"}  # which brings it
+AT_RUN_TIME = ("batch", "cli", "models", "networks", "output", "pipeline", "prompt", "scan",
+               "worker")
+
+
+def test_the_workers_requirements_name_all_that_worker_and_batches_import():
+    listed = requirements(REPOSITORY / "DiffuGTS/Resources/requirements.txt")
+    files = [file for package in AT_RUN_TIME
+             for file in (REPOSITORY / "DiffuGTSLib" / package).rglob("*.py")]
+    found = set()
+    for file in [*files, *(REPOSITORY / "DiffuGTSLib").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
+                     [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+            found |= {name.split(".")[0] for name in names}
+    found -= {"", "DiffuGTSLib", *sys.stdlib_module_names, *SHIPPED, *OPTIONAL}
+    assert {DISTRIBUTIONS.get(name, name) for name in found} <= {
+        name for name, _, _ in listed}

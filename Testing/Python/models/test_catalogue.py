@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,19 @@ def test_a_wrong_catalogue_is_refused_with_the_reason(
     write(tmp_path / "own.json", content, monkeypatch)
     with pytest.raises(BadConfiguration, match=words):
         catalogue()
+
+
+def test_catalogues_are_read_without_jsonschema_which_slicer_does_not_ship(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jsonschema", None)  # as if it were not installed
+    write(tmp_path / "own.json", document(), monkeypatch)
+    assert "maisi-ct" in catalogue()
+    for content, words in ((_change("licence", "No Such"), "No Such"),
+                           (_change("spacing_mm", [1, 1]), "wrong"), ([], "wrong")):
+        write(tmp_path / "own.json", content, monkeypatch)
+        with pytest.raises(BadConfiguration, match=words):
+            catalogue()
 
 
 def test_a_catalogue_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
