@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .dialogs import Dialogs
+    from .launcher import Launcher
     from .packages import Installer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -33,12 +34,13 @@ class Host:
     Attributes:
         dialogs: what was shown to the user, and `dialogs.answer(...)` for the next questions.
         packages: what slicer.packaging finds and was asked to install.
+        launcher: of Slicer's own Python; first on the PATH.
         errors: exceptions that a slot or an observer raised, as text; nobody else sees them.
         warnings: what Qt complained of: layouts set twice, timers in wrong threads, and so on.
     """
 
-    def __init__(self, dialogs: Dialogs, packages: Installer) -> None:
-        self.dialogs, self.packages = dialogs, packages
+    def __init__(self, dialogs: Dialogs, packages: Installer, launcher: Launcher) -> None:
+        self.dialogs, self.packages, self.launcher = dialogs, packages, launcher
         self.errors: list[str] = []
         self.warnings: list[str] = []
         sys.excepthook = self._on_error
@@ -133,6 +135,7 @@ class Host:
         self.dialogs.clear()
         self.dialogs.answers.clear()
         self.packages.reset()
+        self.launcher.reset()
         sys.modules.pop("PyTorchUtils", None)
         slicer.modules.sampleDataSources.clear()
         slicer.app._reset()
@@ -185,6 +188,7 @@ def _start() -> Host:
     import slicer
 
     from . import dialogs, packages
+    from .launcher import Launcher
     from .qt_module import make_qt
 
     sys.modules["qt"] = make_qt()
@@ -195,7 +199,9 @@ def _start() -> Host:
     shown, installer = dialogs.Dialogs(), packages.Installer()
     dialogs.install(shown)
     _install_modules(slicer, installer)
-    return Host(shown, installer)
+    launcher = Launcher(Path(app._folder.name, "bin"))
+    os.environ["PATH"] = os.pathsep.join((str(launcher.folder), os.environ.get("PATH", "")))
+    return Host(shown, installer, launcher)
 
 
 def _fill_slicer(slicer: Any, app: Any) -> None:

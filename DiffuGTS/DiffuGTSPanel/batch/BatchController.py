@@ -53,7 +53,7 @@ class BatchController:
         self._cases: dict[str, BatchCase] = {}
         self._failure: Failure | None = None
         self._exit: ProcessExit | None = None
-        self._cancelling = False
+        self._hasFinished = self._cancelling = False
         self._shown = ("", "")
         self._cancelTimer: Any = None
         run.state = "running"
@@ -186,6 +186,7 @@ class BatchController:
         self._set(event["case"], status="failed", seconds=event["seconds"], failure=failure)
 
     def _finished(self, event: Event) -> None:
+        self._hasFinished = True
         self.run.seconds = event["seconds"]
 
     def _error(self, event: Event) -> None:
@@ -210,10 +211,12 @@ class BatchController:
             self._end("cancelled")
         elif self._failure is not None:
             self._end("failed", self._failure)
-        elif result.kind == "ended" and result.code in (0, 1) and self.run.cases:
+        elif self._hasFinished:
             self._end("finished")
         else:
-            self._end("failed", _exitFailure(result))
+            # The exit code says nothing: Slicer's launcher of Python ends with 1 after a crash,
+            # as the command does after a case that failed.
+            self._end("failed", _exitFailure(result, starting=not self.run.cases))
 
     def _taskFailed(self, error: Exception) -> None:
         self._task = None
@@ -263,13 +266,13 @@ def _hint(event: Event) -> str:
             }.get(event["code"], hintFrom(event))
 
 
-def _exitFailure(result: ProcessExit) -> Failure:
+def _exitFailure(result: ProcessExit, starting: bool) -> Failure:
     hint = _("Finished scans are kept: run again and resume the earlier run.")
     if result.kind == "not-started":
         return Failure("python-unusable", _("The Python of the background process cannot be "
                        "started."), _("Choose another one under Advanced, or Slicer's own."))
     lines = [line for line in result.errorLines if not line.startswith("Hint: ")]
-    if result.kind == "ended" and lines:
+    if starting and result.kind == "ended" and lines:
         return Failure("batch-failed", lines[-1], hint)
-    return Failure("worker-died", _("The batch ended unexpectedly ({kind} {code}).").format(
-        kind=_("signal") if result.kind == "killed" else _("exit code"), code=result.code), hint)
+    return Failure("worker-died", _("The batch ended unexpectedly ({reason}).").format(
+        reason=result.reason), hint)

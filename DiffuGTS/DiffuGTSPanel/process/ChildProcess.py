@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import qt
+from slicer.i18n import tr as _
 
 from DiffuGTSPanel.process.LibraryLauncher import Launch
 
@@ -27,7 +28,8 @@ class ProcessExit:
     """How a process ended.
 
     Attributes:
-        kind: "not-started"; "killed" by a signal or a crash; "ended" by itself.
+        kind: "not-started"; "killed" by a signal or a crash; "ended" by itself. Slicer's launcher
+            of Python ends by itself with code 1, whatever killed Python.
         code: the exit code, or the signal's number.
         errorLines: the last lines on its stderr.
     """
@@ -35,6 +37,15 @@ class ProcessExit:
     kind: Kind
     code: int
     errorLines: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why it ended, as far as that is known, for an error message."""
+        if self.kind == "killed":
+            return _("signal {number}").format(number=self.code)
+        if self.code == 1:
+            return _("it crashed or was killed")
+        return _("exit code {code}").format(code=self.code)
 
 
 class _LineSplitter:

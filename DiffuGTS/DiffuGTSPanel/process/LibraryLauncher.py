@@ -44,10 +44,14 @@ def libraryFolder() -> Path | None:
 
 
 def useLibrary() -> None:
-    """Makes the library importable in this process; imports nothing."""
+    """Makes the library importable in this process; imports nothing.
+
+    The library beside this module goes first, as in the worker: a DiffuGTSLib that pip installed
+    may have another version.
+    """
     folder = libraryFolder()
-    if folder is not None and str(folder) not in sys.path:
-        sys.path.append(str(folder))
+    if folder is not None and "DiffuGTSLib" not in sys.modules:
+        sys.path[:] = [str(folder), *(each for each in sys.path if each != str(folder))]
 
 
 def requirementsFile() -> Path:

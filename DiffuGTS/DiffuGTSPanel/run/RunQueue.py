@@ -241,13 +241,11 @@ def _exitFailure(result: ProcessExit, starting: bool) -> Failure:
         return Failure("python-unusable", _("The Python of the background process cannot be "
                        "started."), _("Choose another one under Advanced, or Slicer's own."))
     if starting and result.kind == "ended":
-        reason = last or _("exit code {code}").format(code=result.code)
         return Failure("worker-not-started", _("The background process could not start: "
-                       "{reason}").format(reason=reason),
+                       "{reason}").format(reason=last or result.reason),
                        _("See the log and check the Python under Advanced."))
     return Failure(
         "worker-died",
-        _("The background process ended unexpectedly ({kind} {code}).").format(
-            kind=_("signal") if result.kind == "killed" else _("exit code"), code=result.code),
+        _("The background process ended unexpectedly ({reason}).").format(reason=result.reason),
         _("Run again to restart it. If it happens again, memory may be too small: choose a region "
           "of interest or close other programs."))

@@ -178,13 +178,27 @@ def start(host, logic, material, output):
     return run, processTree(controllers[0].processId)
 
 
-def test_a_batch_that_dies_reports_that_it_can_be_resumed(host, logic, material, tmp_path):
-    run, processes = start(host, logic, material, tmp_path / "out")
-    os.kill(processes[0], signal.SIGKILL)
+def test_a_batch_that_dies_keeps_its_files_and_reports_that_it_can_be_resumed(
+        host, logic, material, tmp_path):
+    """Slicer's launcher ends with code 1 then, as the command does after a bad scan."""
+    from DiffuGTSPanel.process.ChildProcess import processTree
+
+    gates = blocked_table(material, tmp_path / "gates")
+    node = add_scan(material, "in the scene")
+    run = logic.segmentBatch([tmp_path / "gates" / "scans.csv", node], PROMPT, tmp_path / "out",
+                             device="cpu", model=str(material.model))
+    host.until(lambda: run.cases, SECONDS, "the start of the batch")
+    _, python = processes = processTree(logic._batchQueue._controllers[0].processId)[:2]
+    os.kill(python, signal.SIGKILL)
     host.until(lambda: not run.active, SECONDS)
-    assert run.failure.code == "worker-died"
+    assert (run.state, run.failure.code) == ("failed", "worker-died")
+    assert "it crashed or was killed" in run.failure.message
     assert "resume" in run.failure.hint
+    copies = [case.image for case in run.cases if case.volume is node]
+    assert [copy.is_file() for copy in copies] == [True]
     host.until(lambda: not any(map(alive, processes)), SECONDS)
+    for gate in gates:
+        gate.open()
 
 
 def test_the_end_of_slicer_is_the_end_of_the_batch(host, material, tmp_path):

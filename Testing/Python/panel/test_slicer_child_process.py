@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.slicer_side import alive, slicer_side
+from support.slicer_side import REPOSITORY, alive, slicer_side
 
 __all__ = ["slicer_side"]
 
@@ -70,6 +70,28 @@ def test_a_killed_process_is_distinguished_from_one_that_ends(host):
     os.kill(child.processId, 9)
     host.until(lambda: output.exits, SECONDS)
     assert (output.exits[0].kind, output.exits[0].code) == ("killed", 9)
+    assert output.exits[0].reason == "signal 9"
+
+
+def test_slicers_launcher_hides_what_killed_python(host):
+    from DiffuGTSPanel.process.ChildProcess import processTree
+    from DiffuGTSPanel.process.LibraryLauncher import slicersPython
+
+    output = Output()
+    child = output.start("import time; print(1, flush=True); time.sleep(600)",
+                         program=slicersPython())
+    host.until(lambda: output.out, SECONDS)
+    os.kill(processTree(child.processId)[1], 9)
+    host.until(lambda: output.exits, SECONDS)
+    assert (output.exits[0].kind, output.exits[0].code) == ("ended", 1)
+    assert output.exits[0].reason == "it crashed or was killed"
+
+
+def test_an_exit_code_that_the_program_chose_is_reported(host):
+    output = Output()
+    output.start("raise SystemExit(3)")
+    host.until(lambda: output.exits, SECONDS)
+    assert output.exits[0].reason == "exit code 3"
 
 
 def test_the_whole_tree_is_ended(host):
@@ -183,6 +205,23 @@ def test_a_child_finds_the_library_from_anywhere(tmp_path):
                           check=False, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert "--requirements" in done.stdout
+
+
+def test_the_library_beside_the_module_goes_before_one_that_pip_installed(tmp_path):
+    (tmp_path / "DiffuGTSLib").mkdir()
+    (tmp_path / "DiffuGTSLib" / "__init__.py").write_text("")
+    code = """
+import sys, types
+sys.path[:0] = sys.argv[1:]
+sys.modules["slicer"] = types.ModuleType("slicer")  # not needed for this
+from DiffuGTSPanel.process import LibraryLauncher
+LibraryLauncher.useLibrary()
+import DiffuGTSLib
+print(DiffuGTSLib.__file__)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(REPOSITORY / "DiffuGTS")],
+                          capture_output=True, text=True, check=False)
+    assert Path(done.stdout.strip()).parents[1] == REPOSITORY, done.stderr
 
 
 def test_a_python_that_is_too_old_is_reported(tmp_path):
