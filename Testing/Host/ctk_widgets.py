@@ -157,8 +157,9 @@ class ctkSliderWidget(QWidget):
         self._on_slider(self._slider.value)
 
     def setValue(self, value: float) -> None:
-        """Sets the value, within the range; emits valueChanged where it is new."""
-        value = min(max(float(value), self._box.minimum), self._box.maximum)
+        """Sets the value, rounded to the decimals and within the range; reports a new one."""
+        value = round(float(value), self._box.decimals)
+        value = min(max(value, self._box.minimum), self._box.maximum)
         span = self._box.maximum - self._box.minimum
         if not self._slider.isSliderDown():
             self._slider.blockSignals(True)
@@ -231,6 +232,7 @@ class ctkPathLineEdit(QWidget):
     STAND_IN = True
     currentPathChanged = Signal(str)
     validInputChanged = Signal(bool)
+    validInputChanged = Signal(bool)
     Files, Dirs = 2, 1
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -242,8 +244,17 @@ class ctkPathLineEdit(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._line)
         layout.addWidget(self._button)
-        self._line.textChanged.connect(self.currentPathChanged.emit)
+        self._valid = False
+        self._line.textChanged.connect(self._on_text)
         self._button.clicked.connect(self.browse)
+
+    def _on_text(self, text: str) -> None:
+        """An empty path is no valid input: only validInputChanged reports it."""
+        was_valid, self._valid = self._valid, bool(text)
+        if self._valid:
+            self.currentPathChanged.emit(text)
+        if self._valid != was_valid:
+            self.validInputChanged.emit(self._valid)
 
     def browse(self) -> None:
         """Asks for a file, or for a folder where only folders are wanted."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import slicer
 from slicer.i18n import tr as _
 
+from DiffuGTSPanel.process.Piecewise import singleShotTimer
 from DiffuGTSPanel.scene import SequenceFrames
 from DiffuGTSPanel.widgets import KeptSettings
 from DiffuGTSPanel.widgets.ModelTable import ModelTable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from DiffuGTSPanel.library.PythonPackages import PythonReport
     from DiffuGTSPanel.Logic import DiffuGTSLogic
     from DiffuGTSPanel.process.WorkerProcess import WorkerState
+
+_TYPING_SECONDS = 0.7
 
 
 class AdvancedSection(Section):
@@ -46,7 +49,10 @@ class AdvancedSection(Section):
         self.ui.refreshDevicesButton.clicked.connect(self.examine)
         self.ui.pythonEdit.currentPath = KeptSettings.python()
         logic.python = KeptSettings.python()
+        # Each key changes the path; a process a key would be too many.
+        self._examineLater = singleShotTimer(self.examine, _TYPING_SECONDS)
         self.ui.pythonEdit.currentPathChanged.connect(self._setPython)
+        self.ui.pythonEdit.validInputChanged.connect(self._setPython)  # it was emptied
         self._showPython("")
         self.ui.deviceInfoLabel.visible = False
         self.setVolume(None)
@@ -64,9 +70,14 @@ class AdvancedSection(Section):
 
     def close(self) -> None:
         """Stops running tasks."""
+        self._stopExamination()
+        self.models.close()
+
+    def _stopExamination(self) -> None:
+        self._examineLater.stop()
         if self._task is not None:
             self._task.cancel()
-        self.models.close()
+            self._task = None
 
     def setVolume(self, volumeNode: slicer.vtkMRMLScalarVolumeNode | None) -> None:
         """Shows the choice of frames only where the volume is part of a sequence."""
@@ -96,11 +107,15 @@ class AdvancedSection(Section):
 
     def examine(self, *_arguments: object) -> None:
         """Checks packages and devices of the chosen Python, in a process of its own."""
+        self._prepareExamination()
+        self._task = self._logic.packages.examine(
+            self._logic.python, self._showReport, self._showFailure)
+
+    def _prepareExamination(self) -> None:
+        self._stopExamination()
         self._examined = True
         self.ui.refreshDevicesButton.enabled = False
         self._showPython(_("Checking packages and devices..."))
-        self._task = self._logic.packages.examine(
-            self._logic.python, self._showReport, self._showFailure)
 
     def _showReport(self, report: PythonReport) -> None:
         self.ui.refreshDevicesButton.enabled = True
@@ -135,9 +150,12 @@ class AdvancedSection(Section):
     def _keepDevice(self, *_arguments: object) -> None:
         KeptSettings.setDevice(self.device)
 
-    def _setPython(self, path: str) -> None:
-        KeptSettings.setPython(path.strip())
-        self._logic.python = path.strip()
-        self._showPython("")
+    def _setPython(self, *_arguments: object) -> None:
+        path = str(self.ui.pythonEdit.currentPath).strip()
+        if path == self._logic.python:
+            return
+        KeptSettings.setPython(path)
+        self._logic.python = path
         self._onPython()
-        self.examine()
+        self._prepareExamination()
+        self._examineLater.start()

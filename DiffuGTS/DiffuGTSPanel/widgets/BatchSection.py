@@ -48,6 +48,7 @@ class BatchSection(Section):
         self.ui.outputEdit.filters = ctk.ctkPathLineEdit.Dirs
         self.ui.batchPromptEdit.textChanged.connect(self._changed)
         self.ui.outputEdit.currentPathChanged.connect(self._changed)
+        self.ui.outputEdit.validInputChanged.connect(self._changed)  # it was emptied
         self.ui.batchRunButton.clicked.connect(self._press)
         self._endProgress("")
         self._showMessage("")

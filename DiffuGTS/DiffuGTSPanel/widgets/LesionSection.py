@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 8
 _COPIED_MS = 1500
-_SAME_THRESHOLD = 1e-6
 
 
 class LesionSection(Section):
@@ -185,12 +184,21 @@ class LesionSection(Section):
 
     def _showReset(self) -> None:
         if self.current:
-            change = abs(self.ui.thresholdSlider.value - self._modelThresholds[self.current[0].id])
-            self.ui.thresholdResetButton.enabled = change > _SAME_THRESHOLD
+            self.ui.thresholdResetButton.enabled = not self._isModels(
+                self.ui.thresholdSlider.value)
+
+    def _isModels(self, value: float) -> bool:
+        """Whether the slider stands at the model's threshold, as far as it can."""
+        model = self._modelThresholds[self.current[0].id] if self.current else value
+        decimals = int(self.ui.thresholdSlider.decimals)
+        return round(value, decimals) == round(model, decimals)
 
     def _setThreshold(self, value: float) -> None:
         if self.current and not self._filling:
-            self._logic.setThreshold(self.current[0], float(value))
+            run = self.current[0]
+            # The slider rounds; the model's own threshold is not rounded.
+            exact = self._modelThresholds[run.id] if self._isModels(value) else float(value)
+            self._logic.setThreshold(run, exact)
             self._showReset()
 
     def _resetThreshold(self, *_arguments: object) -> None:

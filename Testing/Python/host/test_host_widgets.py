@@ -143,6 +143,28 @@ def test_a_path_line_asks_for_a_file(host: Host, tmp_path: Path) -> None:
     assert line.currentPath == str(tmp_path)
 
 
+def test_an_emptied_path_line_reports_only_that_its_input_is_not_valid(host: Host) -> None:
+    import ctk
+
+    seen: list[Any] = []
+    line = ctk.ctkPathLineEdit()
+    line.connect("currentPathChanged(QString)", seen.append)
+    line.connect("validInputChanged(bool)", seen.append)
+    line.currentPath = "a"
+    line.currentPath = "ab"
+    line.currentPath = ""
+    assert seen == ["a", True, "ab", False]
+
+
+def test_a_slider_rounds_to_its_decimals(host: Host) -> None:
+    import ctk
+
+    slider = ctk.ctkSliderWidget()
+    slider.maximum = 1
+    slider.value = 0.4567
+    assert (slider.decimals, slider.value) == (2, 0.46)
+
+
 def test_ctk_offers_no_other_widgets(host: Host) -> None:
     import ctk
 

@@ -77,6 +77,9 @@ def test_the_section_is_collapsed_and_shows_what_a_batch_needs(host, material, t
                      "Choose a folder for the results."]
     assert ui.batchRunButton.enabled
     assert "not for clinical decisions" in ui.introLabel.text
+    ui.outputEdit.currentPath = ""
+    assert not ui.batchRunButton.enabled
+    assert ui.batchRunButton.toolTip == needs[2]
 
 
 def test_the_panels_prompt_is_the_default_and_a_wrong_one_is_reported(panel, material):

@@ -169,7 +169,6 @@ def test_another_python_is_checked_without_blocking_and_kept(host, panel, tmp_pa
     ui = panel.advanced.ui
     ui.pythonEdit.currentPath = sys.executable
     assert panel.logic.python == KeptSettings.python() == sys.executable
-    assert panel.advanced._task.running
     assert "Checking" in ui.pythonInfoLabel.text
     host.until(lambda: ui.refreshDevicesButton.enabled, 120, "the check")
     states = {each["name"]: each["state"] for each in reports[0].findings}
@@ -187,6 +186,30 @@ def test_a_python_that_cannot_be_used_is_reported(host, panel, tmp_path):
     panel.advanced.ui.pythonEdit.currentPath = str(tmp_path / "nothing")
     host.until(lambda: panel.advanced.ui.refreshDevicesButton.enabled, 60, "the check")
     assert "cannot be started" in panel.advanced.ui.pythonInfoLabel.text
+
+
+def test_an_emptied_python_is_slicers_own_again(host, panel, tmp_path):
+    from DiffuGTSPanel.widgets import KeptSettings
+
+    ui = panel.advanced.ui
+    ui.pythonEdit.currentPath = str(tmp_path / "nothing")
+    ui.pythonEdit.currentPath = ""
+    assert panel.logic.python == KeptSettings.python() == ""
+    assert "Slicer's own Python" in plain(ui.pythonInfoLabel)
+    panel.advanced.close()
+
+
+def test_typing_a_path_starts_one_check_when_it_pauses(host, panel, tmp_path):
+    started, examine = [], panel.logic.packages.examine
+    panel.logic.packages.examine = lambda python, *rest: (
+        started.append(python), examine(python, *rest))[1]
+    path = str(tmp_path / "nothing")
+    for length in range(len(path) - 5, len(path) + 1):
+        panel.advanced.ui.pythonEdit.currentPath = path[:length]
+        host.process()
+    assert started == []
+    host.until(lambda: panel.advanced.ui.refreshDevicesButton.enabled, 60, "the check")
+    assert started == [path]
 
 
 def test_models_show_licence_and_size_and_only_what_can_be_done(panel):

@@ -42,7 +42,7 @@ def settle(panel):
     """Waits until the segments follow the slider."""
     slider = panel.lesions.ui.thresholdSlider
     run = panel.lesions.current[0]
-    panel.host.until(lambda: abs(run.threshold - slider.value) < 1e-6, SECONDS, "the threshold")
+    panel.host.until(lambda: round(run.threshold, 2) == slider.value, SECONDS, "the threshold")
     panel.host.process()
 
 
@@ -156,6 +156,27 @@ def test_the_threshold_changes_the_segments_without_a_new_run(panel):
     settle(panel)
     assert marked(panel) == before
     assert panel.logic.lastRun is runs
+
+
+def test_a_threshold_that_the_slider_rounds_is_the_models_own(panel):
+    run, result = panel.lesions.current
+    exact = panel.lesions._modelThresholds[run.id]
+    rounded = round(exact, 2) + 0.004  # shown with two decimals
+    panel.lesions._modelThresholds[run.id] = result.threshold = run.threshold = rounded
+    try:
+        panel.lesions._showThreshold()
+        slider, reset = panel.lesions.ui.thresholdSlider, panel.lesions.ui.thresholdResetButton
+        assert slider.value == round(rounded, 2)
+        assert not reset.enabled
+        slider.value = slider.value + 0.05
+        assert reset.enabled
+        reset.click()
+        assert not reset.enabled
+        panel.host.until(lambda: run.threshold == rounded, SECONDS, "the model's threshold")
+    finally:
+        panel.lesions._modelThresholds[run.id] = exact
+        panel.logic.setThreshold(run, exact)
+        panel.host.until(lambda: run.threshold == exact, SECONDS)
 
 
 def test_no_tumor_is_reported_with_the_highest_score(panel):
