@@ -12,7 +12,7 @@ from torch import nn
 from DiffuGTSLib.networks.autoencoder import Autoencoder, Downsample, ResBlock, Upsample
 from DiffuGTSLib.training.data.augment import random_contrast, random_patch
 from DiffuGTSLib.training.data.cases import TrainingVolume
-from DiffuGTSLib.training.data.project_folder import GROUP_SHARES
+from DiffuGTSLib.training.data.scan_table import patch_shares
 from DiffuGTSLib.training.loop import Loop, LoopConfig
 
 EMBEDDED_CONFIG = {
@@ -113,10 +113,11 @@ class PatchSampler:
 
     def __init__(
         self, volumes: Sequence[TrainingVolume], patch: int = PATCH,
-        shares: Mapping[str, float] = GROUP_SHARES,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
+        shares = patch_shares() if shares is None else shares
         self.patch = patch
-        self.groups = {g: [v for v in volumes if v.case.group == g] for g in shares}
+        self.groups = {g: [v for v in volumes if v.case.kind.name == g] for g in shares}
         self.names = [g for g in shares if self.groups[g]]
         rates = np.array([shares[g] for g in self.names])
         self.shares = rates / rates.sum()
@@ -166,7 +167,7 @@ def validation_patches(
 
 def train(
     volumes: Sequence[TrainingVolume], validation: Sequence[TrainingVolume], config: LoopConfig,
-    network: Mapping[str, Any] = EMBEDDED_CONFIG, shares: Mapping[str, float] = GROUP_SHARES,
+    network: Mapping[str, Any] = EMBEDDED_CONFIG, shares: Mapping[str, float] | None = None,
 ) -> Autoencoder:
     """Trains an autoencoder on `volumes`; the PSNR of `validation` is logged.
 

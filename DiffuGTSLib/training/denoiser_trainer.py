@@ -14,7 +14,8 @@ from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
 from DiffuGTSLib.networks.schedules import training_pair
 from DiffuGTSLib.training.data import augment
-from DiffuGTSLib.training.data.windows import SHARES, LabelledVolume
+from DiffuGTSLib.training.data.scan_table import window_shares
+from DiffuGTSLib.training.data.windows import LabelledVolume
 from DiffuGTSLib.training.loop import Loop, LoopConfig
 
 EMBEDDED_CONFIG = {
@@ -93,7 +94,7 @@ def encode_copies(
             latent = encode_scan(autoencoder, torch.from_numpy(np.ascontiguousarray(image)))
             lesion = F.max_pool3d((stack[2] + stack[3]).clamp(0, 1)[None, None], 4)[0, 0] > 0
             lesion = F.max_pool3d(lesion.float()[None, None], 3, 1, 1)[0, 0]
-            scans.append(LatentScan((latent * scale).half(), 1 - lesion, volume.kind,
+            scans.append(LatentScan((latent * scale).half(), 1 - lesion, volume.kind.name,
                                     CLASS_LABELS[volume.modality]))
     return scans
 
@@ -135,7 +136,7 @@ def noise_levels(count: int) -> torch.Tensor:
 
 def train(
     scans: Sequence[LatentScan], config: LoopConfig,
-    network: Mapping[str, Any] = EMBEDDED_CONFIG, shares: Mapping[str, float] = SHARES,
+    network: Mapping[str, Any] = EMBEDDED_CONFIG, shares: Mapping[str, float] | None = None,
 ) -> Denoiser:
     """Trains the denoiser to inpaint masked regions, given the clean latent around them.
 
@@ -150,6 +151,7 @@ def train(
     torch.manual_seed(config.seed)
     model = Denoiser(**network).to(config.device)
     model.to(memory_format=torch.channels_last_3d)
+    shares = window_shares() if shares is None else shares
     kinds = [k for k in shares if any(s.kind == k for s in scans)]
     groups = {k: [s for s in scans if s.kind == k] for k in kinds}
     rates = np.array([shares[k] for k in kinds])

@@ -36,6 +36,14 @@ def random_contrast(image: np.ndarray, generator: np.random.Generator) -> np.nda
     return (gain * np.clip(image, 0, None) ** gamma).astype(np.float32)
 
 
+def clip_as_published(image: np.ndarray, ends_hu: tuple[float, float]) -> np.ndarray:
+    """A normalised CT, clipped as liver scans are published: below the lower end the body is at
+    -100 HU and what is outside it at -1000, above the upper end is the upper end."""
+    low, high = ((1000 + end) / 2000 for end in ends_hu)
+    inside = np.where(image < low, np.where(image < 0.2, 0.0, 0.45), image)
+    return np.minimum(inside, high).astype(np.float32)
+
+
 def deformed_window(
     stack: torch.Tensor,
     size: Sequence[int],

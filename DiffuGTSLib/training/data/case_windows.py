@@ -21,7 +21,7 @@ from DiffuGTSLib.training.data import augment
 from DiffuGTSLib.training.data.cases import write_cached
 from DiffuGTSLib.training.data.organs import stripped_brain
 from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
-from DiffuGTSLib.training.data.windows import LabelledVolume, Sampler, Window, as_window
+from DiffuGTSLib.training.data.windows import Sampler, Window, as_window
 
 TUMOR, ORGAN = 1, 2  # bits of the stored labels
 # Share of the windows that are drawn around a tumor, and around the organ, where there is one.
@@ -170,8 +170,7 @@ class CaseSampler:
                                  if known[i] and i != own and organ in self.prompt_organs]
         if others and generator.random() < OTHER_ORGAN_SHARE:
             prompted = int(generator.choice(others))
-        labels = LabelledVolume(case.organ, torch.empty(0), known, int(case.modality == "MR"))
-        return as_window(image, lesion, halo, index, labels, prompted)
+        return as_window(image, lesion, halo, index, known, int(case.modality == "MR"), prompted)
 
     def _around(
         self, case: CachedCase, generator: np.random.Generator

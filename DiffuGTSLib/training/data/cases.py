@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,30 +15,49 @@ import SimpleITK as sitk
 from DiffuGTSLib.datasets.folder import MANIFEST
 from DiffuGTSLib.errors import TrainingImpossible
 from DiffuGTSLib.scan.canonical import Modality, mask_on_grid, to_canonical
+from DiffuGTSLib.training.data.scan_table import ScanKind, scan_table
 
-# Patients never seen in training; every score in the model card is theirs.
-VALIDATION = re.compile(r"^(lung1|lidc0314|brain1|fg-6692_.*|sts_0(3[3-9]|40)_.*)$")
-# Patients kept out of training to choose thresholds, fusion and calibration on.
-TUNING = re.compile(r"^sts_0(29|3[0-2])_.*$")
 SPACING_MM = (2.0, 2.0, 2.0)
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """One scan of the training folder: its manifest entry and the folder of its files."""
+    """One scan of a training folder, with what its manifest and the table of scans state of it.
+
+    Attributes:
+        group: of the manifest, and the folder that its folder lies in.
+        masks: names of the masks in `folder`.
+        kind: how windows are drawn from it.
+        split: "training", "tuning" (to choose thresholds, fusion and calibration on) or
+            "validation" (never seen in training; every score in the model card is theirs).
+        patient: whose scan it is; all scans of a patient are in one split.
+        prompt: for its lesions; "" where none is outlined.
+        sequence, skull_stripped: of MR.
+    """
 
     name: str
     group: str
     modality: Modality
     folder: Path
     masks: tuple[str, ...]
+    kind: ScanKind
+    split: str = "training"
+    patient: str = ""
+    prompt: str = ""
+    sequence: str = ""
+    skull_stripped: bool = False
 
     @property
-    def split(self) -> str:
-        """"validation", "tuning" or "training"."""
-        if VALIDATION.match(self.name):
-            return "validation"
-        return "tuning" if TUNING.match(self.name) else "training"
+    def lesion_mask(self) -> str:
+        """The name of the mask that outlines its lesions; "" where there is none."""
+        return scan_table().lesion_mask(self.masks)
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any], root: Path) -> TrainingCase:
+        """The case that an entry of the manifest in `root` lists."""
+        group, name = entry["group"], entry["case"]
+        return cls(name, group, entry["modality"], root / group / name, tuple(entry["masks"]),
+                   **scan_table().describe(entry))
 
 
 @dataclass(frozen=True)
@@ -60,20 +78,24 @@ def read_cases(root: Path) -> list[TrainingCase]:
     """The cases of a data folder with a manifest.json.
 
     Raises:
-        TrainingImpossible: there is no such manifest in `root`.
+        TrainingImpossible: there is no such manifest in `root`, or it lists a group of scans that
+            is not known.
     """
     try:
         entries = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
-        return [
-            TrainingCase(e["case"], e["group"], e["modality"], root / e["group"] / e["case"],
-                 tuple(e["masks"]))
-            for e in entries
-        ]
+        return _with_tuning([TrainingCase.of(entry, root) for entry in entries])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingImpossible(
             f"The folder {root.name} has no {MANIFEST} that lists its scans.",
             "NOTICE.txt names the scans; docs/embedded.md says how the scans are split.",
         ) from error
+
+
+def _with_tuning(cases: Sequence[TrainingCase]) -> list[TrainingCase]:
+    """The cases, with the patients that the table keeps for the calibration in their split."""
+    described = [{"kind": c.kind, "patient": c.patient, "split": c.split} for c in cases]
+    chosen = scan_table().tuning_patients(described)
+    return [replace(c, split="tuning") if (c.kind.name, c.patient) in chosen else c for c in cases]
 
 
 def write_cached(path: Path, write: Callable[[IO[bytes]], object]) -> None:

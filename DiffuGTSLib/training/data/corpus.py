@@ -120,10 +120,11 @@ class Corpus:
 
     @staticmethod
     def _shared(tables: Sequence[tuple[Mapping[str, float], float]]) -> dict[str, float]:
-        return {
-            name: share * rate / sum(rates.values())
-            for rates, share in tables for name, rate in rates.items()
-        }
+        shared: dict[str, float] = {}
+        for rates, share in tables:
+            for name, rate in rates.items():  # two folders may hold scans of one kind
+                shared[name] = shared.get(name, 0.0) + share * rate / sum(rates.values())
+        return shared
 
 
 def classes_named(texts: Sequence[str]) -> frozenset[str]:

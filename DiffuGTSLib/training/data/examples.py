@@ -14,19 +14,11 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.scan.canonical import empty_like
-from DiffuGTSLib.scan.modality import guess_sequence
 from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
-from DiffuGTSLib.training.data.organs import SKULL_STRIPPED
+from DiffuGTSLib.training.data.scan_table import ORGANS
 from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
-from DiffuGTSLib.training.data.windows import ORGANS, LabelledVolume
+from DiffuGTSLib.training.data.windows import LabelledVolume
 
-PROMPTS = {"sarcoma": "soft tissue sarcoma", "chest": "lung tumor", "brain": "brain tumor"}
-# Copies of a training scan with synthetic lesions, by kind of scan and organ. There are few chests:
-# two copies of each gave four examples, too few to fit a threshold and a prominence.
-SYNTHETIC_COPIES = {
-    "chest": {"lung": 8}, "brain": {"brain": 3},
-    "abdomen": {"liver": 1, "kidney": 1, "pancreas": 1, "colon": 1},
-}
 FALSE_POSITIVE_ML = 1.0  # this volume marked in a scan without a lesion halves its score
 
 
@@ -65,29 +57,29 @@ def real_examples(cases: Sequence[TrainingCase]) -> list[CalibrationExample]:
     return [
         CalibrationExample(
             sitk.ReadImage(str(c.folder / "image.nii.gz")),
-            sitk.ReadImage(str(c.folder / "tumor.nii.gz"), sitk.sitkUInt8),
-            PROMPTS[c.group], c.modality, guess_sequence(c.name),
+            sitk.ReadImage(str(c.folder / f"{c.lesion_mask}.nii.gz"), sitk.sitkUInt8),
+            c.prompt, c.modality, c.sequence, c.skull_stripped,
         )
-        for c in cases
+        for c in cases if c.lesion_mask and c.prompt
     ]
 
 
 def wrong_organ_examples(cases: Sequence[TrainingCase]) -> list[CalibrationExample]:
-    """Negative examples: scans of limbs, prompted for lung (CT) or brain tumors (MR)."""
-    examples = []
-    for example in real_examples([c for c in cases if c.group == "sarcoma"]):
-        prompt = PROMPTS["chest" if example.modality == "CT" else "brain"]
-        examples.append(replace(example, truth=empty_like(example.truth), prompt=prompt))
-    return examples
+    """Negative examples: scans prompted for an organ that is not in them, as their kind says."""
+    outlined = [c for c in cases if c.lesion_mask and c.prompt and c.kind.wrong_prompt]
+    return [
+        replace(example, truth=empty_like(example.truth), prompt=case.kind.wrong_prompt)
+        for case, example in zip(outlined, real_examples(outlined), strict=True)
+    ]
 
 
 def synthetic_lesion_examples(
     volumes: Sequence[TrainingVolume], labelled: Sequence[LabelledVolume], seed: int
 ) -> list[CalibrationExample]:
-    """Training scans with one or two synthetic lesions, for each organ of SYNTHETIC_COPIES."""
+    """Training scans with one or two synthetic lesions, as many copies as their kind says."""
     examples = []
     for number, (volume, labels) in enumerate(zip(volumes, labelled, strict=True)):
-        for organ, count in SYNTHETIC_COPIES.get(labels.kind, {}).items():
+        for organ, count in labels.kind.synthetic_copies.items():
             for copy in range(count):
                 generator = np.random.default_rng([seed, number, ORGANS.index(organ), copy])
                 example = _with_lesions(volume, labels, organ, generator)
@@ -103,7 +95,7 @@ def healthy_examples(
     return [
         _example(volume, labels.stack[0].numpy(), np.zeros(labels.stack.shape[1:], bool), organ)
         for volume, labels in zip(volumes, labelled, strict=True)
-        for organ in SYNTHETIC_COPIES.get(labels.kind, {}) if not labels.stack[2:].any()
+        for organ in labels.kind.synthetic_copies if not labels.stack[2:].any()
     ]
 
 
@@ -132,7 +124,7 @@ def _example(
     return CalibrationExample(
         _as_image(values), _as_image(mask.astype(np.uint8)),
         f"{organ.replace('_', ' ')} tumor", case.modality,
-        guess_sequence(case.name), bool(SKULL_STRIPPED.match(case.name)),
+        case.sequence, case.skull_stripped,
         None if ignore is None or not ignore.any() else _as_image(ignore.astype(np.uint8)),
     )
 

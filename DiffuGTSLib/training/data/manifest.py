@@ -1,14 +1,12 @@
 """Check of the folder that the embedded model is trained on (manifest.json).
 
-It is no data set to evaluate on: it states no prompts.
+What the manifest leaves open, the table of scans states (scan_table.py).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,13 +14,8 @@ from DiffuGTSLib.datasets.case import Geometry, LabelledCase, open_header, read_
 from DiffuGTSLib.datasets.check import CheckProgress, DataSetFinding, DataSetGroup, DataSetReport
 from DiffuGTSLib.datasets.folder import MANIFEST, DataSet
 from DiffuGTSLib.errors import BadDataSet, DiffuGTSError, TrainingImpossible
-
-if TYPE_CHECKING:
-    from DiffuGTSLib.training.data.cases import TrainingCase
-
-TUMORS = ("tumor", "tumor_silver")
-OTHERS = ("lesion", "roi_unverified")  # neither tumors nor organs
-_SERIES = re.compile(r"_(ct|t1|t1c|t2|fla|flair)$")
+from DiffuGTSLib.training.data.cases import TrainingCase, read_cases
+from DiffuGTSLib.training.data.scan_table import scan_table
 
 
 def check_manifest(folder: Path, progress: CheckProgress) -> DataSetReport:
@@ -34,8 +27,6 @@ def check_manifest(folder: Path, progress: CheckProgress) -> DataSetReport:
     Raises:
         BadDataSet: the manifest cannot be used.
     """
-    from DiffuGTSLib.training.data.cases import read_cases
-
     try:
         cases = read_cases(folder)
     except TrainingImpossible as error:
@@ -57,10 +48,11 @@ def _licences(folder: Path) -> str:
 
 
 def _listed(case: TrainingCase) -> LabelledCase:
-    tumor = next((name for name in TUMORS if name in case.masks), None)
+    tumor = case.lesion_mask
     return LabelledCase(
-        name=case.name, patient=_SERIES.sub("", case.name), image=case.folder / "image.nii.gz",
-        prompt="", modality=case.modality, group=f"{case.group} {case.modality}, {case.split}",
+        name=case.name, patient=case.patient, image=case.folder / "image.nii.gz",
+        prompt=case.prompt, modality=case.modality,
+        group=f"{case.group} {case.modality}, {case.split}",
         mask=case.folder / f"{tumor}.nii.gz" if tumor else None,
     )
 
@@ -73,7 +65,7 @@ def _check(case: TrainingCase, listed: LabelledCase, group: DataSetGroup) -> lis
     except DiffuGTSError as error:
         return [DataSetFinding("error", case.name, error.message)]
     group.spacing_mm.append(geometry.spacing)
-    group.with_organ += any(name not in (*TUMORS, *OTHERS) for name in case.masks)
+    group.with_organ += any(map(scan_table().is_organ_mask, case.masks))
     findings, tumor_ml = [], 0.0
     for name in case.masks:
         path = case.folder / f"{name}.nii.gz"

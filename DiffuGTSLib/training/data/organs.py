@@ -12,76 +12,73 @@ from scipy import ndimage
 from DiffuGTSLib.evaluation.measures import body
 from DiffuGTSLib.scan.canonical import canonical_geometry, mask_on_grid
 from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
+from DiffuGTSLib.training.data.scan_table import scan_table
 
-# Regular expression of mask names, by anatomy of the vocabulary.
-MASK_NAMES = {
-    "lung": r"lung_(upper|lower|middle)_lobe.*",
-    "liver": r"liver",
-    "kidney": r"kidney_.*",
-    "pancreas": r"pancreas",
-    "colon": r"colon",
-    "spleen": r"spleen",
-    "stomach": r"stomach",
-    "small_bowel": r"(small_bowel|duodenum)",
-    "urinary_bladder": r"urinary_bladder",
-    "gallbladder": r"gallbladder",
-    "adrenal_gland": r"adrenal_gland_.*",
-    "bone": r"(rib|vertebrae|hip|femur)_.*|sacrum",
-    "soft_tissue": r"(gluteus|autochthon|iliopsoas)_.*",
-}
-TEMPLATE = "ms_p07_t1"  # skull-stripped, in MNI space; its brain is registered to the other scans
-SKULL_STRIPPED = re.compile(r"^(ms_.*|volunteer2_t1)$")
+LUNG_ML = 50.0  # smaller air is no lung
+LUNG_SHARE = 0.1  # of a crop that is smaller than a chest
+OUTSIDE_AIR = 0.015  # -970 HU; lungs hold tissue, too
 
 
 def organ_masks(volume: TrainingVolume) -> dict[str, np.ndarray]:
     """Bool masks (X, Y, Z) on the canonical grid of the organs that are known, by name.
 
-    An organ that is not in the dictionary is unknown, not absent.
+    How they are found, the kind of the scan says. An organ that is not in the dictionary is
+    unknown, or absent if its kind knows it.
     """
-    case = volume.case
-    image = volume.image.astype(np.float32)
-    if case.group == "brain":
+    kind, image = volume.case.kind, volume.image.astype(np.float32)
+    if kind.organs == "brain":
         return {"brain": _brain(volume)}
-    if case.group == "sarcoma":
-        return {"soft_tissue": body(image, case.modality)}
-    if case.group == "chest":
-        return {"lung": lungs(image)}
-    if case.name == "abdomen_3mm":
-        return _from_masks(volume)
-    return {}
+    if kind.organs == "body":
+        return {kind.prompted_organ: body(image, volume.case.modality)}
+    if kind.organs == "lungs":
+        return {"lung": lungs(image, kind.crop)}
+    if kind.organs == "all":
+        return {kind.prompted_organ: np.ones(image.shape, bool)}
+    return _from_masks(volume) if kind.organs == "masks" else {}
 
 
-def lungs(image: np.ndarray) -> np.ndarray:
+def lungs(image: np.ndarray, crop: bool = False) -> np.ndarray:
     """The lungs with the vessels and nodules inside them, from a normalised chest CT (X, Y, Z).
 
     Air inside the body, in components of more than 50 ml at 2 mm, closed by 14 mm so that tumors
     in the lung and at the pleura lie inside (METHOD.md 8).
+
+    Args:
+        crop: the scan is smaller than a chest, so that no body encloses its lungs: what holds as
+            little as air alone is outside the patient, and a tenth of the crop is enough.
     """
-    air = (image < 0.3) & body(image, "CT")  # -400 HU
+    if crop:
+        inside = ndimage.gaussian_filter(image, 1.0) > OUTSIDE_AIR
+        smallest = min(LUNG_ML * 1000 / 8, LUNG_SHARE * image.size)
+    else:
+        inside, smallest = body(image, "CT"), LUNG_ML * 1000 / 8
+    air = (image < 0.3) & inside  # -400 HU
     labels, count = ndimage.label(ndimage.binary_erosion(air))
     sizes = ndimage.sum_labels(air, labels, range(1, count + 1)) if count else np.zeros(0)
-    large = np.isin(labels, 1 + np.flatnonzero(sizes > 50_000 / 8))
+    large = np.isin(labels, 1 + np.flatnonzero(sizes > smallest))
     ball = ndimage.generate_binary_structure(3, 1)
     dilated = ndimage.binary_dilation(large, ball, iterations=8)
     closed = ndimage.binary_erosion(dilated, ball, iterations=7, border_value=1)
-    solid_inside = ndimage.binary_fill_holes(closed)
-    return solid_inside & body(image, "CT")
+    return ndimage.binary_fill_holes(closed) & inside
 
 
 def _from_masks(volume: TrainingVolume) -> dict[str, np.ndarray]:
     organs: dict[str, np.ndarray] = {}
-    for organ, pattern in MASK_NAMES.items():
+    for organ, pattern in scan_table().organ_masks.items():
         names = [n for n in volume.masks if re.fullmatch(pattern, n)]
-        organs[organ] = np.logical_or.reduce([volume.masks[n] for n in names])
-    labelled = np.logical_or.reduce(list(volume.masks.values()))
-    # Fat and muscle between the organs count as soft tissue, the gut's mesentery too.
-    organs["soft_tissue"] |= body(volume.image.astype(np.float32), "CT") & ~labelled
+        if names:
+            organs[organ] = np.logical_or.reduce([volume.masks[n] for n in names])
+    if remainder := volume.case.kind.remainder:
+        # Fat and muscle between the organs, the gut's mesentery too.
+        labelled = np.logical_or.reduce(list(volume.masks.values()))
+        organs.setdefault(remainder, np.zeros(volume.image.shape, bool))
+        organs[remainder] |= body(volume.image.astype(np.float32), volume.case.modality) & ~labelled
     return organs
 
 
 def _brain(volume: TrainingVolume) -> np.ndarray:
     path = volume.case.folder
-    if SKULL_STRIPPED.match(volume.case.name):
+    if volume.case.skull_stripped:
         fixed = sitk.ReadImage(str(path / "image.nii.gz"), sitk.sitkFloat32)
         mask = stripped_brain(fixed)
     else:
@@ -123,4 +120,4 @@ def _registered_brain(case: TrainingCase) -> sitk.Image:
 
 
 def _template(folder: Path) -> Path:
-    return folder.parent / TEMPLATE / "image.nii.gz"
+    return folder.parent / scan_table().brain_template / "image.nii.gz"

@@ -21,31 +21,22 @@ from DiffuGTSLib.training.data.cases import (
     read_cases,
 )
 from DiffuGTSLib.training.data.examples import (
-    PROMPTS,
     CalibrationExample,
     healthy_examples,
     real_examples,
     synthetic_lesion_examples,
     wrong_organ_examples,
 )
+from DiffuGTSLib.training.data.scan_table import ORGANS, ScanKind, scan_table
 from DiffuGTSLib.training.data.windows import (
-    ORGANS,
-    PHANTOMS,
-    PROMPTED_ORGAN,
-    SHARES,
-    SYNTHETIC_RATES,
     LabelledVolume,
     Window,
     WindowSampler,
-    kind_of,
-    known_in,
     label_volume,
     phantom_volumes,
 )
 
 HELD_OUT_WINDOWS = 16  # with real lesions, and as many with synthetic ones
-# Share of patches by group; MR oversampled, since its contrasts vary most (METHOD.md 8).
-GROUP_SHARES = {"sarcoma": 0.4, "brain": 0.33, "chest": 0.15, "abdomen": 0.10, "breast": 0.02}
 
 
 @dataclass(frozen=True)
@@ -82,9 +73,6 @@ class DataSelection:
 class ProjectFolder:
     """The scans of a manifest.json, with their split and organs.
 
-    Attributes:
-        kinds, groups: how often each kind of labelled volume, and group of volumes, is drawn.
-
     Raises:
         TrainingImpossible: the manifest is absent, or lists a group of scans that is not known.
     """
@@ -95,27 +83,39 @@ class ProjectFolder:
 
     name: ClassVar[str] = "the project's data folder"
     organs: ClassVar[tuple[str, ...]] = ()  # beyond ORGANS
-    kinds: ClassVar[Mapping[str, float]] = SHARES
-    groups: ClassVar[Mapping[str, float]] = GROUP_SHARES
 
     def __post_init__(self) -> None:
-        known = {"sarcoma", "chest", "abdomen", "brain", "breast"}
-        for case in read_cases(self.root):
-            if case.group not in known:
-                raise TrainingImpossible(
-                    f"The manifest puts {case.name} into a group that is not known: {case.group}.",
-                    f"Groups are {', '.join(sorted(known))}; list other scans in a CASES.json.",
-                )
+        _ = self.kinds
+
+    @cached_property
+    def _listed(self) -> list[TrainingCase]:
+        return read_cases(self.root)
+
+    @cached_property
+    def kinds(self) -> Mapping[str, float]:
+        """How often each kind of labelled volume is drawn, those of phantoms among them."""
+        there = {case.kind.name for case in self._listed}
+        return {name: kind.share for name, kind in scan_table().kinds.items()
+                if name in there or (kind.phantom and self._with_phantoms)}
+
+    @cached_property
+    def groups(self) -> Mapping[str, float]:
+        """How often volumes of each kind are drawn for the patches of an autoencoder."""
+        kinds = scan_table().kinds
+        return {name: kinds[name].patch_share for name in self.kinds if kinds[name].patch_share}
+
+    @property
+    def _with_phantoms(self) -> bool:
+        return self.selection.synthetic and self.selection.spacing_mm == SPACING_MM
 
     def cases(self, split: str) -> list[TrainingCase]:
         """The scans of a split, in the selected modalities."""
-        return [c for c in read_cases(self.root)
+        return [c for c in self._listed
                 if c.split == split and c.modality in self.selection.modalities]
 
     def names(self, split: str) -> list[str]:
         """Names of the scans of a split that are used; no scan is read."""
-        kinds = {c.name: kind_of(c) for c in self.cases(split)}
-        return [name for name, kind in kinds.items() if self._used(kind, known_in(kind))]
+        return [c.name for c in self.cases(split) if self._used(c.kind)]
 
     def prepare(self) -> None:
         """Resamples all scans and finds their organs, once for all processes."""
@@ -131,17 +131,16 @@ class ProjectFolder:
         """The same with their labels; none of a class that is left out."""
         for case in self.cases(split):
             volume = self._label(case)
-            if self._used(volume.kind, volume.known):
+            if self._used(volume.kind):
                 yield volume
 
     @cached_property
     def training(self) -> list[LabelledVolume]:
         """The labelled volumes of the training split, phantoms among them."""
-        with_phantoms = self.selection.synthetic and self.selection.spacing_mm == SPACING_MM
-        phantoms = phantom_volumes() if with_phantoms else []
+        phantoms = phantom_volumes() if self._with_phantoms else []
         modalities = [("CT", "MR").index(m) for m in self.selection.modalities]
         return [*self.labelled_volumes("training"),
-                *(p for p in phantoms if p.modality in modalities and self._used(p.kind, p.known))]
+                *(p for p in phantoms if p.modality in modalities and self._used(p.kind))]
 
     def sampler(self, organs: Sequence[str]) -> WindowSampler:
         """Draws training windows.
@@ -177,7 +176,7 @@ class ProjectFolder:
         if tuning:
             real = self._sampler(tuning, organs)
             windows += [real.draw(generator) for _ in range(HELD_OUT_WINDOWS)]
-        for_lesions = [v for v in self.training if v.kind in SYNTHETIC_RATES]
+        for_lesions = [v for v in self.training if v.kind.synthetic]
         if for_lesions and self.selection.synthetic:
             synthetic = self._sampler(for_lesions, organs)
             drawn = (synthetic.draw(generator) for _ in range(10 * HELD_OUT_WINDOWS))
@@ -189,13 +188,14 @@ class ProjectFolder:
         """The classes of lesions in the training windows: real ones, synthetic ones."""
         real, synthetic = set(), set()
         for volume in self.training:
-            if volume.kind in PHANTOMS:
-                synthetic.add(class_of_organ(PROMPTED_ORGAN[volume.kind]))
-            elif volume.kind in PROMPTED_ORGAN and bool(volume.stack[2].any()):
-                real.add(class_of_organ(PROMPTED_ORGAN[volume.kind]))
-            elif self.selection.synthetic and volume.kind in SYNTHETIC_RATES:
+            kind, organ = volume.kind, volume.kind.prompted_organ
+            if kind.phantom:
+                synthetic.add(class_of_organ(organ))
+            elif organ and bool(volume.stack[2].any()):
+                real.add(class_of_organ(organ))
+            if self.selection.synthetic and kind.synthetic:
                 present = np.unique(volume.stack[1].numpy()).astype(int)
-                synthetic |= {class_of_organ(o) for o in SYNTHETIC_RATES[volume.kind]
+                synthetic |= {class_of_organ(o) for o in kind.synthetic
                               if ORGANS.index(o) + 1 in present and self.selection.allows(o)}
         return real | {lesion_class(e.prompt) for e in self._tuning_examples()}, synthetic
 
@@ -221,15 +221,15 @@ class ProjectFolder:
 
     def _tuning_cases(self) -> list[TrainingCase]:
         """Those without a mask of a class that is left out."""
-        return [c for c in self.cases("tuning") if lesion_class(PROMPTS[c.group])
-                not in self.selection.left_out]
+        return [c for c in self.cases("tuning") if c.prompt
+                and lesion_class(c.prompt) not in self.selection.left_out]
 
     def _tuning_examples(self) -> list[CalibrationExample]:
         return real_examples(self._tuning_cases())
 
     def describe(self) -> str:
         """What is trained on, for the card."""
-        real = sum(s.kind not in PHANTOMS for s in self.training)
+        real = sum(not s.kind.phantom for s in self.training)
         return f"{real} scans of {self.name} (NOTICE.txt names them)"
 
     def _label(self, case: TrainingCase) -> LabelledVolume:
@@ -239,12 +239,12 @@ class ProjectFolder:
         return _finer(coarse, load_volume(case, self.cache, self.selection.spacing_mm),
                       self.selection.spacing_mm)
 
-    def _used(self, kind: str, known: np.ndarray) -> bool:
+    def _used(self, kind: ScanKind) -> bool:
         """Whether scans of a kind show an organ that is not left out."""
-        organ = PROMPTED_ORGAN.get(kind)
-        if organ is not None and not self.selection.allows(organ):
+        if kind.prompted_organ and not self.selection.allows(kind.prompted_organ):
             return False
-        return any(self.selection.allows(ORGANS[i]) for i in np.flatnonzero(known[:len(ORGANS)]))
+        return any(self.selection.allows(organ)
+                   for organ, known in zip(ORGANS, kind.known_organs, strict=True) if known)
 
 
 def _finer(
@@ -261,6 +261,6 @@ def _finer(
     ]
     stack = coarse.stack[(slice(None), *np.ix_(*indices))].clone()
     stack[0] = torch.from_numpy(fine.image.astype(np.float32))
-    if "tumor" in fine.masks:
-        stack[2] = torch.from_numpy(fine.masks["tumor"].astype(np.float32))
+    if fine.case.lesion_mask:
+        stack[2] = torch.from_numpy(fine.masks[fine.case.lesion_mask].astype(np.float32))
     return LabelledVolume(coarse.kind, stack, coarse.known, coarse.modality)

@@ -28,6 +28,7 @@ from DiffuGTSLib.training.data.case_windows import (
 from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
 from DiffuGTSLib.training.data.examples import CalibrationExample
 from DiffuGTSLib.training.data.project_folder import DataSelection
+from DiffuGTSLib.training.data.scan_table import ScanKind
 from DiffuGTSLib.training.data.windows import ORGANS, LabelledVolume, Window
 
 HELD_OUT_WINDOWS = 8  # of an organ
@@ -56,6 +57,10 @@ class PublicFolder:
     def name(self) -> str:
         """For the card."""
         return self.dataset.name
+
+    @cached_property
+    def _kind(self) -> ScanKind:
+        return ScanKind(str(self.root), 1.0, 1.0)
 
     @property
     def kinds(self) -> Mapping[str, float]:
@@ -118,8 +123,8 @@ class PublicFolder:
     def volumes(self, split: str) -> list[TrainingVolume]:
         """The scans of a split ("training" or "tuning"), memory-mapped, without masks."""
         return [
-            TrainingVolume(TrainingCase(c.name, str(self.root), c.modality, self.root, ()),
-                           c.image, {})
+            TrainingVolume(TrainingCase(c.name, str(self.root), c.modality, self.root, (),
+                                        self._kind), c.image, {})
             for c in self.cached(split)
         ]
 
@@ -130,7 +135,7 @@ class PublicFolder:
             organ = (labels & ORGAN > 0) * float(_index(case.organ, self.organs) + 1)
             blank = np.zeros(labels.shape)
             stack = np.stack([case.image.astype(np.float32), organ, labels & TUMOR, blank])
-            yield LabelledVolume(str(self.root), torch.from_numpy(stack.astype(np.float32)),
+            yield LabelledVolume(self._kind, torch.from_numpy(stack.astype(np.float32)),
                          known_organs(case, (*ORGANS, *self.organs)), int(case.modality == "MR"))
 
     def sampler(self, organs: Sequence[str]) -> CaseSampler:

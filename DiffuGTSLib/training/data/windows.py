@@ -19,36 +19,16 @@ from torch.utils.data import DataLoader, Dataset
 from DiffuGTSLib.scan.canonical import Modality, mask_on_grid, to_canonical
 from DiffuGTSLib.scan.phantom import make_phantom
 from DiffuGTSLib.training.data import augment
-from DiffuGTSLib.training.data.cases import SPACING_MM, TrainingCase, TrainingVolume, write_cached
+from DiffuGTSLib.training.data.cases import SPACING_MM, TrainingVolume, write_cached
 from DiffuGTSLib.training.data.organs import organ_masks
+from DiffuGTSLib.training.data.scan_table import ORGANS, ScanKind, scan_table
 from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
 from DiffuGTSLib.training.loop import LoopConfig, step_generator
 
-# The anatomies that the gate learns, in the order of its prompts.
-ORGANS = (
-    "lung", "brain", "soft_tissue", "liver", "kidney", "pancreas", "colon", "spleen", "stomach",
-    "small_bowel", "urinary_bladder", "gallbladder", "adrenal_gland", "bone", "breast",
-)
-# How often each kind of scan is drawn.
-SHARES = {
-    "sarcoma_ct": 0.15, "sarcoma_mr": 0.18, "chest": 0.26, "abdomen": 0.05, "slab": 0.01,
-    "brain": 0.29, "breast": 0.01,
-    "phantom_lung": 0.03, "phantom_liver": 0.01, "phantom_brain": 0.01,
-}
-# The organ of the prompt, where the kind of scan decides it.
-PROMPTED_ORGAN = {
-    "sarcoma_ct": "soft_tissue", "sarcoma_mr": "soft_tissue", "breast": "breast", "slab": "liver",
-    "phantom_lung": "lung", "phantom_liver": "liver", "phantom_brain": "brain",
-}
-PHANTOMS = {"phantom_lung": "chest", "phantom_liver": "liver", "phantom_brain": "brain"}
 PHANTOM_SEEDS = range(1000, 1004)  # of each kind; the demonstration's phantom is another
-# How often synthetic lesions are added in which organ, by kind of scan.
-SYNTHETIC_RATES = {
-    "chest": {"lung": 1.0},
-    "abdomen": {"liver": 3.0, "kidney": 2.0, "pancreas": 1.5, "colon": 1.5, "soft_tissue": 1.0,
-                "spleen": 0.5, "stomach": 0.5, "urinary_bladder": 0.3, "lung": 0.3},
-    "brain": {"brain": 1.0},
-}
+# Of the windows of other CTs, clipped as the scans of a kind were that is published so: a network
+# must not take the clipping for a sign of the organ.
+CLIPPED_SHARE = 0.15
 MULTIPLE = 16  # the context path's coarsest voxel
 # Below three coarsest voxels an axis, bfloat16 gradients of convolutions overflow on CPUs.
 SMALLEST = 48
@@ -92,23 +72,16 @@ class LabelledVolume:
     """A training scan with its labels, as one stack of channels.
 
     Attributes:
-        kind: a row of SHARES, or the folder of a public data set.
+        kind: how windows are drawn from it.
         stack: float32 (4, X, Y, Z): intensity, organ index, lesion, ignore.
         known: (organs,), whether presence and absence of each organ are known.
         modality: index into attention.MODALITIES.
     """
 
-    kind: str
+    kind: ScanKind
     stack: torch.Tensor
     known: np.ndarray
     modality: int
-
-
-def kind_of(case: TrainingCase) -> str:
-    """Which row of SHARES the scan belongs to."""
-    if case.group == "sarcoma":
-        return "sarcoma_ct" if case.modality == "CT" else "sarcoma_mr"
-    return "slab" if case.name == "liver_slab" else case.group
 
 
 def label_volume(volume: TrainingVolume, cache: Path | None = None) -> LabelledVolume:
@@ -122,51 +95,36 @@ def label_volume(volume: TrainingVolume, cache: Path | None = None) -> LabelledV
             index[mask] = ORGANS.index(name) + 1
         if cached is not None:
             write_cached(cached, lambda stream: np.save(stream, index))
-    kind = kind_of(volume.case)
-    lesion = volume.masks.get("tumor", np.zeros(volume.image.shape, bool))
+    kind, table = volume.case.kind, scan_table()
+    lesion = volume.masks.get(volume.case.lesion_mask, np.zeros(volume.image.shape, bool))
     # Lesions of multiple sclerosis are no tumors, and unverified outlines no ground truth: ignored.
-    ignored = [volume.masks[n] for n in ("lesion", "roi_unverified") if n in volume.masks]
+    ignored = [volume.masks[n] for n in table.ignored_masks if n in volume.masks]
     ignore = np.logical_or.reduce(ignored) if ignored else np.zeros_like(lesion)
-    if kind.startswith("sarcoma"):
-        index[lesion] = ORGANS.index("soft_tissue") + 1
-    if kind == "breast":
-        index[:] = ORGANS.index("breast") + 1
+    if kind.prompted_organ:
+        index[lesion] = ORGANS.index(kind.prompted_organ) + 1
     stack = np.stack([volume.image.astype(np.float32), index, lesion, ignore]).astype(np.float32)
     modality = 0 if volume.case.modality == "CT" else 1
-    return LabelledVolume(kind, torch.from_numpy(stack), known_in(kind), modality)
+    return LabelledVolume(kind, torch.from_numpy(stack), np.array(kind.known_organs), modality)
 
 
 def phantom_volumes() -> list[LabelledVolume]:
     """Digital phantoms on the canonical grid; every fourth has no tumor."""
     volumes = []
-    for kind, name in PHANTOMS.items():
-        modality: Modality = "MR" if name == "brain" else "CT"
+    for kind in scan_table().kinds.values():
+        if not kind.phantom:
+            continue
+        modality: Modality = "MR" if kind.phantom == "brain" else "CT"
         for number, seed in enumerate(PHANTOM_SEEDS):
-            phantom = make_phantom(name, seed, tumor=number % 4 != 3)  # type: ignore[arg-type]
+            phantom = make_phantom(kind.phantom, seed, number % 4 != 3)  # type: ignore[arg-type]
             canonical = to_canonical(phantom.image, modality, SPACING_MM)
             tumor, organ = (mask_on_grid(m, canonical.geometry)
                             for m in (phantom.mask, phantom.organ))
-            index = organ * (ORGANS.index(PROMPTED_ORGAN[kind]) + 1)
+            index = organ * (ORGANS.index(kind.prompted_organ) + 1)
             stack = np.stack([canonical.tensor[0, 0].numpy(), index, tumor, np.zeros_like(tumor)])
-            known = np.array([o == PROMPTED_ORGAN[kind] for o in ORGANS])
-            volumes.append(LabelledVolume(kind, torch.from_numpy(stack.astype(np.float32)), known,
-                                  int(modality == "MR")))
+            volumes.append(LabelledVolume(
+                kind, torch.from_numpy(stack.astype(np.float32)), np.array(kind.known_organs),
+                int(modality == "MR")))
     return volumes
-
-
-def known_in(kind: str) -> np.ndarray:
-    """(len(ORGANS),): whether presence and absence of each organ are known in a kind of scan."""
-    if kind == "chest":
-        known = {"lung", "brain"}
-    elif kind == "slab":
-        known = {"brain", "urinary_bladder"}
-    elif kind == "abdomen":
-        known = set(ORGANS) - {"breast"}
-    elif kind.startswith("sarcoma"):
-        known = set(ORGANS) - {"bone", "breast"}
-    else:
-        known = set(ORGANS)
-    return np.array([o in known for o in ORGANS])
 
 
 class WindowSampler:
@@ -186,37 +144,48 @@ class WindowSampler:
     ) -> None:
         self.lesion_organs, self.prompt_organs = lesion_organs, prompt_organs
         self.voxel_mm = voxel_mm
-        self.kinds = {k: [v for v in volumes if v.kind == k] for k in SHARES}
-        self.names = [k for k in SHARES if self.kinds[k]]
-        shares = np.array([SHARES[k] for k in self.names])
+        table = scan_table().kinds
+        self.volumes = {k: [v for v in volumes if v.kind.name == k] for k in table}
+        self.kinds = [table[k] for k in table if self.volumes[k]]
+        shares = np.array([kind.share for kind in self.kinds])
         self.shares = shares / shares.sum()
+        self.clipped = [kind.clipped_hu for kind in self.kinds if kind.clipped_hu is not None]
         self.largest = largest
 
     def draw(self, generator: np.random.Generator) -> Window:
         """A deformed window; three of four without a real lesion get a synthetic one."""
-        kind = self.names[generator.choice(len(self.names), p=self.shares)]
-        volume = self.kinds[kind][generator.integers(len(self.kinds[kind]))]
+        kind = self.kinds[generator.choice(len(self.kinds), p=self.shares)]
+        volumes = self.volumes[kind.name]
+        volume = volumes[generator.integers(len(volumes))]
         stack = augment.deformed_window(
             volume.stack, self._size(volume, generator), self._focus(volume, generator), generator,
-            mirror_x=kind not in ("abdomen", "slab"),
+            mirror_x=kind.mirror,
         ).numpy()
         image, index = stack[0], np.rint(stack[1]).astype(np.uint8)
         lesion, ignore = stack[2] > 0.5, stack[3] > 0.5
         modality = "CT" if volume.modality == 0 else "MR"
-        organ = PROMPTED_ORGAN.get(kind)
-        if kind == "brain" and generator.random() < 0.25:
+        organ = kind.prompted_organ
+        if kind.stripped_share and generator.random() < kind.stripped_share:
             image = np.where(index == ORGANS.index("brain") + 1, image, 0.0)
         if modality == "MR":
             image = augment.random_contrast(image, generator)
-        if organ is None:
-            organ, image, lesion, halo = self._add_lesions(kind, image, index, modality, generator)
-            ignore |= halo
+        elif self.clipped and kind.clipped_hu is None and generator.random() < CLIPPED_SHARE:
+            image = augment.clip_as_published(image, self.clipped[0])
+        if self._adds_lesions(kind, generator):
+            organ, image, more, halo = self._add_lesions(kind, image, index, modality, generator)
+            lesion, ignore = lesion | more, (ignore | halo) & ~more
         image = augment.degrade(image, generator, floor=0.0 if modality == "CT" else None)
         prompted = ORGANS.index(organ)
         if organ not in self.prompt_organs or generator.random() < 0.15:
             known = [i for i in np.flatnonzero(volume.known) if ORGANS[i] in self.prompt_organs]
             prompted = int(generator.choice(known))
-        return as_window(image, lesion, ignore, index, volume, prompted)
+        return as_window(image, lesion, ignore, index, volume.known, volume.modality, prompted)
+
+    @staticmethod
+    def _adds_lesions(kind: ScanKind, generator: np.random.Generator) -> bool:
+        if not kind.synthetic or not kind.prompt:
+            return bool(kind.synthetic)
+        return bool(generator.random() < sum(kind.synthetic.values()))
 
     def _size(self, volume: LabelledVolume, generator: np.random.Generator) -> list[int]:
         """Smaller than the scan: else the centre of a crop around a tumor marks the tumor."""
@@ -225,25 +194,36 @@ class WindowSampler:
             bound = min(self.largest, n)
             least = min(bound, self.largest * 2 // 3)
             size = int(generator.integers(least, bound + 1))
-            if volume.kind.startswith("sarcoma"):
+            if volume.kind.crop:
                 size = min(size, int(n * generator.uniform(0.55, 0.95)))
             sizes.append(max(12, size // 8 * 8))
         return sizes
 
     def _focus(self, volume: LabelledVolume, generator: np.random.Generator) -> np.ndarray | None:
-        """A voxel of a labelled organ, for half of the abdominal and chest windows."""
-        if volume.kind not in ("abdomen", "chest") or generator.random() < 0.5:
+        """A voxel of a labelled organ, for half of the windows of some kinds; a voxel of a lesion,
+        for half of the windows of scans that are no crops around one."""
+        kind = volume.kind
+        if kind.prompt and not kind.crop and not kind.phantom and bool(volume.stack[2].any()):
+            return self._voxel_of(volume.stack[2] > 0.5, generator)
+        if not kind.around_organs or generator.random() < 0.5:
             return None
         present = np.unique(volume.stack[1][::4, ::4, ::4].numpy()).astype(int)
-        possible = [ORGANS.index(o) + 1 for o in SYNTHETIC_RATES[volume.kind]]
+        possible = [ORGANS.index(o) + 1 for o in kind.synthetic]
         present = np.intersect1d(present, possible)
         if present.size == 0:
             return None
         voxels = torch.nonzero(volume.stack[1] == int(generator.choice(present)))
         return voxels[int(generator.integers(len(voxels)))].numpy()
 
+    @staticmethod
+    def _voxel_of(mask: torch.Tensor, generator: np.random.Generator) -> np.ndarray | None:
+        if generator.random() < 0.5:
+            return None
+        voxels = torch.nonzero(mask)
+        return voxels[int(generator.integers(len(voxels)))].numpy()
+
     def _add_lesions(
-        self, kind: str, image: np.ndarray, index: np.ndarray, modality: str,
+        self, kind: ScanKind, image: np.ndarray, index: np.ndarray, modality: str,
         generator: np.random.Generator,
     ) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
         """Adds none (one in four), one, or up to three lesions to one of the window's organs.
@@ -253,11 +233,11 @@ class WindowSampler:
         """
         lesion, halo = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
         rates = {
-            o: r for o, r in SYNTHETIC_RATES[kind].items()
+            o: r for o, r in kind.synthetic.items()
             if o in self.lesion_organs and (index == ORGANS.index(o) + 1).sum() > 200
         }
         if not rates:
-            return next(iter(SYNTHETIC_RATES[kind])), image, lesion, halo
+            return next(iter(kind.synthetic)), image, lesion, halo
         weights = np.array(list(rates.values()))
         organ = list(rates)[generator.choice(len(rates), p=weights / weights.sum())]
         inside = index == ORGANS.index(organ) + 1
@@ -274,12 +254,13 @@ class WindowSampler:
 
 def as_window(
     image: np.ndarray, lesion: np.ndarray, ignore: np.ndarray, index: np.ndarray,
-    volume: LabelledVolume, organ: int,
+    known: np.ndarray, modality: int, organ: int,
 ) -> Window:
     """A window from arrays (X, Y, Z), padded to multiples of MULTIPLE with weight 0.
 
     Args:
-        volume: for the organs that are known, and the modality.
+        known: (organs,), whether presence and absence of each organ are known.
+        modality: index into attention.MODALITIES.
         organ: index of the prompt's organ.
     """
     pads = [max(int(-n % MULTIPLE), SMALLEST - n) for n in image.shape]
@@ -290,8 +271,8 @@ def as_window(
 
     return Window(
         image=tensor(image)[None, None], lesion=tensor(lesion), weight=tensor(~ignore),
-        organs=tensor(index).to(torch.uint8), known=torch.from_numpy(volume.known), organ=organ,
-        modality=volume.modality,
+        organs=tensor(index).to(torch.uint8), known=torch.from_numpy(known), organ=organ,
+        modality=modality,
     )
 
 

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+
+from DiffuGTSLib.training.data.cases import TrainingCase
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SIZE = 40
@@ -74,3 +77,23 @@ def start(*arguments: str, module: str = "DiffuGTSLib.cli") -> subprocess.Popen[
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+def training_case(
+    name: str, group: str, modality: str, masks: tuple[str, ...] = ()
+) -> TrainingCase:
+    """A case as the manifest of a training folder would list it; it has no files."""
+    entry = {"case": name, "group": group, "modality": modality, "masks": list(masks)}
+    return TrainingCase.of(entry, Path())
+
+
+def part_of(folder: Path, names: Collection[str], into: Path) -> Path:
+    """A training folder with some of the scans of another one, which it links to."""
+    entries = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    kept = [entry for entry in entries if entry["case"] in names]
+    for entry in kept:
+        link = into / entry["group"] / entry["case"]
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(folder / entry["group"] / entry["case"])
+    (into / "manifest.json").write_text(json.dumps(kept), encoding="utf-8")
+    return into

@@ -9,13 +9,13 @@ import pytest
 import SimpleITK as sitk
 from scipy.special import expit
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
+from support.training_material import training_case
 
 from DiffuGTSLib.evaluation.measures import THRESHOLDS, dice
 from DiffuGTSLib.models.card import shifted_threshold
 from DiffuGTSLib.pipeline.lesions import prominent
 from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.training.calibration import ExampleMaps, best_shift, fit_fusion, segmented_maps
-from DiffuGTSLib.training.data.cases import TrainingCase
 from DiffuGTSLib.training.data.examples import CalibrationExample, wrong_organ_examples
 
 
@@ -146,9 +146,10 @@ def test_limbs_are_negative_examples_of_lung_and_brain_tumors(tmp_path) -> None:
     outline.CopyInformation(image)
     sitk.WriteImage(image, tmp_path / "image.nii.gz")
     sitk.WriteImage(outline, tmp_path / "tumor.nii.gz")
-    cases = [TrainingCase(f"sts_029_{end}", "sarcoma", modality, tmp_path, ("tumor",))
-             for end, modality in (("ct", "CT"), ("t1", "MR"))]
-    cases.append(TrainingCase("lung1", "chest", "CT", tmp_path, ("tumor",)))
+    entries = [("sts_029_ct", "sarcoma", "CT"), ("sts_029_t1", "sarcoma", "MR"),
+               ("lung1", "chest", "CT")]
+    cases = [replace(training_case(*entry, masks=("tumor",)), folder=tmp_path)
+             for entry in entries]
     maps = wrong_organ_examples(cases)
     assert [e.key for e in maps] == ["lung/CT", "brain/MR"]
     for example in maps:

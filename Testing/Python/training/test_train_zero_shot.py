@@ -7,19 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.training_material import write_cases
+from support.training_material import part_of, training_case, write_cases
 
 from DiffuGTSLib.errors import PromptNotUnderstood, TrainingImpossible
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure, lesion_class
 from DiffuGTSLib.training.config import Data
 from DiffuGTSLib.training.data import project_folder
-from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
+from DiffuGTSLib.training.data.cases import TrainingVolume
 from DiffuGTSLib.training.data.corpus import Corpus, classes_named, gather
 from DiffuGTSLib.training.data.project_folder import DataSelection, ProjectFolder
+from DiffuGTSLib.training.data.scan_table import scan_table
 from DiffuGTSLib.training.data.windows import (
     ORGANS,
-    PHANTOMS,
-    PROMPTED_ORGAN,
     LabelledVolume,
     WindowSampler,
     label_volume,
@@ -114,7 +113,7 @@ def abdomen() -> LabelledVolume:
     for number, organ in enumerate(("liver", "kidney_left", "pancreas")):
         masks[organ] = np.zeros(image.shape, bool)
         masks[organ][8:56, 8:56, 4 + 20 * number : 20 + 20 * number] = True
-    case = TrainingCase("abdomen_3mm", "abdomen", "CT", Path(), ())
+    case = training_case("abdomen_3mm", "abdomen", "CT")
     return label_volume(TrainingVolume(case, image, masks))
 
 
@@ -134,14 +133,14 @@ def test_the_liver_gets_lesions_where_it_is_not_left_out() -> None:
 def test_phantoms_of_a_class_left_out_are_not_used(monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("[]")
     phantoms = [
-        LabelledVolume(kind, torch.ones(4, 8, 8, 8),
-                       np.array([o == PROMPTED_ORGAN[kind] for o in ORGANS]),
-                       int(kind == "phantom_brain")) for kind in PHANTOMS]
+        LabelledVolume(kind, torch.ones(4, 8, 8, 8), np.array(kind.known_organs),
+                       int(kind.phantom == "brain"))
+        for kind in scan_table().kinds.values() if kind.phantom]
     # The real ones take seconds each to draw.
     monkeypatch.setattr(project_folder, "phantom_volumes", lambda: phantoms)
     selection = DataSelection(left_out=classes_named(["HCC"]))
     folder = ProjectFolder(tmp_path, tmp_path / "cache", selection)
-    assert sorted(s.kind for s in folder.training) == ["phantom_brain", "phantom_lung"]
+    assert sorted(s.kind.name for s in folder.training) == ["phantom_brain", "phantom_lung"]
     assert folder.classes() == (set(), {"lung tumor", "brain tumor"})
 
 
@@ -158,10 +157,12 @@ def test_an_unknown_group_of_scans_is_named(tmp_path: Path) -> None:
 
 
 def test_soft_tissue_left_out_takes_the_sarcomas_away(shared_data: Path, tmp_path: Path) -> None:
-    folder = ProjectFolder(shared_data, tmp_path, DataSelection())
+    names = ("sts_001_ct", "sts_029_t1", "sts_030_ct", "mediastinum_b", "breast1", "ms_p07_t1")
+    root = part_of(shared_data, names, tmp_path / "data")
+    folder = ProjectFolder(root, tmp_path, DataSelection())
     assert any(name.startswith("sts_") for name in folder.names("training"))
     without = DataSelection(left_out=classes_named(["soft tissue sarcoma"]))
-    left_out = ProjectFolder(shared_data, tmp_path, without)
+    left_out = ProjectFolder(root, tmp_path, without)
     for split in ("training", "tuning"):
         assert left_out.names(split) == [
             name for name in folder.names(split) if not name.startswith("sts_")]

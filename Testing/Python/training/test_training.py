@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.training_material import training_case
 
 from DiffuGTSLib.evaluation.measures import body
 from DiffuGTSLib.networks.autoencoder import Autoencoder
@@ -23,8 +24,9 @@ from DiffuGTSLib.training.attention_trainer import (
     map_loss,
 )
 from DiffuGTSLib.training.data import augment
-from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume, load_volume, read_cases
+from DiffuGTSLib.training.data.cases import TrainingVolume, load_volume, read_cases
 from DiffuGTSLib.training.data.organs import lungs
+from DiffuGTSLib.training.data.scan_table import scan_table
 from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
 from DiffuGTSLib.training.data.windows import ORGANS, LabelledVolume, WindowSampler, label_volume
 from DiffuGTSLib.training.denoiser_trainer import centre_latents, random_mask
@@ -144,7 +146,7 @@ def test_a_deformed_window_keeps_image_and_labels_together() -> None:
 
 
 def source(shape: tuple[int, int, int] = (80, 72, 64)) -> LabelledVolume:
-    case = TrainingCase("sts_001_ct", "sarcoma", "CT", Path(), ("tumor",))
+    case = training_case("sts_001_ct", "sarcoma", "CT", masks=("tumor",))
     image, tumor = np.full(shape, 0.52, np.float16), np.zeros(shape, bool)
     tumor[30:50, 30:50, 20:40] = True
     return label_volume(TrainingVolume(case, image, {"tumor": tumor}))
@@ -186,7 +188,8 @@ def test_false_positives_without_a_lesion_cost_their_weight() -> None:
 
 def test_wide_windows_are_wide() -> None:
     sampler = WindowSampler([source()], largest=96)
-    inner = LabelledVolume("brain", torch.zeros(4, 120, 100, 80), np.ones(len(ORGANS), bool), 1)
+    inner = LabelledVolume(scan_table().kinds["brain"], torch.zeros(4, 120, 100, 80),
+                           np.ones(len(ORGANS), bool), 1)
     sizes = np.array([sampler._size(inner, np.random.default_rng(i)) for i in range(40)])
     assert sizes.min() == 64
     assert sizes.max() == 96
