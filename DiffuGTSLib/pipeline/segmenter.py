@@ -29,6 +29,7 @@ from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.pipeline.refinement import CropComparison
 from DiffuGTSLib.pipeline.result import Evidence, Result
 from DiffuGTSLib.pipeline.scan_size import Room
+from DiffuGTSLib.pipeline.side import midline, on_one_side
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt.parsing import Prompt, understand
 from DiffuGTSLib.scan.canonical import (
@@ -296,11 +297,13 @@ class Segmenter:
         if isinstance(prompt, str):
             prompt = understand(prompt, self.text_encoder)
         level = card.threshold if threshold is None else threshold
-        notes = [*scan.notes, *self._uncalibrated(prompt, scan)]
+        notes = [*scan.notes, *prompt.notes, *self._uncalibrated(prompt, scan)]
 
         # 2. Attend: where the scan looks abnormal in the sense of the text (METHOD.md 2).
         steps.step("attention", 0, 1)
         attention = self.attend(scan, prompt, notes.append)
+        if prompt.side:
+            attention = self._one_side(attention, prompt, scan.canonical, level, notes.append)
         candidates = find_candidates(
             attention, min(level, card.threshold), scan.canonical.spacing, self.candidate_options,
             self.package.autoencoder.downscale, self.room.multiple,
@@ -330,6 +333,19 @@ class Segmenter:
         _ = result.lesions  # measured here, so that the caller's thread does not wait for it
         steps.step("lesions", 1, 1)
         return result
+
+    def _one_side(
+        self, attention: np.ndarray, prompt: Prompt, canonical: Canonical, level: float,
+        on_note: Callable[[str], None],
+    ) -> np.ndarray:
+        """The attention on the side that the prompt names, where the scan shows which that is."""
+        middle = midline(canonical)
+        if middle is None:
+            on_note(f"“{prompt.side}” was not used: the scan does not show both sides alike.")
+            return attention
+        on_note(f"Only the {prompt.side} side was searched.")
+        threshold = self.candidate_options.sensitive * min(level, self.package.card.threshold)
+        return on_one_side(attention, prompt.side, middle, threshold)
 
     def attend(
         self, scan: EncodedScan, prompt: Prompt, on_note: Callable[[str], None] | None = None

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
 from DiffuGTSLib.errors import PromptNotUnderstood
+from DiffuGTSLib.prompt.site import not_of_origin, side_of, site_of, unmatched
+from DiffuGTSLib.prompt.unused_words import notes_on
 from DiffuGTSLib.prompt.vocabulary import (
     Anatomy,
     Finding,
@@ -68,6 +70,8 @@ class Prompt:
         terminology: Slicer's seven parts: category, type, region and their lists.
         region: "head", "thorax", "abdomen", "pelvis" or "any".
         modalities: in which the embedded model was shown the place.
+        side: "left" or "right" where the text says so of an organ of which there are two; else "".
+        notes: sentences on words of the text that change nothing, or were read as others.
     """
 
     text: str
@@ -82,6 +86,8 @@ class Prompt:
     terminology: str
     region: str
     modalities: tuple[str, ...]
+    side: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def understand(text: str, encoder: TextEncoder | None = None) -> Prompt:
@@ -104,7 +110,7 @@ def understand(text: str, encoder: TextEncoder | None = None) -> Prompt:
     findings = _affirmed(reading)
     finding = max(findings, key=_rank, default=None)
     _check_one_place(reading, finding)
-    place = _place_of(finding, reading)
+    place = site_of(finding, reading)
     if encoder and reading.unknown:
         return _beyond_vocabulary(text, reading, finding, place, encoder)
     if finding is None:
@@ -214,7 +220,7 @@ def _check_characters(text: str) -> None:
 
 def _check_intent(reading: Reading) -> None:
     """Refuses questions, other instructions, and texts that deny a finding."""
-    around = _unmatched(reading)
+    around = unmatched(reading)
     matches = _closest(reading)
     if starts_of(vocabulary().listed("other_intents"), around):
         message = "The text is a question or an instruction, not a finding."
@@ -226,17 +232,17 @@ def _check_intent(reading: Reading) -> None:
     if (findings and (denied or not affirmed)) or (normal and not findings):
         message = "The text says that there is no finding."
         _refuse(message, "Type the finding itself; if there is none, the result says so.", matches)
-    if len(affirmed) < len(_before_origin(reading, findings)):
+    if len(affirmed) < len(not_of_origin(reading, findings)):
         message = "The text names a finding to leave out, which is not possible."
-        place = _place_of(max(affirmed, key=_rank), reading)
+        place = site_of(max(affirmed, key=_rank), reading)
         wanted = dict.fromkeys(_title(_finding(match), place) for match in affirmed)
         _refuse(message, "Type only what to look for.", list(wanted))
 
 
 def _check_one_place(reading: Reading, finding: Match | None) -> None:
     """Refuses two places joined by "and": each is a prompt of its own."""
-    anatomies = _before_origin(reading, reading.named("anatomy"))
-    around = _unmatched(reading)
+    anatomies = not_of_origin(reading, reading.named("anatomy"))
+    around = unmatched(reading)
     joining = {word for phrase in vocabulary().listed("conjunctions") for word in phrase}
     joining |= {"&", "+", "/", ","}
     qualifiers = {word for phrase in vocabulary().listed("qualifiers") for word in phrase}
@@ -255,43 +261,16 @@ def _check_one_place(reading: Reading, finding: Match | None) -> None:
 
 def _affirmed(reading: Reading) -> list[Match]:
     """The findings that the text does not deny, without those that name a metastasis' origin."""
-    around = _unmatched(reading)
+    around = unmatched(reading)
     denials = starts_of(vocabulary().listed("negating"), around)
     if denials and denials[-1] == len(around) - 1:
         return []  # "liver tumor: no"
     directly = starts_of(vocabulary().listed("negating_next"), around)
     return [
         match
-        for match in _before_origin(reading, reading.named("finding"))
+        for match in not_of_origin(reading, reading.named("finding"))
         if not any(place < match.start for place in denials) and match.start - 1 not in directly
     ]
-
-
-def _before_origin(reading: Reading, matches: list[Match]) -> list[Match]:
-    """Matches before words such as "from", once a finding has been named."""
-    findings = reading.named("finding")
-    origins = [
-        start
-        for start in starts_of(vocabulary().listed("origin"), _unmatched(reading))
-        if findings and findings[0].start < start
-    ]
-    return [match for match in matches if match.start < min(origins, default=len(reading.tokens))]
-
-
-def _place_of(finding: Match | None, reading: Reading) -> str:
-    """The anatomy that belongs to the finding: "brain" in "breast cancer brain metastases"."""
-    anatomies = _before_origin(reading, reading.named("anatomy"))
-    if not anatomies:
-        return ""
-    if finding is None:
-        return anatomies[0].id
-    if finding.id == "metastasis":
-        toward = {word for phrase in vocabulary().listed("toward") for word in phrase}
-        for match in anatomies:
-            if toward & set(reading.tokens[max(0, match.start - 2) : match.start]):
-                return match.id
-    before = [match for match in anatomies if match.start <= finding.start]
-    return before[-1].id if before else anatomies[0].id
 
 
 def _beyond_vocabulary(
@@ -308,9 +287,15 @@ def _beyond_vocabulary(
             _refuse_without_finding(reading, free, plain)
         # The whole text is what names the finding.
         finding = Match(0, len(reading.tokens), "finding", free.finding(plain))
-    return _prompt(
-        text, reading, finding, place or _finding(finding).anatomy or free.anatomy(plain)
-    )
+    place = place or _finding(finding).anatomy
+    # What the text says of an origin must not become the site of a metastasis.
+    guessed = "" if place or reading.named("anatomy") else free.anatomy(plain)
+    prompt = _prompt(text, reading, finding, place or guessed)
+    if not guessed:
+        return prompt
+    note = ("The text names no place that is known; it is most like one about: "
+            f"{prompt.anatomy_name}.")
+    return replace(prompt, notes=(*prompt.notes, note))
 
 
 def _is_other_disease(reading: Reading) -> bool:
@@ -325,7 +310,7 @@ def _refuse_without_finding(
 ) -> NoReturn:
     anatomies = reading.named("anatomy")
     if anatomies:
-        place = vocabulary().anatomies[anatomies[0].id]
+        place = vocabulary().anatomies[site_of(None, reading)]
         message = f"The text names a place ({place.name}), but nothing to look for there."
         _refuse(message, "Add what to look for.", _titles_of(place))
     matches = free.closest(plain, list(titles()), MAX_SUGGESTIONS) if free else []
@@ -348,20 +333,14 @@ def _closest(reading: Reading) -> list[str]:
     findings, anatomies = reading.named("finding"), reading.named("anatomy")
     if findings:
         named = max(findings, key=_rank)
-        place = _place_of(named, reading) or _finding(named).anatomy
+        place = site_of(named, reading) or _finding(named).anatomy
         return [_title(_finding(named), place)]
     if anatomies:
-        return _titles_of(vocabulary().anatomies[anatomies[0].id])
+        return _titles_of(vocabulary().anatomies[site_of(None, reading)])
     words = {word: title for title in reversed(titles()) for word in title.split()}
     close = [word for typed in reading.unknown
              for word in get_close_matches(typed, words, cutoff=_MIN_WORD_SIMILARITY)]
     return list(dict.fromkeys(words[word] for word in close))
-
-
-def _unmatched(reading: Reading) -> list[str]:
-    """The tokens, with "" where one belongs to a finding or a place."""
-    taken = {index for match in reading.matches for index in range(match.start, match.end)}
-    return ["" if index in taken else word for index, word in enumerate(reading.tokens)]
 
 
 def _finding(match: Match) -> Finding:
@@ -387,6 +366,7 @@ def _prompt(text: str, reading: Reading, match: Match, place: str) -> Prompt:
     named = set(tokens(" ".join(reading.unknown))) & set(reading.tokens[match.start : match.end])
     words = " ".join(text.split()) if named else ""
     names = [finding.name, words] if words else [finding.name]
+    side = side_of(place, reading)
     return Prompt(
         text=text,
         anatomy=place,
@@ -404,6 +384,8 @@ def _prompt(text: str, reading: Reading, match: Match, place: str) -> Prompt:
         ),
         region=anatomy.region if anatomy else "any",
         modalities=anatomy.modalities if anatomy else ("CT", "MR"),
+        side=side,
+        notes=notes_on(text, reading, match, place, side),
     )
 
 

@@ -65,11 +65,13 @@ class Reading:
         tokens: the folded words, typing errors corrected; separators (& + / ,) are tokens too.
         matches: what was recognised, from left to right.
         unknown: the words that are in no list, as they were typed.
+        typed: a word for each token, as it was typed.
     """
 
     tokens: Phrase
     matches: tuple[Match, ...]
     unknown: tuple[str, ...]
+    typed: Phrase = ()
 
     def named(self, kind: Kind) -> list[Match]:
         """The matches of one kind, from left to right."""
@@ -84,7 +86,11 @@ def fold(text: str) -> str:
 
 def tokens(text: str) -> Phrase:
     """The folded words of `text`, and its separators; hyphens and other marks only divide."""
-    return tuple(re.findall(r"[^\W_]+|[&+/,]", fold(text)))
+    return _words(fold(text))
+
+
+def _words(text: str) -> Phrase:
+    return tuple(re.findall(r"[^\W_]+|[&+/,]", text))
 
 
 def is_close(typed: str, word: str) -> bool:
@@ -117,11 +123,12 @@ class Vocabulary:
     """Places, findings and words, and how they are recognised in a text.
 
     Args:
-        anatomies, findings, words: the content of the three JSON files in `FOLDER`.
+        anatomies, findings, words, dictionary: the content of the JSON files in `FOLDER`.
     """
 
     def __init__(
-        self, anatomies: dict[str, Any], findings: dict[str, Any], words: dict[str, Any]
+        self, anatomies: dict[str, Any], findings: dict[str, Any], words: dict[str, Any],
+        dictionary: dict[str, Any],
     ) -> None:
         self.anatomies = {entry["id"]: _anatomy(entry) for entry in anatomies["anatomies"]}
         self.findings = {
@@ -137,11 +144,15 @@ class Vocabulary:
             self._add("finding", entry)
         self._longest = max(map(len, self.phrases))
         self._correct = sorted({word for phrase in self.phrases for word in phrase})
-        lists = ("ignored", "conjunctions", "toward", "origin", "qualifiers", "negating",
-                 "negating_next", "absent", "normal", "other_intents")
+        lists = ("ignored", "conjunctions", "toward", "origin", "history", "beside", "qualifiers",
+                 "left", "right", "negating", "negating_next", "absent", "normal", "other_intents")
         self._plain = {word for name in lists for text in words[name] for word in tokens(text)}
         self._known = self._plain | set(self._correct) | SEPARATORS
         self._known |= set(words["not_typos"]) | set(words["not_tumors"])
+        # An English word is what it says, however close it is to a word of another language:
+        # the lingula is no tongue (lingua).
+        lines = (line for name, kind in dictionary.items() if name != "$schema" for line in kind)
+        self._known |= {word for line in lines for word in line.split()}
 
     def _add(self, kind: Kind, entry: dict[str, Any]) -> None:
         for text in (entry["name"], *entry["synonyms"]):
@@ -153,7 +164,7 @@ class Vocabulary:
 
     def read(self, text: str) -> Reading:
         """Recognises places and findings; the longest phrase wins, from left to right."""
-        typed = tokens(text)
+        typed, as_typed = tokens(text), _words(unicodedata.normalize("NFC", text))
         corrected = tuple(self._corrected(word) for word in typed)
         matches: list[Match] = []
         unknown: list[str] = []
@@ -165,7 +176,8 @@ class Vocabulary:
                 found = self._tumor_word(corrected[position], position)
             matches += found
             position = found[-1].end if found else position + 1
-        return Reading(corrected, tuple(matches), tuple(unknown))
+        same = len(as_typed) == len(typed)
+        return Reading(corrected, tuple(matches), tuple(unknown), as_typed if same else typed)
 
     def _is_unknown(self, word: str) -> bool:
         # Sizes and segment numbers say nothing about what to find.
@@ -268,6 +280,6 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(
         *(
             json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-            for name in ("anatomies", "findings", "words")
+            for name in ("anatomies", "findings", "words", "dictionary")
         )
     )

@@ -45,6 +45,6 @@ def _understandOne(text: str, model: str) -> ParsedPrompt:
                              hasUnknownWords=bool(vocabulary().read(text).unknown))
     finding = vocabulary().findings[prompt.finding].name
     words = [prompt.anatomy_name or _("anywhere"), finding, ", ".join(prompt.modalities),
-             _("model {name}").format(name=model)]
+             _("model {name}").format(name=model), *prompt.notes]
     return ParsedPrompt(text, True, " · ".join(words), prompt.title, prompt.anatomy_name, finding,
                          prompt.modalities, prompt.known)

@@ -12,7 +12,7 @@ from DiffuGTSLib.prompt.parsing import titles, understand
 from DiffuGTSLib.prompt.vocabulary import FOLDER, fold, is_close, tokens, vocabulary
 from DiffuGTSLib.training.data.windows import ORGANS
 
-CATALOGUES = ("anatomies", "findings", "words")
+CATALOGUES = ("anatomies", "findings", "words", "dictionary")
 
 
 def read(name: str) -> dict[str, Any]:
