@@ -6,6 +6,7 @@ What both such processes need beside it: fewer progress events, and less of the 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import sys
@@ -18,6 +19,8 @@ from DiffuGTSLib.errors import DiffuGTSError
 
 _LONGEST_LINE = 1 << 20
 _NICENESS = 5
+_SIGKILL = 9
+_PR_SET_PDEATHSIG = 1  # of Linux: the signal that comes when the parent has ended
 Id = str | int
 
 
@@ -92,6 +95,24 @@ class Throttle:
             return False
         self._stage, self._sent = stage, now
         return True
+
+
+class Parent:
+    """The process that started this one. To be made at once, while that surely still runs.
+
+    An orphan could wake long after another run has taken over its folder. Linux ends this process
+    together with its parent; elsewhere `check` notices before anything is written.
+    """
+
+    def __init__(self) -> None:
+        self._number = os.getppid()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+
+    def check(self) -> None:
+        """Raises ChannelClosed where the parent has ended."""
+        if os.getppid() != self._number:
+            raise ChannelClosed
 
 
 def lower_priority() -> None:

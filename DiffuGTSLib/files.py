@@ -11,10 +11,12 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,25 @@ from DiffuGTSLib.errors import OutputNotWritten
 
 MODELS_VARIABLE = "DIFFUGTS_MODELS"
 CACHE_VARIABLE = "DIFFUGTS_CACHE"
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.[\w.]+")
+_HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:24] or "host"
+_TEMPORARY = re.compile(r"\.diffugts-([A-Za-z0-9]+)-(\d+)-[0-9a-f]{12}(\.[\w.]+)?")
+# Of another machine nobody here knows which processes run; after a day none writes any more.
+_ABANDONED_SECONDS = 86400.0
+_CLOCK_SECONDS = 2.0
+# The temporary names of this process, and what each is to be called at the end.
+_own: dict[str, str] = {}
 
 
-def temporary_path(path: Path, suffix: str) -> Path:
-    """An unused name in the same folder, which `remove_unfinished` recognises."""
-    return path.with_name(f".{uuid.uuid4().hex}{suffix}")
+def temporary_path(path: Path, suffix: str = "") -> Path:
+    """An unused name in the same folder; it says whose it is, for `remove_unfinished`."""
+    name = f".diffugts-{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:12]}{suffix}"
+    _own[name] = final_name(path)
+    return path.with_name(name)
+
+
+def final_name(path: Path) -> str:
+    """The name that a file will have: its own, unless that is a temporary one of this process."""
+    return _own.get(path.name, path.name)
 
 
 @contextmanager
@@ -44,11 +59,59 @@ def atomic_file(path: Path, suffix: str) -> Iterator[Path]:
         temporary.replace(path)
     except (RuntimeError, OSError):
         raise OutputNotWritten(
-            f"{path.name} could not be written completely.",
+            f"{final_name(path)} could not be written completely.",
             "Free some space on the disk or choose another folder.",
         ) from None
     finally:
+        _remove(temporary)
+
+
+class StagedFiles:
+    """Several files that appear together: each under a temporary name until `commit`.
+
+    What was there before stays until all new ones are complete.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: list[tuple[Path, Path]] = []
+
+    def path(self, final: Path, suffix: str) -> Path:
+        """The temporary name to write to, in the folder of `final`."""
+        temporary = temporary_path(final, suffix)
+        self._pairs.append((temporary, final))
+        return temporary
+
+    def drop(self, temporary: Path) -> None:
+        """Gives up a file that could not be made; the others stay staged."""
+        self._pairs = [pair for pair in self._pairs if pair[0] != temporary]
+        _remove(temporary)
+
+    def commit(self) -> None:
+        """Gives all files their names, in the order in which they were staged.
+
+        Raises:
+            OutputNotWritten: one of them cannot be renamed.
+        """
+        try:
+            for temporary, final in self._pairs:
+                temporary.replace(final)
+        except OSError:
+            raise OutputNotWritten(
+                f"{final.name} could not be written.", "Choose another folder."
+            ) from None
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Removes what has no final name yet."""
+        while self._pairs:
+            _remove(self._pairs.pop()[0])
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):
         temporary.unlink(missing_ok=True)
+    _own.pop(temporary.name, None)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -69,11 +132,54 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     write_atomically(path, text.encode("ascii") + b"\n")
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Removes the temporary files that a killed process left in `folder` and below."""
-    for path in folder.rglob(".*"):
-        if _TEMPORARY.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+def remove_unfinished(*folders: Path, locked: bool = False) -> None:
+    """Removes the temporary files and folders that dead processes left in `folders` themselves.
+
+    Those of processes that still run stay, and so does every other file.
+
+    Args:
+        locked: the caller has the folders to itself, so that other machines' files are dead, too.
+    """
+    for folder in folders:
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            continue
+        for entry in entries:
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match and _is_dead(entry, match[1], int(match[2]), locked):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        os.unlink(entry.path)
+
+
+def _is_dead(entry: os.DirEntry[str], host: str, process: int, locked: bool) -> bool:
+    """Whether the process that made a temporary file has ended."""
+    if entry.name in _own:
+        return False
+    try:
+        written = entry.stat(follow_symlinks=False).st_mtime
+    except OSError:
+        return False
+    if host != _HOST:
+        return locked or time.time() - written > _ABANDONED_SECONDS
+    if process == os.getpid():
+        return True  # an earlier process had the same number
+    try:
+        import psutil
+
+        found = psutil.Process(process)
+        # A number is given again: one that began after the file was written is another process.
+        return (found.status() == psutil.STATUS_ZOMBIE
+                or found.create_time() > written + _CLOCK_SECONDS)
+    except ImportError:
+        return False
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
 
 
 @contextmanager
@@ -87,7 +193,8 @@ def atomic_folder(folder: Path, hint: str = "Choose another folder.") -> Iterato
     Raises:
         OutputNotWritten: the disk is full, or the folder cannot be written.
     """
-    building = folder.with_name(f".building-{uuid.uuid4().hex}")
+    remove_unfinished(folder.parent)
+    building = temporary_path(folder)
     try:
         building.mkdir(parents=True)
         yield building
@@ -100,6 +207,20 @@ def atomic_folder(folder: Path, hint: str = "Choose another folder.") -> Iterato
         raise OutputNotWritten(f"The folder {folder.name} cannot be written.", hint) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
+        _own.pop(building.name, None)
+
+
+def is_same_file(one: Path | str, other: Path | str) -> bool:
+    """Whether two paths lead to the same file or folder, links included; it need not exist."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def is_inside(path: Path | str, folder: Path | str) -> bool:
+    """Whether a path leads into a folder, links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def sha256(path: Path) -> str:

@@ -28,7 +28,13 @@ from typing import Any
 
 from DiffuGTSLib.batch.case import BatchFailure, BatchSettings, Case, Outcome
 from DiffuGTSLib.batch.executor import Executor
-from DiffuGTSLib.batch.inputs import BatchEntry, LeftOut, gather, name_cases
+from DiffuGTSLib.batch.inputs import (
+    BatchEntry,
+    LeftOut,
+    gather,
+    name_cases,
+    refuse_own_outputs,
+)
 from DiffuGTSLib.batch.output_folder import CaseRow, OutputFolder, write_tables
 from DiffuGTSLib.batch.report import REPORT, write_report
 from DiffuGTSLib.errors import OutputNotWritten
@@ -117,6 +123,7 @@ def run_batch(
     stop = cancelled or threading.Event()
     # May raise, so before a folder is created.
     gathered = gather(inputs, prompts, settings.folder)
+    refuse_own_outputs(inputs, gathered.requests, settings)
     output = OutputFolder(settings.folder, resume)
     try:
         entries = name_cases(gathered.requests, output.names)
@@ -194,7 +201,6 @@ class _Batch:
             left_out=self._left_out.as_dict(),
             cases=[row.case.as_dict() | {"status": row.status} for row in self._rows()],
         )
-        self._output.forget([e for name, e in self._entries.items() if name not in self._kept])
         for entry in self._entries.values():
             if entry.problem and not entry.skipped:
                 self._fail(entry.case, Outcome(entry.case.name, "failed", error=entry.problem))

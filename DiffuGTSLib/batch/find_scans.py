@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from DiffuGTSLib.batch.case import (
     MAP_FOLDERS,
@@ -18,18 +17,15 @@ from DiffuGTSLib.batch.case import (
     BatchFailure,
 )
 from DiffuGTSLib.errors import NotAScalarVolume, UnreadableImage
+from DiffuGTSLib.scan.file_checks import is_regular, is_unicode
 from DiffuGTSLib.scan.modality import MODALITIES
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 _SEGMENTATIONS = (".seg.nrrd", ".seg.nii.gz", ".seg.nii")
 _VOXELS = (".img", ".img.gz", ".raw", ".raw.gz", ".zraw")  # of a header beside them
 _DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _MIN_SLICES = 4  # a series with fewer is a localiser
-_OUTPUTS = (SEGMENTATIONS, THUMBNAILS, MAP_FOLDERS, RECORDS)
-_MODALITY_TAG, _SERIES_TAG, _NUMBER_TAG = "0008|0060", "0020|000e", "0020|0011"
+OUTPUTS = (SEGMENTATIONS, THUMBNAILS, MAP_FOLDERS, RECORDS)
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ def _results_around(path: Path, pattern: str, avoid: Path) -> Path | None:
     parts = path.parts[:-1]
     for depth in range(fixed, len(parts)):
         folder = Path(*parts[:depth])
-        if parts[depth] in _OUTPUTS and _holds_results(folder, avoid):
+        if parts[depth] in OUTPUTS and _holds_results(folder, avoid):
             return _absolute(folder)
     return None
 
@@ -155,24 +151,42 @@ def _at(path: Path, avoid: Path) -> Finds:
     """The scans at a path that exists."""
     path = _absolute(path)
     if not os.path.isdir(path):
-        return Finds([Found(path, name=stem(path))])
+        return Finds([Found(path, name=stem(path)) if is_unicode(path) else _unnameable(path)])
     found: list[Found] = []
     dicom: list[Path] = []
     left_out: list[Path] = []
+    unnameable: dict[Path, None] = {}
     for entry in _walk(path, avoid, left_out):
         if isinstance(entry, Found):
             found.append(entry)
+        elif os.path.exists(entry) and not is_regular(entry):
+            left_out.append(entry)  # a pipe, a socket or a device
+        elif not is_unicode(entry):
+            if _is_scan(entry) or _is_dicom(entry):
+                unnameable[_not_unicode(entry)] = None
+            else:
+                left_out.append(entry)
         elif _is_scan(entry):
             found.append(Found(entry, name=stem(entry)))
         elif _is_dicom(entry):
             dicom.append(entry)
         elif not _is_part(entry):
             left_out.append(entry)
-    found += _series(dicom)
+    found += [_unnameable(one) for one in unnameable] + _series(dicom)
     if all(scan.skipped for scan in found):
         found.append(_problem(path, f"The folder {path.name} holds no scans.",
                               "Pass a folder with image files or DICOM series."))
     return Finds(sorted(found, key=lambda scan: (str(scan.image), scan.name)), left_out)
+
+
+def _not_unicode(path: Path) -> Path:
+    """The uppermost part of a path whose name is not UTF-8."""
+    return next(part for part in (*reversed(path.parents), path) if not is_unicode(part))
+
+
+def _unnameable(path: Path) -> Found:
+    return _problem(path, f"The name {stem(path)} holds bytes that are not UTF-8.",
+                    "Rename it: it comes from a system with another encoding.")
 
 
 def _walk(folder: Path, avoid: Path, left_out: list[Path]) -> Iterator[Path | Found]:
@@ -191,7 +205,7 @@ def _walk(folder: Path, avoid: Path, left_out: list[Path]) -> Iterator[Path | Fo
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files = sorted(name for name in files if not name.startswith("."))
         if _holds_results(Path(current), avoid):
-            folders[:] = [name for name in folders if name not in _OUTPUTS]
+            folders[:] = [name for name in folders if name not in OUTPUTS]
             files = [name for name in files if _is_scan(Path(name))]
             if not _is_same(Path(current), avoid):
                 left_out.append(Path(current))
@@ -223,9 +237,9 @@ def _is_dicom(path: Path) -> bool:
         return False
     if path.suffix.lower() in _DICOM_SUFFIXES:
         return True
-    from DiffuGTSLib.scan.header import has_dicom_mark
+    from DiffuGTSLib.scan.dicom_tags import is_dicom_file
 
-    return has_dicom_mark(path)
+    return is_dicom_file(path)
 
 
 def _series(files: list[Path]) -> list[Found]:
@@ -282,18 +296,13 @@ def _without_image(folder: Path, count: int) -> Found:
 
 
 def _slice(path: Path) -> _Slice | None:
-    """What the header of a DICOM file says; None where it has no image."""
-    from DiffuGTSLib.scan.dicom import frames_in
-    from DiffuGTSLib.scan.header import quiet, read_header
+    """What the header of a DICOM file says; None where it has no image.
 
-    try:
-        with quiet():
-            header = read_header(path)
-    except RuntimeError:
+    Read without ITK, which a damaged file can make end the process, and with it the batch.
+    """
+    from DiffuGTSLib.scan.dicom_tags import read_tags
+
+    tags = read_tags(path)
+    if tags is None or not tags.has_pixels:
         return None
-    return _Slice(path, _tag(header, _SERIES_TAG), _tag(header, _NUMBER_TAG),
-                  _tag(header, _MODALITY_TAG).upper(), frames_in(header))
-
-
-def _tag(header: sitk.ImageFileReader, tag: str) -> str:
-    return header.GetMetaData(tag).strip() if header.HasMetaDataKey(tag) else ""
+    return _Slice(path, tags.series, tags.number, tags.modality, tags.frames)

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.batch.case import BatchFailure, Case
-from DiffuGTSLib.batch.find_scans import Found, find
+from DiffuGTSLib.batch.case import BatchFailure, BatchSettings, Case
+from DiffuGTSLib.batch.find_scans import OUTPUTS, Found, find
 from DiffuGTSLib.batch.input_table import BadTable, TableRow, is_table, read_table
-from DiffuGTSLib.errors import DiffuGTSError, PromptNotUnderstood
+from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten, PromptNotUnderstood
+from DiffuGTSLib.files import is_inside, is_same_file
 from DiffuGTSLib.prompt.parsing import refusals, several
 
 _EXAMPLES = 5
@@ -30,6 +31,8 @@ _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 # A spreadsheet takes a cell that begins with one of these for a formula.
 FORMULA = ("=", "+", "-", "@")
+# Files that a run writes into its folder and that might be passed as a table.
+OWN_TABLES = ("cases.csv", "lesions.csv", "run.json")
 
 
 class InputMissing(DiffuGTSError):
@@ -162,6 +165,32 @@ def name_cases(requests: Sequence[Request], names: Mapping[Identity, str]) -> li
                     one.sequence)
         entries.append(BatchEntry(case, one.found.problem or one.refused, one.found.skipped))
     return entries
+
+
+def refuse_own_outputs(
+    inputs: Sequence[Path | str], requests: Sequence[Request], settings: BatchSettings
+) -> None:
+    """Refuses inputs that the run itself would replace.
+
+    Raises:
+        OutputNotWritten: a table has the name of a result, a scan lies where results are written,
+            or the output folder is that of DICOM slices.
+    """
+    for source in map(Path, inputs):
+        if (is_table(source) and source.is_file() and source.name.lower() in OWN_TABLES
+                and is_same_file(source.absolute().parent, settings.folder)):
+            raise OutputNotWritten(f"The run would replace the table {source.name} itself.",
+                                   "Choose another folder for output, or another name for it.")
+    for one in requests:
+        image = one.found.image
+        if is_same_file(image, settings.folder):
+            raise OutputNotWritten(
+                f"The output folder {settings.folder.name} is that of the scans.",
+                "Choose a folder beside it.")
+        if any(is_inside(image, settings.folder / name) for name in OUTPUTS):
+            raise OutputNotWritten(
+                f"The scan {image.name} lies where this run would write its results.",
+                "Choose another folder for output.")
 
 
 def _requests(

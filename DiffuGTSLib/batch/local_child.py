@@ -20,7 +20,7 @@ from typing import Any
 
 from DiffuGTSLib.batch.case import WORKER_THREADS, BatchFailure, BatchSettings, Case
 from DiffuGTSLib.batch.processor import CaseProcessor
-from DiffuGTSLib.channel import Channel, ChannelClosed, Throttle, lower_priority
+from DiffuGTSLib.channel import Channel, ChannelClosed, Parent, Throttle, lower_priority
 from DiffuGTSLib.errors import DiffuGTSError
 
 _SECONDS_BETWEEN_EVENTS = 0.2
@@ -33,10 +33,12 @@ class BatchWorker:
 
     Args:
         channel: where requests come from and events go to.
+        parent: the batch; without it no case is finished.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, parent: Parent) -> None:
         self._channel = channel
+        self._parent = parent
         self._cases: queue.Queue[Case | None] = queue.Queue()
         self._cancelled = threading.Event()
 
@@ -48,7 +50,8 @@ class BatchWorker:
             return 0
         try:
             settings = BatchSettings.from_dict(first["settings"])
-            processor = CaseProcessor(settings, device_of(settings.options.device, first["slot"]))
+            processor = CaseProcessor(
+                settings, device_of(settings.options.device, first["slot"]), self._parent.check)
         except (DiffuGTSError, RuntimeError, MemoryError) as error:
             self._channel.send("error", **BatchFailure.of(error).__dict__)
             return 1
@@ -112,10 +115,10 @@ def _parsed(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
 
 def main() -> int:
     """`python -m DiffuGTSLib.batch.local_child`, started by local_executor.py."""
-    channel = Channel()
+    parent, channel = Parent(), Channel()
     lower_priority()
     try:
-        return BatchWorker(channel).serve()
+        return BatchWorker(channel, parent).serve()
     except (KeyboardInterrupt, ChannelClosed):
         return 130
 

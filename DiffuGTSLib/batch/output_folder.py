@@ -20,8 +20,18 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from DiffuGTSLib.batch.case import RECORDS, RUN, BatchFailure, BatchSettings, Case, Outcome
-from DiffuGTSLib.batch.inputs import FORMULA, BatchEntry, Identity, identity
+from DiffuGTSLib.batch.case import (
+    MAP_FOLDERS,
+    RECORDS,
+    RUN,
+    SEGMENTATIONS,
+    THUMBNAILS,
+    BatchFailure,
+    BatchSettings,
+    Case,
+    Outcome,
+)
+from DiffuGTSLib.batch.inputs import FORMULA, Identity, identity
 from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
 from DiffuGTSLib.files import remove_unfinished, write_atomically, write_json
 
@@ -102,12 +112,26 @@ class OutputFolder:
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             self._run = self._read_run()
+            if not self._run:
+                self._refuse_foreign()
             if self._run and not resume:
                 raise FolderNotEmpty(f"The folder {folder.name} holds an earlier run.",
                                      "Continue it with --resume, or choose another folder.")
-            remove_unfinished(folder)
+            remove_unfinished(*_own_folders(folder), locked=True)
             self.records = self._read_records()
             on_error.pop_all()  # nothing has failed: the lock is kept
+
+    def _refuse_foreign(self) -> None:
+        """Without a run, what has the names of results is somebody else's."""
+        names = (CASES, LESIONS, "report.html", SEGMENTATIONS, THUMBNAILS, MAP_FOLDERS)
+        for name in names:
+            path = self._folder / name
+            if path.is_dir() and not any(path.iterdir()):
+                continue
+            if path.exists() or path.is_symlink():
+                raise FolderNotEmpty(
+                    f"The folder {self._folder.name} holds {name}, which is not of a run of this "
+                    "program.", "Choose another folder, or move that away.")
 
     def _acquire(self) -> None:
         """Locks the folder; the system releases the lock when the process ends in any way."""
@@ -178,28 +202,22 @@ class OutputFolder:
     def record(self, case: Case, outcome: Outcome) -> None:
         """Writes the record of a case that has ended, atomically.
 
+        Results of an earlier request are kept until then; those that the new ones have not
+        replaced are removed, as they would be outdated.
+
         Raises:
             OutputNotWritten: the disk is full.
         """
+        before = self.records.get(case.name)
         record = Record(case, outcome, self._stamps.get(case.name, []))
         write_json(self._folder / RECORDS / f"{case.name}.json", {
             "case": case.as_dict(), "outcome": outcome.as_dict(), "stamp": record.stamp,
         })
         self.records[case.name] = record
-
-    def forget(self, entries: list[BatchEntry]) -> None:
-        """Removes the results and records of cases that are about to run again.
-
-        A case that then fails, or has fewer prompts, would leave outdated files behind.
-        """
-        for entry in entries:
-            record = self.records.pop(entry.case.name, None)
-            if record is None:
-                continue
-            # The segmentation first: without it, a record is not valid.
-            for path in _paths(record.outcome.files):
-                (self._folder / path).unlink(missing_ok=True)
-            (self._folder / RECORDS / f"{entry.case.name}.json").unlink(missing_ok=True)
+        for path in set(_paths(before.outcome.files) if before else ()) - set(
+            _paths(outcome.files)
+        ):
+            (self._folder / path).unlink(missing_ok=True)
 
     def end(self, state: str, numbers: Mapping[str, Any]) -> None:
         """Records how the run ended: "finished", "cancelled" or "stopped"."""
@@ -237,10 +255,13 @@ class OutputFolder:
         if not path.exists():
             return {}
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            raise OtherRun(f"{RUN} in {self._folder.name} is not from this program.",
-                           "Choose another folder.") from None
+            run = json.loads(path.read_text(encoding="utf-8"))
+            if _is_run(run):
+                return dict(run)
+        except (OSError, ValueError, RecursionError):
+            pass
+        raise OtherRun(f"{RUN} in {self._folder.name} is not from this program, or is damaged.",
+                       "Choose another folder.")
 
     def _read_records(self) -> dict[str, Record]:
         """The records that can be read: a case whose record is damaged runs again."""
@@ -255,6 +276,25 @@ class OutputFolder:
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
         return records
+
+
+def _is_run(run: Any) -> bool:
+    """Whether the content of a run.json is what `begin` writes."""
+    kinds = {"program": str, "model": str, "model_sha256": str, "version": str, "options": dict,
+             "parts": list}
+    facts = ("state", "started", "torch", "device")
+    return (isinstance(run, dict) and run.get("program") == "DiffuGTS"
+            and all(isinstance(run.get(name), kind) for name, kind in kinds.items())
+            and all(isinstance(part, dict) and all(isinstance(part.get(f), str) for f in facts)
+                    and isinstance(part.get("done_before"), int) for part in run["parts"]))
+
+
+def _own_folders(folder: Path) -> list[Path]:
+    """The output folder and those in which this program writes below it."""
+    maps = folder / MAP_FOLDERS
+    cases = [path for path in maps.iterdir() if path.is_dir()] if maps.is_dir() else []
+    return [folder, *(folder / name for name in (RECORDS, SEGMENTATIONS, THUMBNAILS)), maps,
+            *cases]
 
 
 def stamp(case: Case) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ from DiffuGTSLib.batch.case import (
     OnProgress,
     Outcome,
 )
-from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten
+from DiffuGTSLib.errors import Cancelled, OutputNotWritten
+from DiffuGTSLib.files import StagedFiles
 from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
 from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.progress import ProgressEstimator
@@ -52,13 +54,18 @@ class CaseProcessor:
     Args:
         settings: of the run.
         device: of this processor, if not that of the settings.
+        check: called before the files of a case get their names; may raise, to leave none.
 
     Raises:
         ModelMissing, ModelDamaged, DeviceMissing: the model cannot be loaded.
     """
 
-    def __init__(self, settings: BatchSettings, device: str | None = None) -> None:
+    def __init__(
+        self, settings: BatchSettings, device: str | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._settings = settings
+        self._check = check
         options = settings.options
         self._segmenter = Segmenter.from_pretrained(options.model, device or options.device)
         self._networks = threading.Lock()
@@ -100,7 +107,7 @@ class CaseProcessor:
             card = self._segmenter.package.card
             prompts = described(results)
             files = CaseFiles(self._settings, case, card.name)
-            paths = files.write(results, scan.modality)
+            paths = files.write(results, scan.modality, self._check)
             watch.pause()
             return Outcome(case.name, "done", watch.seconds, watch.network_seconds, None,
                            scan.modality, prompts, paths, files.notes)
@@ -185,16 +192,20 @@ class CaseFiles:
         self._settings = settings
         self._case = case
         self._model = model
-        self._written: list[Path] = []
+        self._staged = StagedFiles()
         self.notes: list[str] = []
 
-    def write(self, results: list[Result], modality: Modality) -> dict[str, Any]:
+    def write(
+        self, results: list[Result], modality: Modality, check: Callable[[], None]
+    ) -> dict[str, Any]:
         """Writes all that the settings request and returns the paths below the run's folder.
 
-        Files of an earlier try are replaced. The segmentation comes last.
+        All files appear together once each is complete, the segmentation last; those of an
+        earlier try are replaced.
 
         Args:
             results: one a prompt; the list is emptied, as their maps take much memory.
+            check: called before the files get their names; what it raises leaves none.
 
         Raises:
             OutputNotWritten: nothing of the case is left behind then.
@@ -205,12 +216,12 @@ class CaseFiles:
             if self._settings.dicom_seg and segments.names and is_dicom(self._case.image):
                 files |= self._write_dicom(labels, segments)
             path = self._path(SEGMENTATIONS, f"{self._case.name}{self._settings.suffix}")
-            segments.write(labels, path)
+            segments.write(labels, self._staged.path(path, self._settings.suffix))
             files["segmentation"] = self._relative(path)
-        except (DiffuGTSError, OSError):
-            for path in self._written:
-                path.unlink(missing_ok=True)
-            raise
+            check()
+            self._staged.commit()
+        finally:
+            self._staged.discard()
         return files
 
     def _write_evidence(self, results: list[Result], modality: Modality) -> dict[str, Any]:
@@ -223,7 +234,8 @@ class CaseFiles:
         while results:
             result, number = results.pop(0), len(thumbnails) + 1
             path = self._path(THUMBNAILS, f"{self._case.name}-{number}.jpg")
-            write_thumbnail(result, result.image, modality, path)
+            write_thumbnail(result, result.image, modality,
+                            self._staged.path(path, path.suffix))
             thumbnails.append(self._relative(path))
             if self._settings.maps:
                 maps.append(self._write_maps(result, f"{number}_" if several else ""))
@@ -233,29 +245,30 @@ class CaseFiles:
         paths = {name: self._path(f"{MAP_FOLDERS}/{self._case.name}", f"{start}{name}.nii.gz")
                  for name in MAPS}
         for name, path in paths.items():
-            write_image(getattr(result, name), path)
+            write_image(getattr(result, name), self._staged.path(path, ".nii.gz"))
         return {name: self._relative(path) for name, path in paths.items()}
 
     def _write_dicom(self, labels: sitk.Image, segments: Segments) -> dict[str, str]:
         """Its path, as "dicom"; nothing but a note where the scan's files do not allow it."""
         path = self._path(SEGMENTATIONS, f"{self._case.name}.dcm")
+        staged = self._staged.path(path, ".dcm")
         try:
-            write_dicom_segmentation(labels, self._case.image, self._case.series, path,
+            write_dicom_segmentation(labels, self._case.image, self._case.series, staged,
                                      segments.names, segments.terminology, self._model)
         except DicomNotMade as error:
+            self._staged.drop(staged)
             self.notes.append(f"There is no DICOM segmentation. {error.message}")
             return {}
         return {"dicom": self._relative(path)}
 
     def _path(self, folder: str, name: str) -> Path:
-        """A path to be written; it is removed again if the case fails."""
+        """The final path of a file; its folder is made."""
         parent = self._settings.folder / folder
         try:
             parent.mkdir(parents=True, exist_ok=True)
         except OSError:
             raise OutputNotWritten(f"The folder {parent.name} cannot be made.",
                                    "Free some space on the disk or check its rights.") from None
-        self._written.append(parent / name)
         return parent / name
 
     def _relative(self, path: Path) -> str:

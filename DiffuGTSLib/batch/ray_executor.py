@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from DiffuGTSLib.errors import (
     PackageMissing,
     WorkerDied,
 )
+from DiffuGTSLib.files import temporary_path
 
 # A case during which three workers died has failed, even if machines were lost each time.
 _MAX_TRIES = 3
@@ -249,7 +249,7 @@ class RayExecutor(WorkerPool[_Actor]):
 
 def _marker_file(folder: Path) -> Path:
     """A new file by which machines recognise the folder; `remove_unfinished` knows its name."""
-    path = folder / f".{uuid.uuid4().hex}.cluster"
+    path = temporary_path(folder / "marker", ".cluster")
     try:
         path.touch()
     except OSError:

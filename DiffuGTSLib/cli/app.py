@@ -74,6 +74,8 @@ def segment(
     maps: Annotated[Path | None, typer.Option(
         help="Folder for attention, pseudo-healthy scan, residual and more.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Overview picture, PNG.")] = None,
+    series: Annotated[int | None, typer.Option(
+        min=1, help="Which series of a DICOM folder with several.")] = None,
     model: ModelOption = "embedded",
     device: DeviceOption = "auto",
     threshold: ThresholdOption = None,
@@ -98,7 +100,8 @@ def segment(
         options = Options(model, device, threshold, seed, samples, modality, sequence,
                           skull_stripped)
         finished = _with_sequence_question(
-            lambda chosen: segment_scan(image, prompts, Outputs(output, maps, figure), chosen, bar),
+            lambda chosen: segment_scan(image, prompts, Outputs(output, maps, figure), chosen, bar,
+                                        series=series),
             options,
         )
         _print(finished, as_json, out)

@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, Any
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
+from DiffuGTSLib.files import StagedFiles, is_same_file, remove_unfinished
 from DiffuGTSLib.models.store import read_card, ready_to_segment
 from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
 from DiffuGTSLib.pipeline.early_check import check_package
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.progress import Callback, ProgressEstimator
+from DiffuGTSLib.scan.dicom import numbered_series
 from DiffuGTSLib.scan.header import ScanGrid, Triple
-from DiffuGTSLib.scan.segmentation_file import check_output, write_image
+from DiffuGTSLib.scan.segmentation_file import (
+    check_output,
+    output_suffix,
+    refuse_foreign,
+    write_image,
+)
 from DiffuGTSLib.scan.volume import MODEL_SPACING_MM, Scan, as_scan, grid_of
 
 if TYPE_CHECKING:
@@ -41,11 +48,16 @@ class Outputs:
     maps: Path | None = None
     figure: Path | None = None
 
-    def check(self) -> None:
+    def check(self, image: Path | sitk.Image, prompts: int = 1) -> None:
         """To be called before a long run.
 
+        Args:
+            image: what is segmented; no output may take its place.
+            prompts: their number.
+
         Raises:
-            OutputNotWritten: one of them cannot be written.
+            OutputNotWritten: one of them cannot be written, is the scan or a part of it, or is
+                a file that another program wrote.
         """
         if self.segmentation is not None:
             check_output(self.segmentation)
@@ -55,9 +67,48 @@ class Outputs:
             if not self.figure.absolute().parent.is_dir():
                 raise OutputNotWritten(f"The folder for {self.figure.name} does not exist.",
                                        "Create the folder first.")
+            if self.figure.is_dir():
+                raise OutputNotWritten(f"{self.figure.name} is a folder, not a file.",
+                                       "Choose another name for the figure.")
         if self.maps is not None and self.maps.exists() and not self.maps.is_dir():
             raise OutputNotWritten(f"{self.maps.name} is a file, not a folder.",
                                    "Choose another name for the maps.")
+        files = self.files(prompts)
+        for path in files:
+            if isinstance(image, Path):
+                _refuse_scan(path, image)
+            refuse_foreign(path)
+        remove_unfinished(*dict.fromkeys(path.absolute().parent for path in files))
+
+    def files(self, prompts: int = 1) -> list[Path]:
+        """All files that a run with that many prompts writes; the segmentation comes last."""
+        numbers = range(1, prompts + 1)
+        several = prompts > 1
+        files = [path for n in numbers for path in self.maps_of(n, several).values()]
+        files += [self.figure_of(n, several) for n in numbers if self.figure is not None]
+        return [*files, self.segmentation] if self.segmentation is not None else files
+
+    def maps_of(self, number: int, several: bool) -> dict[str, Path]:
+        """The maps of prompt `number`, from 1, by name; none where they are not requested."""
+        start = f"{number}_" if several else ""
+        return {} if self.maps is None else {
+            name: self.maps / f"{start}{name}.nii.gz" for name in MAPS}
+
+    def figure_of(self, number: int, several: bool) -> Path:
+        """The picture of prompt `number`, from 1."""
+        assert self.figure is not None
+        end = f"_{number}" if several else ""
+        return self.figure.with_name(f"{self.figure.stem}{end}{self.figure.suffix}")
+
+
+def _refuse_scan(output: Path, image: Path) -> None:
+    """No output may replace the scan, or lie among the slices of a DICOM series."""
+    if is_same_file(output, image):
+        raise OutputNotWritten(f"The output {output.name} is the scan itself.",
+                               "Choose another name: the scan would be lost.")
+    if image.is_dir() and is_same_file(output.absolute().parent, image):
+        raise OutputNotWritten(f"The output {output.name} would lie among the scan's own files.",
+                               "Choose a folder beside that of the DICOM series.")
 
 
 @dataclass
@@ -75,7 +126,7 @@ class Run:
 
 def segment_scan(
     image: Path | sitk.Image, prompts: Sequence[str], outputs: Outputs, options: Options, bar: Bar,
-    reference: sitk.Image | None = None,
+    reference: sitk.Image | None = None, series: int | None = None,
 ) -> Run:
     """Segments `image` by each prompt and writes the outputs.
 
@@ -86,13 +137,15 @@ def segment_scan(
         options: of the run.
         bar: makes the progress callback, given the estimator and the prompts.
         reference: a mask on the same grid, for the figure.
+        series: number of the DICOM series in a folder with several; see `scan.dicom`.
 
     Raises:
         DiffuGTSError: whatever kind fits.
     """
-    outputs.check()
+    outputs.check(image, len(prompts))
     model = ready_to_segment(options.model)
-    scan = _read(image, options, model)
+    uid = numbered_series(image, series) if series and isinstance(image, Path) else ""
+    scan = _read(image, options, model, uid)
     from DiffuGTSLib.pipeline.segmenter import Segmenter
 
     segmenter = Segmenter.from_pretrained(options.model, options.device)
@@ -105,7 +158,7 @@ def segment_scan(
     return finished
 
 
-def _read(image: Path | sitk.Image, options: Options, model: Path) -> Scan:
+def _read(image: Path | sitk.Image, options: Options, model: Path, series: str) -> Scan:
     """The scan; refused by its header where it is too large.
 
     Before the networks' packages are imported, which takes seconds.
@@ -114,7 +167,7 @@ def _read(image: Path | sitk.Image, options: Options, model: Path) -> Scan:
     if grid is not None:
         check_package(grid, model, options.device)
     scan = as_scan(image, options.modality, options.sequence, options.skull_stripped,
-                   _spacing(model))
+                   _spacing(model), series)
     if grid is None:
         check_package(ScanGrid.of(scan.image), model, options.device)
     return scan
@@ -145,26 +198,26 @@ def _document(
 def _write(run: Run, scan: Scan, outputs: Outputs, reference: sitk.Image | None) -> None:
     """Writes the outputs and notes their absolute paths in the document.
 
-    The segmentation comes last: where it is, everything is. If one cannot be written, those
-    written before it are removed.
+    All appear together, the segmentation last, once each is complete: where one cannot be
+    written, the files of an earlier run stay.
     """
-    written: list[Path] = []
+    staged = StagedFiles()
     try:
-        _write_evidence(run, scan, outputs, reference, written)
+        _write_evidence(run, scan, outputs, reference, staged)
         if outputs.segmentation is not None:
-            Segments.of(run.results).write(combine(run.results), outputs.segmentation)
-            run.document["segmentation"] = str(outputs.segmentation.absolute())
-    except OutputNotWritten:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
+            path = outputs.segmentation
+            Segments.of(run.results).write(
+                combine(run.results), staged.path(path, output_suffix(path)))
+            run.document["segmentation"] = str(path.absolute())
+        staged.commit()
+    finally:
+        staged.discard()
 
 
 def _write_evidence(
-    run: Run, scan: Scan, outputs: Outputs, reference: sitk.Image | None,
-    written: list[Path],
+    run: Run, scan: Scan, outputs: Outputs, reference: sitk.Image | None, staged: StagedFiles,
 ) -> None:
-    """Maps and figures of each prompt; their paths are appended to `written`."""
+    """Maps and figures of each prompt."""
     several = len(run.results) > 1
     if outputs.figure is not None:
         from DiffuGTSLib.output.figure import overview  # brings matplotlib
@@ -172,33 +225,26 @@ def _write_evidence(
         zip(run.results, run.document["prompts"], strict=True), start=1
     ):
         if outputs.maps is not None:
-            start = f"{number}_" if several else ""
-            entry["maps"] = _write_maps(result, outputs.maps, start, written)
+            entry["maps"] = _write_maps(result, outputs.maps_of(number, several), staged)
         if outputs.figure is not None:
-            path = outputs.figure
-            if several:
-                path = path.with_name(f"{path.stem}_{number}{path.suffix}")
+            path = outputs.figure_of(number, several)
             overview(
                 scan.image, result.attention, result.pseudo_healthy, result.residual, result.mask,
-                title=result.prompt.title, lesions=result.lesions, path=path,
+                title=result.prompt.title, lesions=result.lesions, path=staged.path(path, ".png"),
                 modality=scan.modality, highest_score=result.highest_score,
                 reference=reference,
             )
-            written.append(path)
             entry["figure"] = str(path.absolute())
 
 
-def _write_maps(
-    result: Result, folder: Path, start: str, written: list[Path]
-) -> dict[str, str]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        raise OutputNotWritten(
-            f"The folder {folder.name} cannot be made.", "Choose another folder for the maps."
-        ) from None
-    paths = {name: folder / f"{start}{name}.nii.gz" for name in MAPS}
+def _write_maps(result: Result, paths: dict[str, Path], staged: StagedFiles) -> dict[str, str]:
     for name, path in paths.items():
-        write_image(getattr(result, name), path)
-        written.append(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            raise OutputNotWritten(
+                f"The folder {path.parent.name} cannot be made.",
+                "Choose another folder for the maps.",
+            ) from None
+        write_image(getattr(result, name), staged.path(path, ".nii.gz"))
     return {name: str(path.absolute()) for name, path in paths.items()}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from DiffuGTSLib.errors import ModelDamaged
-from DiffuGTSLib.files import sha256, write_json
+from DiffuGTSLib.files import remove_unfinished, sha256, temporary_path, write_json
 from DiffuGTSLib.models.card import FUSIONS, Card, Fusion
 from DiffuGTSLib.models.catalogue import EMBEDDED
 from DiffuGTSLib.models.store import CARD, HEAD, INDEX, find, ready_to_segment, verify
@@ -105,7 +105,7 @@ def _load_part(folder: Path, part: str, kind: Any, device: str) -> Any:
     try:
         model, keys = kind.from_pretrained(
             folder / part, torch_dtype=torch.float32, low_cpu_mem_usage=False,
-            output_loading_info=True,
+            output_loading_info=True, local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelDamaged(
@@ -128,6 +128,14 @@ def _forget_origin(config: Path) -> None:
     config.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
+def _share(folder: Path) -> None:
+    """Gives files the rights that new ones have: safetensors keeps its own from all other users."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~mask)
+
+
 def save_part(
     folder: Path, part: str, model: Any, dtype: torch.dtype = torch.float16
 ) -> None:
@@ -137,6 +145,7 @@ def save_part(
         copy.load_state_dict(model.state_dict())
         model = torch.nn.Module.to(copy, dtype)  # diffusers' own warns, for no reason
     model.save_pretrained(folder / part)
+    _share(folder / part)
     _forget_origin(folder / part / "config.json")
 
 
@@ -204,7 +213,8 @@ def add_attention(folder: Path, attention: AnomalyAttention, **changes: Any) -> 
                          f"channels, the autoencoder gives {widths}")
     for modality in card.modalities:
         card.fusion.setdefault(modality, ATTENTION_ALONE)
-    building = folder / f".building-{uuid.uuid4().hex}"
+    remove_unfinished(folder)
+    building = temporary_path(folder / HEAD)
     save_part(building, HEAD, attention)
     shutil.rmtree(folder / HEAD, ignore_errors=True)
     (building / HEAD).replace(folder / HEAD)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from DiffuGTSLib.errors import OutputNotWritten
+from DiffuGTSLib.files import atomic_file
 from DiffuGTSLib.pipeline.lesions import Lesion, labelled
 from DiffuGTSLib.scan.modality import Modality
+from DiffuGTSLib.scan.segmentation_file import MARK
 
 COLUMNS = ("Scan", "Attention", "Pseudo-healthy", "Residual", "Outline")
 FOOTER = "Research use only, not for clinical decisions"
@@ -375,12 +375,6 @@ def _keys(figure: Figure, views: Views, modality: Modality) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Writes the PNG under a temporary name and renames it."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(unfinished, format="png", dpi=110)
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OutputNotWritten(f"The figure {path.name} could not be written.",
-                               "Check that the folder exists and is not full.") from error
+    """Writes the PNG in one step; it says which program made it."""
+    with atomic_file(path, ".png") as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110, metadata={"Software": MARK})

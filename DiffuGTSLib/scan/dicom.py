@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import UnreadableImage
+from DiffuGTSLib.scan.dicom_tags import DicomTags, read_tags
+from DiffuGTSLib.scan.file_checks import is_unicode
 from DiffuGTSLib.scan.modality import MODALITY_TAG
 
 _DESCRIPTION_TAG = "0008|103e"
 _POSITION_TAG = "0020|0032"
 _ORIENTATION_TAG = "0020|0037"
 _FRAMES_TAG = "0028|0008"
+_MAX_LISTED = 20
 _MAX_TILT_DEGREES = 1.0
 _MAX_UNEVENNESS = 0.1  # of the mean distance of two slices
 
@@ -32,6 +37,31 @@ class Series:
     description: str
 
 
+@dataclass(frozen=True)
+class SeriesFiles:
+    """The files of one series, in the order of their positions, and what they say of it.
+
+    Attributes:
+        series: its UID.
+        frames: of its first file.
+    """
+
+    series: str
+    number: str
+    description: str
+    modality: str
+    rows: int
+    columns: int
+    frames: int
+    files: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """For a list from which one is chosen."""
+        facts = [self.description or "without description", self.modality or "unknown modality",
+                 f"{max(len(self.files), self.frames)} slices of {self.columns} x {self.rows}"]
+        return ", ".join(facts)
+
+
 def series_files(folder: Path, series: str = "") -> tuple[str, ...]:
     """The files of a DICOM series in `folder`, in the order of their positions.
 
@@ -43,37 +73,97 @@ def series_files(folder: Path, series: str = "") -> tuple[str, ...]:
         UnreadableImage: the folder cannot be listed, or holds no or more than one series.
     """
     if series:
-        return _files_of(folder, series)
-    try:
-        entries = list(folder.iterdir())
-    except OSError as error:
+        for recursive in (False, True):
+            for one in list_series(folder, recursive):
+                if one.series == series:
+                    return one.files
         raise UnreadableImage(
-            f"The folder {folder.name} cannot be opened.", "Check its access rights."
-        ) from error
-    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if entries else ()
+            f"A DICOM series that was in {folder.name} is no longer there.", "Look for it again."
+        )
+    found = list_series(folder)
     if not found:
         raise UnreadableImage(
             f"The folder {folder.name} holds no DICOM series.",
             "Pass the folder in which the slices lie themselves, or one image file.",
         )
     if len(found) > 1:
+        listed = "; ".join(f"{number}: {one.sentence()}"
+                           for number, one in enumerate(found[:_MAX_LISTED], start=1))
+        more = f"; and {len(found) - _MAX_LISTED} more" if len(found) > _MAX_LISTED else ""
         raise UnreadableImage(
             f"The folder {folder.name} holds {len(found)} DICOM series instead of one.",
-            "Pass a folder with the slices of one series only.",
+            f"Choose one by its number, with --series: {listed}{more}.",
         )
-    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0]))
+    return found[0].files
 
 
-def _files_of(folder: Path, series: str) -> tuple[str, ...]:
-    for recursive in (False, True):
-        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(
-            str(folder), series, False, recursive
-        )
-        if files:
-            return tuple(files)
-    raise UnreadableImage(
-        f"A DICOM series that was in {folder.name} is no longer there.", "Look for it again."
-    )
+def numbered_series(folder: Path, number: int) -> str:
+    """The UID of the series that `series_files` lists under `number`, counted from 1.
+
+    Raises:
+        UnreadableImage: there are fewer.
+    """
+    found = list_series(folder) if folder.is_dir() else []
+    if not 1 <= number <= len(found):
+        raise UnreadableImage(
+            f"{folder.name} holds no DICOM series with the number {number}.",
+            f"There are {len(found)}; leave out --series to see them listed." if found else
+            "Leave out --series: only a DICOM folder may hold several.")
+    return found[number - 1].series
+
+
+def list_series(folder: Path, recursive: bool = False) -> list[SeriesFiles]:
+    """The DICOM series in a folder that hold images, in the order of their numbers.
+
+    Args:
+        recursive: those in folders below, too.
+
+    Raises:
+        UnreadableImage: the folder cannot be opened.
+    """
+    try:
+        return list(_listed(folder, recursive, folder.stat().st_mtime_ns))
+    except OSError as error:
+        raise UnreadableImage(
+            f"The folder {folder.name} cannot be opened.", "Check its access rights."
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _listed(folder: Path, recursive: bool, changed_ns: int) -> tuple[SeriesFiles, ...]:
+    """Kept, since each series of a large folder is asked for by itself; `changed_ns` is the key."""
+    members: dict[str, list[tuple[Path, DicomTags]]] = {}
+    for path in _files_in(folder, recursive):
+        tags = read_tags(path)
+        if tags is not None and tags.has_pixels:
+            members.setdefault(tags.series, []).append((path, tags))
+    found = [_ordered(series, slices) for series, slices in members.items()]
+    return tuple(sorted(found, key=lambda one: (_number(one.number), one.files[0])))
+
+
+def _files_in(folder: Path, recursive: bool) -> list[Path]:
+    names = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    files = [Path(entry.path) for entry in names if not entry.is_dir()]
+    if recursive:
+        files = [Path(parent, name) for parent, _, below in os.walk(folder, followlinks=True)
+                 for name in sorted(below)]
+    return [path for path in files if is_unicode(path)]
+
+
+def _ordered(series: str, slices: list[tuple[Path, DicomTags]]) -> SeriesFiles:
+    """By position along the normal; where not all say theirs or two agree, by instance number."""
+    places = [tags.position for _, tags in slices]
+    if None not in places and len(set(places)) == len(places):
+        slices = sorted(slices, key=lambda one: one[1].position or 0.0)
+    else:
+        slices = sorted(slices, key=lambda one: (one[1].instance, str(one[0])))
+    first = slices[0][1]
+    return SeriesFiles(series, first.number, first.description, first.modality, first.rows,
+                       first.columns, first.frames, tuple(str(path) for path, _ in slices))
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def read_series(folder: Path, files: tuple[str, ...]) -> Series:

@@ -5,23 +5,23 @@ Reading and writing share it, and `quiet`, which keeps ITK's messages off the co
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import struct
 import sys
 import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
+from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.scan.dicom import frames_in
+from DiffuGTSLib.scan.file_checks import check_file, is_regular, read_start, unzipped_bytes
 
-_CHUNK_BYTES = 1 << 22
 _NIFTI_HEADER_BYTES = 348
 _NIFTI_SPACING_OFFSET = 80
 Triple = tuple[float, float, float]
@@ -29,6 +29,10 @@ Size = tuple[int, int, int]
 # Where the axes of a RAS grid lie; an image's axis points to one of the two.
 RAS_AXES = ("RL", "AP", "SI")
 SPACING_RANGE_MM = (0.01, 50.0)
+# What a straightened NIfTI grid may differ from the stated one, at any corner.
+_MAX_SHEAR, _MAX_SHEAR_MM = 0.01, 1.0
+# Else ITK refuses axes that are off by the rounding of a registration; `is_sheared` judges them.
+os.environ.setdefault("ITK_NIFTI_SFORM_PERMISSIVE", "1")
 
 
 class _Silence:
@@ -79,6 +83,8 @@ def _hush() -> None:
 def has_dicom_mark(path: Path) -> bool:
     """Whether a file has DICOM's four letters after its preamble; False if it cannot be opened."""
     try:
+        if not is_regular(path):
+            return False
         with path.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
     except OSError:
@@ -108,12 +114,25 @@ def is_complete(path: Path, header: sitk.ImageFileReader) -> bool:
         return True
     voxel_bytes = math.prod(header.GetSize()) * int(header.GetMetaData("bitpix")) // 8
     expected = int(float(header.GetMetaData("vox_offset"))) + voxel_bytes
-    if not name.endswith(".gz"):
-        return path.stat().st_size >= expected
-    try:
-        return _unzipped_bytes(path) >= expected
-    except (EOFError, gzip.BadGzipFile, zlib.error):
+    there = unzipped_bytes(path) if name.endswith(".gz") else path.stat().st_size
+    return there is not None and there >= expected
+
+
+def is_sheared(header: sitk.ImageFileReader) -> bool:
+    """Whether ITK has straightened the axes of a NIfTI file by more than 1 % or 1 mm."""
+    if (not header.HasMetaDataKey("ITK_sform_corrected")
+            or header.GetMetaData("ITK_sform_corrected") != "YES"):
         return False
+    rows = [header.GetMetaData(f"srow_{axis}").split() for axis in "xyz"]
+    stated = np.array(rows, dtype=float)[:, :3] * np.array([[-1.0], [-1.0], [1.0]])
+    direction = np.array(header.GetDirection()).reshape(header.GetDimension(), -1)[:3, :3]
+    straight = direction * np.array(header.GetSpacing()[:3])
+    size = np.array(header.GetSize()[:3]) - 1
+    # Of all corners: the signs of the axes' differences may add up.
+    off = np.abs(stated - straight) @ size
+    lengths = np.linalg.norm(stated, axis=0)
+    angles = (stated / lengths).T @ (stated / lengths) - np.eye(3)
+    return bool(np.abs(angles).max() > _MAX_SHEAR or off.max() > _MAX_SHEAR_MM)
 
 
 def stated_spacing(path: Path) -> tuple[float, ...] | None:
@@ -124,10 +143,8 @@ def stated_spacing(path: Path) -> tuple[float, ...] | None:
     name = path.name.lower()
     if not name.endswith((".nii", ".nii.gz")):
         return None
-    try:
-        with gzip.open(path) if name.endswith(".gz") else path.open("rb") as stream:
-            start = stream.read(_NIFTI_HEADER_BYTES)
-    except (EOFError, gzip.BadGzipFile, zlib.error):
+    start = read_start(path, _NIFTI_HEADER_BYTES)
+    if len(start) < _NIFTI_HEADER_BYTES:
         return None
     for order in "<>":
         if start[:4] == struct.pack(f"{order}i", _NIFTI_HEADER_BYTES):
@@ -135,15 +152,6 @@ def stated_spacing(path: Path) -> tuple[float, ...] | None:
             # The sign of a NIfTI spacing says nothing; the axes' signs are stated elsewhere.
             return tuple(abs(step) for step in spacing)
     return None
-
-
-def _unzipped_bytes(path: Path) -> int:
-    """Bytes in a gzip file; reading to the end makes zlib verify the checksum."""
-    total = 0
-    with gzip.open(path) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            total += len(chunk)
-    return total
 
 
 @dataclass(frozen=True)
@@ -168,9 +176,10 @@ class ScanGrid:
         """What the header of an image file states; None where only reading shows it: a DICOM
         folder or multi-frame file, an image that is no scan, a file that cannot be read."""
         try:
+            check_file(path)
             with quiet():
                 header = read_header(path)
-        except RuntimeError:
+        except (RuntimeError, DiffuGTSError):
             return None
         low, high = SPACING_RANGE_MM
         usable = all(low <= step <= high for step in header.GetSpacing())

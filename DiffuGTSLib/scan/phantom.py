@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.interpolate import CubicSpline
 
-from DiffuGTSLib.scan.segmentation_file import write_image
+from DiffuGTSLib.scan.segmentation_file import refuse_foreign, write_image
 
 Kind = Literal["chest", "liver", "brain"]
 Array = np.ndarray
@@ -239,12 +239,13 @@ class Phantom:
         """Writes image.nii.gz, mask.nii.gz and organ.nii.gz into an existing folder.
 
         Raises:
-            OutputNotWritten: no such folder, no permission, no space.
+            OutputNotWritten: no such folder, no permission, no space, files of another program.
         """
         images = {"image": self.image, "mask": self.mask, "organ": self.organ}
-        return [
-            write_image(image, Path(folder) / f"{name}.nii.gz") for name, image in images.items()
-        ]
+        paths = {name: Path(folder) / f"{name}.nii.gz" for name in images}
+        for path in paths.values():
+            refuse_foreign(path)
+        return [write_image(image, paths[name]) for name, image in images.items()]
 
 
 def make_phantom(

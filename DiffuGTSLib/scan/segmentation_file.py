@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
-from DiffuGTSLib.files import atomic_file, temporary_path
+from DiffuGTSLib.files import atomic_file, final_name, remove_unfinished, temporary_path
 from DiffuGTSLib.scan.header import is_complete, quiet, read_header
 
 Colour = tuple[float, float, float]
@@ -21,6 +23,10 @@ SUFFIXES = (".seg.nrrd", ".nii.gz", ".nrrd")
 # zlib's fastest: maps are large, and level 1 of 9 costs a few per cent of size.
 _COMPRESSION_LEVEL = 1
 _REPRESENTATION = "Binary labelmap"
+# What every file of this program says of its origin: NRRD as a key, NIfTI in "descrip", PNG as
+# its software.
+MARK = "DiffuGTS"
+_MARKED_BYTES = 1 << 16
 
 
 def check_output(path: Path | str) -> Path:
@@ -30,25 +36,56 @@ def check_output(path: Path | str) -> Path:
         OutputNotWritten: unknown suffix, no such folder, a folder in the way, no permission.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    suffix = output_suffix(path)
+    if not _is_unicode(path):
+        raise OutputNotWritten("The name of the output holds bytes that are not UTF-8.",
+                               "Choose another name, or rename the folder.")
     if not path.absolute().parent.is_dir():
         raise OutputNotWritten(
-            f"The folder for {path.name} does not exist.", "Create the folder first."
+            f"The folder for {final_name(path)} does not exist.", "Create the folder first."
         )
     if path.is_dir():
         raise OutputNotWritten(
-            f"{path.name} is a folder, not a file.", "Choose another name for the output."
+            f"{final_name(path)} is a folder, not a file.", "Choose another name for the output."
         )
+    remove_unfinished(path.absolute().parent)
     probe = temporary_path(path, suffix)
     try:
         probe.touch()
         probe.unlink()
-    except OSError:
+    except (OSError, ValueError):
         raise OutputNotWritten(
-            f"There is no permission to write {path.name}, or no space.",
+            f"There is no permission to write {final_name(path)}, or no space.",
             "Choose another folder.",
         ) from None
     return path
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuses to replace a file that another program wrote; to be called before a long run.
+
+    Raises:
+        OutputNotWritten: `path` is there and does not say that this program wrote it.
+    """
+    if not path.is_symlink() and (not path.exists() or is_empty(path)):
+        return
+    start = b""
+    if path.is_file():
+        try:
+            with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+                start = file.read(_MARKED_BYTES)
+        except (OSError, EOFError, zlib.error):
+            start = b""
+    if MARK.encode() not in start:
+        raise OutputNotWritten(
+            f"{final_name(path)} exists, and this program did not write it as it is now.",
+            "Choose another name for the output, or move that file away.",
+        )
+
+
+def is_empty(path: Path) -> bool:
+    """Whether it is a file without a byte, which nobody misses."""
+    return path.is_file() and path.stat().st_size == 0
 
 
 def write_image(image: sitk.Image, path: Path | str) -> Path:
@@ -90,7 +127,7 @@ def write_segmentation(
         raise ValueError(f"label {highest} has no name")
     labelmap = sitk.Cast(labels, sitk.sitkUInt8 if len(names) < 256 else sitk.sitkUInt16)
     fields: dict[str, str] = {}
-    if _suffix(path) == ".seg.nrrd":
+    if output_suffix(path) == ".seg.nrrd":
         fields = _segmentation_fields(labelmap) | _segment_fields(
             _extent(labelmap), names, colours, terminology
         )
@@ -102,9 +139,10 @@ def _write(image: sitk.Image, path: Path, fields: Mapping[str, str]) -> Path:
     plain.MakeUnique()  # else erasing a tag would reach the caller's image
     for key in plain.GetMetaDataKeys():
         plain.EraseMetaData(key)
-    for key, value in fields.items():
+    origin = MARK if output_suffix(path) != ".nii.gz" else "ITK_FileNotes"  # written as "descrip"
+    for key, value in {origin: MARK, **fields}.items():
         plain.SetMetaData(key, value)
-    with atomic_file(path, _suffix(path)) as temporary, quiet():
+    with atomic_file(path, output_suffix(path)) as temporary, quiet():
         sitk.WriteImage(
             plain, str(temporary), useCompression=True, compressionLevel=_COMPRESSION_LEVEL
         )
@@ -114,12 +152,26 @@ def _write(image: sitk.Image, path: Path, fields: Mapping[str, str]) -> Path:
     return path
 
 
-def _suffix(path: Path) -> str:
+def _is_unicode(path: Path) -> bool:
+    """SimpleITK ends the process at any other name."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def output_suffix(path: Path) -> str:
+    """The one of `SUFFIXES` in which a path ends.
+
+    Raises:
+        OutputNotWritten: it ends in none of them.
+    """
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
             return suffix
     raise OutputNotWritten(
-        f"{path.name} does not end in a suffix that can be written.",
+        f"{final_name(path)} does not end in a suffix that can be written.",
         "Use .seg.nrrd, .nrrd or .nii.gz.",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +22,12 @@ from DiffuGTSLib.errors import (
     UnreadableImage,
 )
 from DiffuGTSLib.scan.dicom import frames_in, read_multiframe, read_series, series_files
+from DiffuGTSLib.scan.file_checks import check_file, check_name
 from DiffuGTSLib.scan.header import (
     SPACING_RANGE_MM,
     ScanGrid,
     is_complete,
+    is_sheared,
     quiet,
     read_header,
     stated_spacing,
@@ -97,13 +100,14 @@ Source = Scan | sitk.Image | Path | str
 def as_scan(
     source: Source, modality: str | None = None, sequence: str | None = None,
     skull_stripped: bool | None = None, model_spacing: Triple = MODEL_SPACING_MM,
+    series: str = "",
 ) -> Scan:
     """The one form of a scan that the pipeline takes, from any that a caller may have.
 
     Args:
         source: a scan; a 3D scalar image; the path of an image file or of a DICOM folder.
         modality, sequence, skull_stripped: see `Scan`; None takes what is read or guessed.
-        model_spacing: as `read`.
+        model_spacing, series: as `read`.
 
     Raises:
         DiffuGTSError: as `read`, `check` and `Scan.with_overrides`.
@@ -113,7 +117,7 @@ def as_scan(
     if isinstance(source, sitk.Image):
         scan = from_image(check(source, model_spacing), modality)
     else:
-        scan = read(source, modality, model_spacing)
+        scan = read(source, modality, model_spacing, series)
     return scan.with_overrides(None, sequence, skull_stripped)
 
 
@@ -224,7 +228,8 @@ def as_volume(image: sitk.Image) -> sitk.Image:
 
 def _load(path: Path, model_spacing: Triple, series: str) -> tuple[sitk.Image, str]:
     """Image without tags (but the modality), and the DICOM series description or ""."""
-    if not path.exists():
+    check_name(path)
+    if not os.path.lexists(path):
         raise UnreadableImage(f"{path.name} does not exist.", "Check the name and the folder.")
     if path.is_dir():
         files = series_files(path, series)
@@ -237,16 +242,10 @@ def _load(path: Path, model_spacing: Triple, series: str) -> tuple[sitk.Image, s
 
 
 def _load_file(path: Path, model_spacing: Triple) -> tuple[sitk.Image, str]:
-    try:
-        with path.open("rb") as stream:
-            stream.read(1)
-    except PermissionError:
-        raise UnreadableImage(
-            f"There is no permission to read {path.name}.", "Check its access rights."
-        ) from None
-    except OSError:
-        raise UnreadableImage(f"{path.name} cannot be opened.", "Check the disk.") from None
+    check_file(path)
     header = read_header(path)
+    if is_sheared(header):
+        raise _sheared(path)
     _check_header(header, model_spacing)
     if not is_complete(path, header):
         raise UnreadableImage(
@@ -344,13 +343,17 @@ def _bytes_per_voxel(pixel: int) -> int:
     return int(sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], pixel)).itemsize)
 
 
+def _sheared(path: Path) -> UnreadableImage:
+    return UnreadableImage(
+        f"The axes that {path.name} states are not at right angles.",
+        "Resample the scan to a regular grid, or correct the sform of the NIfTI file.",
+    )
+
+
 def _unreadable(path: Path, error: RuntimeError) -> UnreadableImage:
     """One plain sentence for what SimpleITK says in many lines."""
     if "orthonormal" in str(error):
-        return UnreadableImage(
-            f"The axes that {path.name} states are not at right angles.",
-            "Resample the scan to a regular grid, or correct the sform of the NIfTI file.",
-        )
+        return _sheared(path)
     kind = "The DICOM series in " if path.is_dir() else ""
     return UnreadableImage(
         f"{kind}{path.name} cannot be read as an image.",

@@ -19,7 +19,6 @@ from support.batch_runs import table
 from DiffuGTSLib.batch.case import BatchFailure, Case, Outcome
 from DiffuGTSLib.batch.output_folder import CaseRow, write_tables
 from DiffuGTSLib.batch.report import CASES_A_PAGE, duration, page_name, write_report
-from DiffuGTSLib.files import remove_unfinished
 from DiffuGTSLib.output.thumbnail import GAP, PANELS, SIDE, strip
 from DiffuGTSLib.pipeline.lesions import find_lesions
 
@@ -223,11 +222,3 @@ def test_colours_lie_over_the_lesion_and_the_healthy_scan_has_none(pictures):
     assert colourful[4] > 0.01
     assert (colourful[0], colourful[3]) == (0, 0)
     assert np.ptp(pictures[3]) <= 1
-
-
-def test_only_unfinished_files_are_removed(tmp_path):
-    names = [f".{'a1' * 16}.seg.nrrd", f".{'b2' * 16}.tmp", ".lock", "a.seg.nrrd", ".notes.txt"]
-    for name in names:
-        (tmp_path / name).write_text("")
-    remove_unfinished(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])

@@ -53,7 +53,7 @@ def killed(model, blocked, tmp_path_factory):
 def resumed(model, blocked, killed):
     """What happened to it then: it was resumed, cancelled, and resumed once more."""
     output, record = killed.output, killed.output / "records" / "a.json"
-    (output / "segmentations" / f".{'0' * 32}.nrrd").write_bytes(b"half")
+    (output / "segmentations" / f".diffugts-gone-1-{'0' * 12}.nrrd").write_bytes(b"half")
     before = record.stat().st_mtime_ns
     first = EventStream(blocked.paths, output, model, "--resume")
     first.until("case-started")

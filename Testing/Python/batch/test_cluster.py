@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from support.batch_runs import BlockedScans, EventStream, batch, statuses, voxels, write_scan
-from support.gates import Gate
+from support.gates import GATED, Gate
 from support.tiny_model import PROMPT, write_tiny_model
 
 from DiffuGTSLib.batch.case import BatchSettings
@@ -38,7 +38,7 @@ REPOSITORY = str(Path(__file__).resolve().parents[3])
 NAMES = ("a", "b", "c", "d", "e", "f")
 # Patient with a busy machine, yet quick to notice that a node is gone.
 CLUSTER = {
-    "PYTHONPATH": REPOSITORY, "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONPATH": os.pathsep.join((REPOSITORY, str(GATED))), "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0", "RAY_worker_register_timeout_seconds": "300",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "10000", "RAY_health_check_failure_threshold": "10",

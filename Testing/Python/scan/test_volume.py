@@ -147,7 +147,7 @@ def test_a_folder_with_two_series_names_their_number(tmp_path: Path) -> None:
     write_series(tmp_path, "1.2.3.4")
     error = refusal(write_series(tmp_path, "1.2.3.5"))
     assert "2 DICOM series" in error.message
-    assert "one series" in error.hint
+    assert "--series: 1: Abdomen, CT, 6 slices of 16 x 12; 2: " in error.hint
 
 
 def test_a_missing_dicom_slice_is_refused(tmp_path: Path) -> None:
@@ -186,7 +186,8 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path, name: str, content: 
     (tmp_path / name).write_bytes(content)
     error = refusal(tmp_path / name)
     assert isinstance(error, UnreadableImage)
-    assert error.message == f"{name} cannot be read as an image."
+    what = "cannot be read as an image" if content else "is empty"
+    assert error.message == f"{name} {what}."
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])

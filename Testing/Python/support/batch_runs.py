@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.batch.case import WORKER_THREADS, BatchSettings, Case, Outcome
 from DiffuGTSLib.batch.processor import CaseProcessor
-from support.gates import Gate
+from support.gates import GATED, Gate
 from support.tiny_model import PROMPT, ball_scan
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -43,7 +43,8 @@ def command(inputs: Iterable[Path | str], output: Path, model: Path, *more: str)
 
 def environment() -> dict[str, str]:
     # Other numbers of threads add up in another order: masks differ by some voxels.
-    return os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(map(str, (REPOSITORY, GATED)))
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def batch(

@@ -1,4 +1,4 @@
-"""Scans that cannot be read until a test lets them: they hold a batch where the test wants it."""
+"""Scans that cannot be opened until a test lets them: they hold a batch where the test wants it."""
 
 from __future__ import annotations
 
@@ -7,34 +7,40 @@ from pathlib import Path
 
 import pytest
 
+GATED = Path(__file__).with_name("gated")
+# For the children of this process, whoever starts them.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    part for part in (os.environ.get("PYTHONPATH"), str(GATED)) if part)
+
 
 class Gate:
-    """A scan whose reader waits until the gate is opened; only then is there an image.
+    """A scan whose reader waits until the gate is opened, in processes with GATED on PYTHONPATH.
 
     Args:
-        path: of a scan; it is hidden behind the gate.
+        path: of a scan; the gate is a pipe beside it.
     """
 
     def __init__(self, path: Path) -> None:
         if not hasattr(os, "mkfifo"):
             pytest.skip("this system has no named pipes")
+        import support.gated.sitecustomize as hook  # for readers in this process
+
         self.path = path
-        self._scan = path.with_name(f".hidden {path.name}")
-        self._close()
+        self._gate = path.with_name(f"{hook.PREFIX}{path.name}")
+        self._shut()
 
     def open(self) -> None:
-        """Puts the scan in the pipe's place and lets its reader go on."""
-        if self._scan.exists():
-            self._scan.replace(self.path)
-            os.write(self._pipe, b"\0")
+        """Lets the readers go on, and all later ones pass."""
+        if self._gate.exists():
+            self._gate.unlink()
+            os.write(self._pipe, bytes(64))
 
     def shut(self) -> None:
-        """Hides the scan from the next reader; the gate was open."""
+        """Makes the next reader wait; the gate was open."""
         os.close(self._pipe)
-        self._close()
+        self._shut()
 
-    def _close(self) -> None:
-        self.path.replace(self._scan)
-        os.mkfifo(self.path)
+    def _shut(self) -> None:
+        os.mkfifo(self._gate)
         # Open for both: who reads waits for a byte, and does not see the end of the file.
-        self._pipe = os.open(self.path, os.O_RDWR)
+        self._pipe = os.open(self._gate, os.O_RDWR)
