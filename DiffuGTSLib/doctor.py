@@ -38,7 +38,10 @@ _PROBE_SECONDS = 180
 _MIN_MEMORY_GB = 4.0
 # Run in another process: a torch that does not fit this processor ends its process.
 _TORCH_PROBE = """
-import json, torch
+import contextlib, json
+with contextlib.suppress(ImportError):
+    import sitecustomize  # -S skips it; Slicer's adds the folders of its DLLs on Windows
+import torch
 devices = []
 for i in range(torch.cuda.device_count()):
     entry = {"name": torch.cuda.get_device_name(i)}

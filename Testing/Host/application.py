@@ -118,6 +118,7 @@ class Application(QApplication):
         self._render_pauses = 0
         self._restarts = 0
         self._extensions: set[str] = set()
+        self._testing = False
 
     def _build(self, logic: Any) -> None:
         """What needs the scene and the modules of the host."""
@@ -134,6 +135,7 @@ class Application(QApplication):
         self._temporary = self._folder.name
         self._restarts = self._render_pauses = 0
         self._extensions.clear()
+        self._testing = False
         forget(self, "startupCompleted")
         QSettings().clear()
 
@@ -147,8 +149,8 @@ class Application(QApplication):
     documentationBaseUrl = Property(str, lambda self: "https://slicer.readthedocs.io/en/5.12/")
 
     def testingEnabled(self) -> bool:
-        """False: messages are shown, and the host answers for the user."""
-        return False
+        """As CTest starts Slicer; False: messages are shown, and the host answers for the user."""
+        return self._testing
 
     def applicationLogic(self) -> Any:
         """The application logic."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import types
 from importlib.machinery import ModuleSpec
@@ -21,6 +22,7 @@ class Installer:
         installed: requirements that were "installed", in order.
         removed: packages that were "uninstalled", in order.
         failing: an installation ends with this exit code where it is not zero.
+        constraints: the text of the constraints file of each installation; "" without one.
     """
 
     def __init__(self) -> None:
@@ -28,6 +30,7 @@ class Installer:
         self.installed: list[str] = []
         self.removed: list[str] = []
         self.failing = 0
+        self.constraints: list[str] = []
 
     def reset(self) -> None:
         """As at the start."""
@@ -80,6 +83,11 @@ def _make_pip_install(installer: Installer) -> Any:
         completedCallback: Any = None,
     ) -> None:
         listed = requirements.split() if isinstance(requirements, str) else list(requirements)
+        if "-c" in listed:
+            constraints = listed.pop(listed.index("-c") + 1)
+            listed.remove("-c")
+        installer.constraints.append(
+            Path(constraints).read_text(encoding="utf-8") if constraints else "")
         try:
             installer.install(listed)
             code = 0
@@ -113,14 +121,14 @@ def make_packaging(installer: Installer) -> types.ModuleType:
         skip_in_testing: bool = True, show_progress: bool = True,
     ) -> None:
         missing = [str(r) for r in _requirements(requirements) if not installer.has(r)]
-        if not missing:
+        if not missing or (skip_in_testing and slicer.app.testingEnabled()):
             return
         title = f"{requester} - Install Python Packages" if requester else "Install Packages"
         question = f"{len(missing)} Python packages need to be installed. Continue?"
         detail = {"detailedText": "\n".join(missing)}
         if prompt_install and not slicer.util.confirmOkCancelDisplay(question, title, **detail):
             raise RuntimeError("User declined package installation")
-        pip_install(missing)
+        pip_install(missing, constraints=constraints)
 
     module.pip_uninstall = installer.uninstall
     for function in (load_requirements, pip_check, pip_install, pip_ensure):
@@ -130,7 +138,10 @@ def make_packaging(installer: Installer) -> types.ModuleType:
 
 
 def make_pytorch_utils(installer: Installer) -> types.ModuleType:
-    """The module `PyTorchUtils` of the extension PyTorch; it installs nothing either."""
+    """The module `PyTorchUtils` of the extension PyTorch; it installs nothing either.
+
+    As the real one it imports torch into Slicer's process once that is installed.
+    """
     module = types.ModuleType("PyTorchUtils")
     module.__spec__ = ModuleSpec("PyTorchUtils", None)
 
@@ -142,12 +153,12 @@ def make_pytorch_utils(installer: Installer) -> types.ModuleType:
             torchVersionRequirement: str | None = None,
             torchvisionVersionRequirement: str | None = None,
         ) -> Any:
-            """True stands for the module torch; None where the user declines."""
+            """The module torch; None where the user declines."""
             question = "PyTorch will be downloaded and installed. Proceed?"
             if askConfirmation and not slicer.util.confirmOkCancelDisplay(question):
                 return None
-            installer.install([f"torch{torchVersionRequirement or ''}"])
-            return True
+            installer.install([f"torch{torchVersionRequirement or ''}", "torchvision"])
+            return importlib.import_module("torch")
 
     module.PyTorchUtilsLogic = PyTorchUtilsLogic
     return module

@@ -105,6 +105,6 @@ class BatchQueue:
         self._folder.remove()
 
     def _check(self, python: str) -> None:
-        if LibraryLauncher.isSlicers(python) and self._packages.missing():
-            raise Failure("packages-missing", self._packages.sentence(),
-                          _("Install them with the button at the top of the panel."))
+        problem = self._packages.problem() if LibraryLauncher.isSlicers(python) else None
+        if problem is not None:
+            raise problem

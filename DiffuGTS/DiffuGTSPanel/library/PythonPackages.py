@@ -8,23 +8,20 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import inspect
 import json
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
 from DiffuGTSPanel.data.Failure import Failure
+from DiffuGTSPanel.library import PackageInstall
 from DiffuGTSPanel.process import LibraryLauncher
 from DiffuGTSPanel.process.ChildProcess import CommandTask, ProcessExit
 
-REQUESTER = "DiffuGTS"
 # With torch for a GPU; for the CPU it is a tenth.
 _GIGABYTES_WITH_TORCH = 3
 _INCOMPLETE = "half installed"
@@ -96,53 +93,63 @@ class PythonPackages:
                 names=names, size=_GIGABYTES_WITH_TORCH)
         return _("Not installed yet: {names}.").format(names=names)
 
-    def install(self) -> None:
+    def problem(self) -> Failure | None:
+        """Why the worker cannot run in Slicer's own Python; None where it can.
+
+        Its code is "packages-missing" where `install` may help, else "torch-unavailable".
+        """
+        missing = self.missing()
+        if not missing:
+            return None
+        unavailable = PackageInstall.torchUnavailable()
+        if unavailable is not None and any(each.name == "torch" for each in missing):
+            return unavailable
+        return Failure("packages-missing", self.sentence(),
+                       _("Install them with the button at the top of the panel."))
+
+    def install(self, onLine: Callable[[str], None] = lambda _line: None) -> None:
         """Installs what is missing into Slicer's Python; asks first and shows progress.
 
         Call it on the main thread; to retry, call it again.
 
-        Raises:
-            Failure: declined, no network, no space or pip failed.
-        """
-        import slicer.packaging
+        Args:
+            onLine: called with the lines that pip prints where torch is installed.
 
-        try:
-            self._installTorch()
-            slicer.packaging.pip_ensure(
-                slicer.packaging.load_requirements(str(self._file)), requester=REQUESTER)
-        except subprocess.CalledProcessError as error:
-            raise Failure(
-                "packages-not-installed", _("The packages could not be installed (pip exit code "
-                "{code}).").format(code=error.returncode),
-                _("Check the network, the proxy and the free space, then try again; or choose "
-                  "another Python under Advanced.")) from None
-        except (RuntimeError, OSError) as error:
-            # Slicer raises this when the user declines.
-            raise Failure("packages-not-installed", _("The packages were not installed."),
-                          str(error)) from None
+        Raises:
+            Failure: declined, not possible, no network, no space or pip failed.
+        """
+        problem = self.problem()
+        if problem is None:
+            return
+        if problem.code != "packages-missing":
+            raise problem
+        if slicer.app.testingEnabled():
+            raise Failure("packages-missing", problem.message,
+                          _("Slicer runs in its testing mode, in which it installs nothing."))
+        self._confirm(problem.message)
+        missing = self.missing()
+        with PackageInstall.constraintsFile([each.name for each in missing]) as constraints:
+            torch = next((each for each in missing if each.name == "torch"), None)
+            if torch is not None:
+                if torch.reason == _INCOMPLETE:
+                    # pip would take what is left of it for an installation.
+                    slicer.util.pip_uninstall("torch")
+                PackageInstall.installTorch(
+                    f"torch{_requirement(self._file, 'torch')}", constraints, onLine)
+            still = [each.name for each in self.missing()]
+            if still:
+                PackageInstall.installRest(self._file, still, constraints)
         if self.missing():
             raise Failure("packages-missing", self.sentence(),
                           _("Restart Slicer and try again."))
 
-    def _installTorch(self) -> None:
-        """torch for this machine's GPU, through the PyTorch extension where that is there."""
-        torch = next((each for each in self.missing() if each.name == "torch"), None)
-        if torch is None:
-            return
-        if torch.reason == _INCOMPLETE:
-            # pip would take what is left of it for an installation.
-            slicer.util.pip_uninstall("torch")
-        if importlib.util.find_spec("PyTorchUtils") is None:
-            return  # pip_ensure installs it from the package index
-        import PyTorchUtils
-
-        install = PyTorchUtils.PyTorchUtilsLogic().installTorch
-        # The names of the keywords differ between versions of that extension.
-        known = inspect.signature(install).parameters
-        wanted: dict[str, Any] = {"askConfirmation": True, "confirm": True,
-                                  "torchVersionRequirement": _requirement(self._file, "torch")}
-        if install(**{key: value for key, value in wanted.items() if key in known}) is None:
-            raise RuntimeError(_("torch was not installed."))
+    def _confirm(self, sentence: str) -> None:
+        question = _("{sentence}\n\nInstall into Slicer's Python? What Slicer itself uses is not "
+                     "changed.").format(sentence=sentence)
+        title = _("DiffuGTS - Install Python Packages")
+        if not slicer.util.confirmOkCancelDisplay(question, title):
+            raise Failure("packages-not-installed", _("The packages were not installed."),
+                          _("The installation was declined."))
 
     def examine(
         self, python: str, onDone: Callable[[PythonReport], None],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from DiffuGTSPanel.process.LibraryLauncher import Launch
@@ -181,7 +182,8 @@ def killProcessTree(processId: int) -> None:
 def processTree(root: int) -> list[int]:
     """The process and its descendants, parents first."""
     listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False,
+        env=slicer.util.startupEnvironment(),  # it must not load Slicer's libraries
     ).stdout
     pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
     tree = [root]

@@ -143,9 +143,9 @@ class RunQueue:
             self._process.send({"type": "cancel", "id": jobId})
 
     def _start(self, settings: _WorkerSettings) -> None:
-        if LibraryLauncher.isSlicers(settings.python) and self._packages.missing():
-            raise Failure("packages-missing", self._packages.sentence(),
-                          _("Install them with the button at the top of the panel."))
+        problem = self._packages.problem() if LibraryLauncher.isSlicers(settings.python) else None
+        if problem is not None:
+            raise problem
         arguments = ["--model", settings.model, "--device", settings.device]
         self._settings, self._startFailure = settings, None
         self._thresholdQueue.clear()

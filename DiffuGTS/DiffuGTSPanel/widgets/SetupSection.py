@@ -39,22 +39,30 @@ class SetupSection(Section):
     def refresh(self) -> None:
         """Checks again; imports nothing."""
         # Another Python is checked by a process of its own, in the section Advanced.
-        sentence = "" if self._logic.python else self._logic.packages.sentence()
-        self._show(escape(sentence), _("Install..."))
+        problem = None if self._logic.python else self._logic.packages.problem()
+        if problem is None:
+            self._show("", _("Install..."))
+        elif problem.code == "packages-missing":
+            self._show(escape(problem.message), _("Install..."))
+        else:
+            self._showFailure(problem, "")
 
     def _show(self, richText: str, button: str) -> None:
         self.ui.setupLabel.text = richText
         self.ui.setupButton.text = button
+        self.ui.setupButton.visible = bool(button)
         self.complete = not richText
         self.root.visible = not self.complete
+
+    def _showFailure(self, failure: Failure, button: str) -> None:
+        self._show(f"{coloured(failure.message, 'bad')}<br>{escape(failure.hint)}", button)
 
     def _install(self, *_arguments: object) -> None:
         self.ui.setupButton.enabled = False
         try:
-            self._logic.packages.install()
+            self._logic.packages.install(self._logic.log.add)
         except Failure as failure:
-            text = f"{coloured(failure.message, 'bad')}<br>{escape(failure.hint)}"
-            self._show(text, _("Try again"))
+            self._showFailure(failure, _("Try again"))
         else:
             self.refresh()
             if self.complete:

@@ -314,8 +314,8 @@ def test_torch_is_installed_by_its_extension(host: Host) -> None:
     host.dialogs.answer("Cancel", "Ok")
     install = importlib.import_module("PyTorchUtils").PyTorchUtilsLogic().installTorch
     assert install(askConfirmation=True) is None
-    assert install(askConfirmation=True, torchVersionRequirement=">=2.6")
-    assert host.packages.installed == ["torch>=2.6"]
+    assert install(askConfirmation=True, torchVersionRequirement=">=2.6") is sys.modules["torch"]
+    assert host.packages.installed == ["torch>=2.6", "torchvision"]
     slicer.util.pip_uninstall("torch")
     assert not slicer.packaging.pip_check("torch")
 

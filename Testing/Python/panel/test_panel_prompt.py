@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from dataclasses import replace
 
@@ -154,6 +155,22 @@ def test_missing_packages_are_one_line_with_one_button_that_can_be_pressed_again
     panel.setup.ui.setupButton.click()
     assert panel.setup.root.isHidden()
     assert panel.button.enabled
+
+
+def test_where_torch_cannot_be_had_the_panel_points_to_another_python(panel, tmp_path, monkeypatch):
+    from DiffuGTSPanel.library.PythonPackages import PythonPackages
+
+    file = tmp_path / "requirements.txt"
+    file.write_text("torch>=99\n")
+    panel.logic.packages = PythonPackages(file)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    panel.enter()
+    assert "Advanced > Python" in plain(panel.setup.ui.setupLabel)
+    assert panel.setup.ui.setupButton.isHidden()
+    panel.logic.python = sys.executable
+    panel.enter()
+    assert panel.setup.root.isHidden()
 
 
 def test_another_python_is_checked_without_blocking_and_kept(host, panel, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unittest
 
 import numpy as np
 import pytest
@@ -175,12 +176,49 @@ def test_the_module_loads_and_registers_its_samples(host):
     assert all(source.checksums[0].startswith("SHA256:") for source in sources)
 
 
-def test_the_self_tests_that_need_no_run_pass(host, monkeypatch):
+@pytest.fixture
+def self_tests(host, monkeypatch):
+    """The module's self-tests, where packages are missing."""
+    from DiffuGTSPanel.library.PythonPackages import MissingPackage, PythonPackages
+
+    monkeypatch.setattr(PythonPackages, "missing",
+                        lambda self: [MissingPackage("torch", "not installed")])
     host.load_module()
-    test = sys.modules["DiffuGTS"].DiffuGTSTest()
+    return sys.modules["DiffuGTS"].DiffuGTSTest
+
+
+def test_ctest_skips_the_self_tests_that_need_missing_packages(self_tests):
+    """`slicer.testing.runUnitTest` loads each test itself, and not runTest."""
+    import slicer
+
+    slicer.app._testing = True
+    result = unittest.TestResult()
+    unittest.TestLoader().loadTestsFromTestCase(self_tests).run(result)
+    assert (result.testsRun, result.errors, result.failures) == (4, [], [])
+    assert sorted(test.id().rpartition(".")[2] for test, _reason in result.skipped) == [
+        "test_phantomIsSegmented", "test_unknownPromptIsRefused"]
+    assert all("torch" in reason for _test, reason in result.skipped)
+
+
+def test_the_self_tests_that_need_no_run_pass(self_tests):
+    test = self_tests()
     test.messageDelay = 0
-    monkeypatch.setattr(test, "logicIsReady", lambda: False)
     test.runTest()
+
+
+def test_a_slicer_that_is_too_old_gets_one_sentence(host, monkeypatch):
+    import qt
+
+    for name in [each for each in sys.modules if each.split(".")[0] == "DiffuGTSPanel"]:
+        monkeypatch.setitem(sys.modules, name, None)  # Python 3.9 cannot import it
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "version_info", (3, 9, 10, "final", 0))
+        patch.setattr(sys, "version", "3.9.10 (main)")
+        host.load_module()
+        widget = host.widget()
+    texts = [label.text for label in widget.parent.findChildren(qt.QLabel)]
+    assert texts == ["DiffuGTS needs Slicer 5.10 or newer; this Slicer has Python 3.9.10."]
+    assert host.errors == []
 
 
 def test_a_reload_imports_all_files_again_and_ends_the_old_worker(host):

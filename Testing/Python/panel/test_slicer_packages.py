@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.machinery
+import importlib.metadata
+import os
+import platform
 import sys
-import types
 
 import pytest
 from support.slicer_side import slicer_side
@@ -67,7 +68,7 @@ def test_the_projects_own_requirements_are_all_here():
     assert PythonPackages().missing() == []
 
 
-def test_install_asks_first_and_a_refusal_is_a_failure(host, packages):
+def test_install_asks_once_and_a_refusal_is_a_failure(host, packages):
     from DiffuGTSPanel.data.Failure import Failure
 
     host.packages.missing = {"no-such-package"}
@@ -76,48 +77,162 @@ def test_install_asks_first_and_a_refusal_is_a_failure(host, packages):
         packages("no-such-package>=1").install()
     assert host.packages.installed == []
     assert len(host.dialogs) == 1
+    assert "no-such-package" in host.dialogs[0].text
 
 
 def test_a_failed_install_can_be_tried_again(host, packages):
     from DiffuGTSPanel.data.Failure import Failure
 
-    host.packages.missing = {"numpy"}
     host.packages.failing = 1
     host.dialogs.answer("Ok")
     with pytest.raises(Failure, match="pip exit code") as caught:
-        packages("numpy>=1").install()
+        packages("no-such-package>=1").install()
     assert "network" in caught.value.hint
     host.packages.failing = 0
     host.dialogs.answer("Ok")
+    with pytest.raises(Failure, match="Not installed yet: no-such-package") as caught:
+        packages("no-such-package>=1").install()  # the stand-in installs nothing
+    assert "Restart" in caught.value.hint
+    assert host.packages.installed == ["no-such-package>=1"] * 2
+
+
+def test_nothing_is_asked_where_nothing_is_missing(host, packages):
     packages("numpy>=1").install()
-    assert any("numpy" in str(each) for each in host.packages.installed)
+    assert len(host.dialogs) == 0
 
 
-def test_packages_still_missing_after_an_install_are_reported(host, packages):
+def install_in_vain(host, packages, *lines):
+    """Installs what the stand-in only writes down, so that it is still missing."""
     from DiffuGTSPanel.data.Failure import Failure
 
-    host.packages.missing = {"no-such-package"}
     host.dialogs.answer("Ok")
-    with pytest.raises(Failure, match="Not installed yet: no-such-package"):
+    with pytest.raises(Failure) as caught:
+        packages(*lines).install()
+    return caught.value
+
+
+def test_all_that_is_installed_keeps_its_version_but_what_is_too_old(host, packages):
+    install_in_vain(host, packages, "no-such-package>=1", "packaging>=999")
+    (constraints,) = host.packages.constraints
+    lines = constraints.lower().splitlines()
+    assert f"numpy=={importlib.metadata.version('numpy')}" in lines
+    assert f"simpleitk=={importlib.metadata.version('SimpleITK')}" in lines
+    assert not [line for line in lines if line.startswith(("packaging==", "no-such"))]
+
+
+def test_pip_understands_the_constraints(host):
+    from packaging.requirements import Requirement
+
+    from DiffuGTSPanel.library.PackageInstall import constraintsFile
+
+    with constraintsFile([]) as path:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    assert len({Requirement(line).name for line in lines}) == len(lines) > 20
+    assert not path.exists()
+
+
+def test_windows_gets_no_torch_whose_paths_are_too_long(host, monkeypatch):
+    from DiffuGTSPanel.library.PackageInstall import constraintsFile
+
+    with constraintsFile(["torch"]) as path:
+        assert "torch!=2.13.*" not in path.read_text(encoding="utf-8")
+    monkeypatch.setattr(sys, "platform", "win32")
+    with constraintsFile(["torch"]) as path:
+        assert "torch!=2.13.*" in path.read_text(encoding="utf-8").splitlines()
+
+
+def test_torch_is_installed_for_this_gpu_by_child_processes_and_never_imported(host, packages):
+    before = "torch" in sys.modules
+    host.install_extension("PyTorch")
+    install_in_vain(host, packages, "torch>=99", "numpy>=1")
+    commands = [command[:4] for command in host.launcher.commands]
+    assert commands == [["-m", "pip", "install", "light-the-torch>=0.8"],
+                        ["-m", "light_the_torch", "install", "torch>=99"]]
+    assert all(command[4] == "-c" for command in host.launcher.commands)
+    assert "torchvision" not in host.packages.installed
+    assert ("torch" in sys.modules) == before
+    assert len(host.dialogs) == 1
+
+
+def test_without_that_installer_torch_comes_with_the_others(host, packages):
+    host.install_extension("PyTorch")
+    host.launcher.fail("ERROR: no matching distribution")
+    install_in_vain(host, packages, "torch>=99")
+    assert [command[1] for command in host.launcher.commands] == ["pip"]
+    assert host.packages.installed == ["torch>=99"]
+
+
+def test_a_cancelled_command_is_ended_with_its_children(host):
+    import qt
+
+    from DiffuGTSPanel.process import ModalCommand
+    from DiffuGTSPanel.process.LibraryLauncher import Launch
+
+    lines = []
+
+    def seen(line):
+        lines.append(line)
+        dialog = next(each for each in qt.QApplication.topLevelWidgets()
+                      if isinstance(each, qt.QProgressDialog))
+        qt.QTimer.singleShot(0, dialog.findChildren(qt.QPushButton)[0].click)
+
+    launch = Launch(sys.executable, ("-c", "print('begun', flush=True); import time; "
+                                     "time.sleep(600)"), dict(os.environ))
+    assert ModalCommand.run(launch, "Title", seen) is None
+    assert lines == ["begun"]
+
+
+def test_a_command_reports_how_it_ended(host):
+    from DiffuGTSPanel.process import ModalCommand
+    from DiffuGTSPanel.process.LibraryLauncher import Launch
+
+    lines = []
+    launch = Launch(sys.executable, ("-c", "raise SystemExit('no')"), dict(os.environ))
+    result = ModalCommand.run(launch, "Title", lines.append)
+    assert (result.kind, result.code, lines) == ("ended", 1, ["no"])
+    assert ModalCommand.run(Launch("/no/such", (), {}), "", lines.append).kind == "not-started"
+
+
+def test_slicer_5_10_installs_by_its_own_pip(host, packages, monkeypatch):
+    import slicer
+
+    calls = []
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    monkeypatch.delattr(slicer, "packaging")
+    monkeypatch.setattr(slicer.util, "pip_install", lambda requirements: calls.append(requirements))
+    install_in_vain(host, packages, "no-such-package>=1", "numpy>=1")
+    ((requirement, option, _file),) = calls
+    assert (requirement, option) == ("no-such-package>=1", "-c")
+
+
+@pytest.fixture
+def intel_mac(monkeypatch):
+    """A Mac for which there is no torch 2.6."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+
+def test_a_mac_without_torch_is_reported_before_pip_runs(host, packages, intel_mac):
+    from DiffuGTSPanel.data.Failure import Failure
+
+    with pytest.raises(Failure, match="not available") as caught:
+        packages("torch>=99").install()
+    assert caught.value.code == "torch-unavailable"
+    assert "Advanced > Python" in caught.value.hint
+    assert (len(host.dialogs), host.launcher.commands, host.packages.installed) == (0, [], [])
+    assert packages("no-such-package>=1").problem().code == "packages-missing"
+
+
+def test_nothing_is_installed_in_slicers_testing_mode(host, packages, monkeypatch):
+    import slicer
+
+    from DiffuGTSPanel.data.Failure import Failure
+
+    monkeypatch.setattr(type(slicer.app), "testingEnabled", lambda self: True)
+    with pytest.raises(Failure) as caught:
         packages("no-such-package>=1").install()
-
-
-@pytest.mark.parametrize("keywords", ["askConfirmation=False, torchVersionRequirement=None",
-                                      "confirm=True", "backend=None"])
-def test_torch_comes_through_the_pytorch_extension_whatever_its_keywords(
-    packages, monkeypatch, keywords
-):
-    scope = {"calls": []}
-    exec(f"def installTorch(self, {keywords}):\n    calls.append(locals())\n    return 1", scope)
-    module = types.ModuleType("PyTorchUtils")
-    module.__spec__ = importlib.machinery.ModuleSpec("PyTorchUtils", None)
-    module.PyTorchUtilsLogic = type("Logic", (), {"installTorch": scope["installTorch"]})
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
-    wanting = packages("torch>=99")
-    wanting._installTorch()
-    given = scope["calls"][0]
-    assert given.get("torchVersionRequirement", ">=99") == ">=99"
-    assert given.get("askConfirmation", True) is True
+    assert "testing mode" in caught.value.hint
+    assert host.packages.installed == []
 
 
 def test_a_program_that_is_no_python_is_refused(host, packages):
