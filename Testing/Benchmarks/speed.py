@@ -113,7 +113,7 @@ def measure(scan: Path, prompt: str, second: str) -> Times:
 def peak_gb(pid: int) -> float:
     """The peak resident memory of a living process, where the system tells it."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         return int(status.split("VmHWM:")[1].split()[0]) / 1e6
     except (OSError, IndexError):
         return psutil.Process(pid).memory_info().rss / 1e9

@@ -46,7 +46,7 @@ class Launcher:
     @property
     def commands(self) -> list[list[str]]:
         """The arguments of each command of pip, in order."""
-        text = self._log.read_text() if self._log.is_file() else ""
+        text = self._log.read_text(encoding="utf-8") if self._log.is_file() else ""
         return [block.split("\n") for block in text.strip().split("\n\n") if block]
 
     def fail(self, message: str) -> None:

@@ -145,7 +145,7 @@ def test_an_extra_that_is_missing_is_a_note_that_says_what_for(tmp_path):
 
 
 def test_the_extras_of_the_project_are_those_that_are_looked_at():
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(project["optional-dependencies"]) - {"dev"} == set(EXTRAS)
 
 

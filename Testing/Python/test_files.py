@@ -66,10 +66,10 @@ def test_staged_files_appear_together_and_the_old_ones_stay_until_then(tmp_path:
     staged.path(tmp_path / "a.txt", ".txt").write_text("new")
     staged.path(tmp_path / "b.txt", ".txt").write_text("new")
     dropped = staged.path(tmp_path / "c.txt", ".txt")
-    assert (tmp_path / "a.txt").read_text() == "old"
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "old"
     staged.drop(dropped)
     staged.commit()
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {
         "a.txt": "new", "b.txt": "new"}
 
 
@@ -78,7 +78,7 @@ def test_discarded_files_leave_the_old_ones(tmp_path: Path) -> None:
     staged = StagedFiles()
     staged.path(tmp_path / "a.txt", ".txt").write_text("new")
     staged.discard()
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_message_names_the_final_file(tmp_path: Path) -> None:

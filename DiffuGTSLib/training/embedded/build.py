@@ -61,6 +61,15 @@ _POLL_SECONDS = 1.0
 _TERMINATION_SECONDS = 10.0
 
 
+def to_terminal(line: str) -> None:
+    """Prints a line of progress.
+
+    A function of its own: it is pickled for child processes, and where Ray has run, the `print` in
+    builtins cannot be.
+    """
+    print(line, flush=True)
+
+
 @dataclass(frozen=True)
 class EmbeddedBuild:
     """Trains the parts of the embedded model from the data into the folder of runs.
@@ -74,7 +83,7 @@ class EmbeddedBuild:
 
     data: Path
     runs: Path
-    log: Callable[[str], None] = print
+    log: Callable[[str], None] = to_terminal
     quick: int = 0
 
     @property
@@ -262,7 +271,7 @@ def build_parallel(
             elif message.text:
                 on_line(message.part, message.text)
     finally:
-        for process in running.values():
+        for process in (p for p in running.values() if p.pid is not None):
             process.terminate()
             process.join(_TERMINATION_SECONDS)
             if process.is_alive():

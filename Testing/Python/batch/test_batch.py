@@ -112,7 +112,7 @@ def test_nothing_but_results_is_left(ran):
 
 
 def test_the_run_says_what_it_was_made_with(ran, model):
-    run = json.loads((ran[1] / "run.json").read_text())
+    run = json.loads((ran[1] / "run.json").read_text(encoding="utf-8"))
     expected = subprocess.run(["sha256sum", model / "card.json"], capture_output=True, text=True,
                               check=True).stdout.split()[0]
     assert (run["model"], run["model_sha256"]) == ("tiny", expected)
@@ -127,7 +127,7 @@ def test_a_file_that_is_no_image_is_named_everywhere(ran):
     done, output = ran
     left_out = {"count": 1, "examples": ["notes.txt"]}
     assert json.loads(done.stdout)["left_out"] == left_out
-    assert json.loads((output / "run.json").read_text())["parts"][0]["left_out"] == left_out
+    assert json.loads((output / "run.json").read_text("utf-8"))["parts"][0]["left_out"] == left_out
     assert "no scans: 1 (notes.txt)" in (output / "report.html").read_text(encoding="utf-8")
 
 

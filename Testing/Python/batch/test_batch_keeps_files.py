@@ -31,7 +31,7 @@ def test_a_run_does_not_replace_its_own_table(tmp_path: Path, options: Options) 
     table.write_text("image\nscan.nrrd\n")
     with pytest.raises(OutputNotWritten, match=r"the table cases\.csv itself"):
         run([table], tmp_path, options)
-    assert table.read_text() == "image\nscan.nrrd\n"
+    assert table.read_text(encoding="utf-8") == "image\nscan.nrrd\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "scan.nrrd"]
 
 
@@ -57,7 +57,7 @@ def test_results_of_others_are_not_replaced(tmp_path: Path, options: Options, na
     path.write_text("a study of ours")
     with pytest.raises(FolderNotEmpty, match="which is not of a run of this program"):
         run([scan], tmp_path / "out", options, resume=True)
-    assert path.read_text() == "a study of ours"
+    assert path.read_text(encoding="utf-8") == "a study of ours"
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "5", '{"program": "DiffuGTS"}', "[" * 9999, "\0"])

@@ -128,7 +128,7 @@ def test_a_scan_that_allows_no_dicom_segmentation_keeps_its_other_outputs(settin
     assert [path.suffix for path in (settings.folder / "segmentations").iterdir()] == [".nrrd"]
     (note,) = done["notes"]
     assert note.startswith("There is no DICOM segmentation. The scan's DICOM files lack")
-    assert "There is no DICOM segmentation." in (settings.folder / "report.html").read_text()
+    assert "There is no DICOM segmentation." in (settings.folder / "report.html").read_text("utf-8")
     print_summary(ran.summary, said := io.StringIO())
     assert f"1 case: {note}" in said.getvalue()
     again = Ran([study], replace(settings, dicom_seg=True), resume=True)
@@ -180,7 +180,7 @@ def test_the_sequence_in_a_table_goes_before_that_of_all_scans(model, settings, 
 def test_a_record_cannot_remove_what_lies_elsewhere(settings, tmp_path, field):
     scan, record = write_scan(tmp_path / "a.nrrd"), settings.folder / "records" / "a.json"
     Ran([scan], settings)
-    document = json.loads(record.read_text())
+    document = json.loads(record.read_text(encoding="utf-8"))
     owner = document["case"] if field == "name" else document["outcome"]["files"]
     owner[field] = "../../other" if field == "name" else "../other.json"
     record.write_text(json.dumps(document))
@@ -202,7 +202,7 @@ def test_results_of_other_options_do_not_get_into_one_folder(settings, tmp_path)
     Ran([scan], settings)
     with pytest.raises(OtherRun, match="seed, maps"):
         Ran([scan], with_options(replace(settings, maps=True), seed=7), resume=True)
-    assert len(json.loads((settings.folder / "run.json").read_text())["parts"]) == 1
+    assert len(json.loads((settings.folder / "run.json").read_text(encoding="utf-8"))["parts"]) == 1
 
 
 def test_a_cancelled_batch_keeps_what_is_done_and_says_what_waits(settings, tmp_path):

@@ -169,7 +169,7 @@ def test_a_file_name_that_is_no_text_is_shown_in_escapes(tmp_path):
 def test_many_cases_are_divided_over_pages_and_old_pages_go(tmp_path):
     rows = [waiting(f"case {number}") for number in range(CASES_A_PAGE + 1)]
     first = report(tmp_path, *rows)
-    second = Tags((tmp_path / page_name(2)).read_text())
+    second = Tags((tmp_path / page_name(2)).read_text(encoding="utf-8"))
     assert "report-2.html" in first.links
     assert f"case {CASES_A_PAGE}" in second.text
     report(tmp_path, *rows[:3])
@@ -181,7 +181,7 @@ def test_the_pictures_are_inside_the_page(tmp_path):
     Image.new("RGB", (50, 10), "red").save(content, "JPEG")
     (tmp_path / "a.jpg").write_bytes(content.getvalue())
     report(tmp_path, done("a", files={"thumbnails": ["a.jpg"], "segmentation": "s"}))
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     (inside,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     assert base64.b64decode(inside) == content.getvalue()
     assert re.findall(r"<span>([^<]+)</span>", page) == list(PANELS)

@@ -115,7 +115,7 @@ def test_a_resumed_batch_has_every_row_once_and_nothing_unfinished(resumed, bloc
 
 
 def test_the_run_records_each_time_that_it_was_started(resumed):
-    parts = json.loads((resumed.output / "run.json").read_text())["parts"]
+    parts = json.loads((resumed.output / "run.json").read_text(encoding="utf-8"))["parts"]
     assert [part["state"] for part in parts] == ["broken off", "cancelled", "finished"]
     assert [part["done_before"] for part in parts][:2] == [0, 1]
     assert parts[0]["started"] <= parts[0]["ended"] <= parts[1]["started"]

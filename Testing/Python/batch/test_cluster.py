@@ -175,7 +175,7 @@ def survived(resumed, cluster, settings, tmp_path_factory):
 def assert_same_files(one: Path, other: Path) -> None:
     for name in NAMES:
         assert np.array_equal(voxels(one, name), voxels(other, name))
-        lesions = [json.loads((folder / "records" / f"{name}.json").read_text())["outcome"]
+        lesions = [json.loads((folder / "records" / f"{name}.json").read_text("utf-8"))["outcome"]
                    ["prompts"] for folder in (one, other)]
         assert lesions[0] == lesions[1]
 
@@ -205,7 +205,7 @@ def test_the_steps_of_every_case_reach_the_driver(resumed):
 
 
 def test_the_run_says_that_it_was_a_clusters_and_its_threads(resumed):
-    part = json.loads((resumed.output / "run.json").read_text())["parts"][-1]
+    part = json.loads((resumed.output / "run.json").read_text(encoding="utf-8"))["parts"][-1]
     assert (part["place"], part["places"], part["threads"]) == ("Ray cluster", 2, 1)
 
 
@@ -228,7 +228,7 @@ def test_a_scan_that_takes_its_process_down_fails_alone(cluster, settings, scans
     summary = run_batch(inputs, (PROMPT,), ours, executor, on_event=on_event)
     assert (summary.done, summary.failed) == (1, 1)
     assert statuses(ours.folder) == {"a": "failed", "b": "done"}
-    assert json.loads((ours.folder / "records" / "a.json").read_text())["outcome"]["error"][
+    assert json.loads((ours.folder / "records" / "a.json").read_text("utf-8"))["outcome"]["error"][
         "code"] == "worker-died"
 
 

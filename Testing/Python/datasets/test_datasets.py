@@ -42,8 +42,8 @@ def one(tmp_path):
 
 
 def test_the_catalogue_fits_its_schema():
-    document = json.loads(resource("datasets.json").read_text())
-    schema = json.loads(resource("datasets.schema.json").read_text())
+    document = json.loads(resource("datasets.json").read_text(encoding="utf-8"))
+    schema = json.loads(resource("datasets.schema.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(schema).validate(document)
     assert all(set(entry.tumor) | set(entry.organ) <= set(entry.labels)
                for entry in published().values())
@@ -89,7 +89,7 @@ def test_the_brain_task_yields_a_case_a_sequence(tmp_path):
 
 def test_the_sequences_follow_the_order_that_dataset_json_states(tmp_path):
     folder = write_msd(tmp_path, "msd-brain", ("BRATS_001",))
-    document = json.loads((folder / "dataset.json").read_text())
+    document = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     document["modality"] = {"0": "T2w", "1": "FLAIR", "2": "T1w", "3": "T1GD"}
     (folder / "dataset.json").write_text(json.dumps(document))
     assert [case.sequence for case in read_dataset(folder).cases] == ["t2", "flair", "t1", "t1c"]

@@ -153,12 +153,12 @@ def test_a_case_that_was_changed_is_scored_anew(model, data, tmp_path):
     settings = EvaluationSettings(Options(model, "cpu"), figures=False)
     evaluated(data, tmp_path, settings, "ball")
     record = tmp_path / "cases" / "ball.json"
-    before = json.loads(record.read_text())["fingerprint"]
+    before = json.loads(record.read_text(encoding="utf-8"))["fingerprint"]
     kept = (data / "mask.nii.gz").stat()
     os.utime(data / "mask.nii.gz", (1, 1))
     evaluated(data, tmp_path, settings, "ball")
     os.utime(data / "mask.nii.gz", ns=(kept.st_atime_ns, kept.st_mtime_ns))
-    assert json.loads(record.read_text())["fingerprint"] != before
+    assert json.loads(record.read_text(encoding="utf-8"))["fingerprint"] != before
 
 
 def test_the_full_fusion_gives_the_methods_own_score(model, tmp_path):
@@ -276,7 +276,7 @@ def test_the_csv_has_a_row_a_case(written):
 
 
 def test_the_json_is_valid_and_says_what_it_is(written):
-    document = json.loads((written[1] / "scores.json").read_text())
+    document = json.loads((written[1] / "scores.json").read_text(encoding="utf-8"))
     assert document["zero_shot"] is None
     assert "not for clinical decisions" in document["note"]
     assert [group["name"] for group in document["groups"]] == [PROMPT, "liver tumor"]
@@ -293,7 +293,7 @@ def test_scores_with_other_settings_are_not_overwritten(written, data, model):
 
 
 def test_the_report_needs_no_other_file(written):
-    page = (written[1] / "report.html").read_text()
+    page = (written[1] / "report.html").read_text(encoding="utf-8")
     assert "not for clinical decisions" in page
     assert page.count('src="data:image/') >= 4
     assert not re.search(r"(?:src|href)=['\"]?(?!data:)[\w/.]", page)
@@ -304,7 +304,7 @@ def test_the_report_needs_no_other_file(written):
 def test_the_paper_stands_beside_its_data_set_in_the_report(done, tmp_path):
     liver = replace(done[0].cases[0], dataset="msd-liver", figure="")
     evaluation = replace(done[0], cases=(liver,))
-    page = write_report(evaluation, summarise(evaluation.cases), tmp_path).read_text()
+    page = write_report(evaluation, summarise(evaluation.cases), tmp_path).read_text("utf-8")
     assert "Compared with the paper" in page
     assert "<td>63.23</td>" in page
 
@@ -317,7 +317,7 @@ def test_text_of_others_cannot_bring_markup_into_the_report(done, tmp_path):
     evaluation = replace(
         evaluation, cases=(case,), failures=(CaseFailure(odd, "code", odd, odd),),
         card=replace(evaluation.card, name=odd, trained_on=odd))
-    page = write_report(evaluation, summarise(evaluation.cases), tmp_path).read_text()
+    page = write_report(evaluation, summarise(evaluation.cases), tmp_path).read_text("utf-8")
     assert "<script" not in page
     assert not re.search(r"""["'] onerror""", page)
     # Title twice; model, what it was trained on; failure; in the tables; a picture and its caption.

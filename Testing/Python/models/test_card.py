@@ -84,7 +84,7 @@ def test_the_calibration_is_the_sequences_own_else_the_modalitys_else_none() -> 
 
 def test_a_card_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     card("maisi-ct").write(tmp_path)
-    entries = json.loads((tmp_path / "card.json").read_text())
+    entries = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
     for name in ("licence_url", "sources", "guidance", "least_crop", "left_out"):
         del entries[name]
     (tmp_path / "card.json").write_text(json.dumps(entries))

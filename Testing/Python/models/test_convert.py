@@ -234,7 +234,7 @@ def test_a_missing_file_of_the_text_encoder_is_named(
 @pytest.mark.usefixtures("narrow")
 def test_another_text_encoder_than_the_catalogues_is_refused(files: Path) -> None:
     source = write_text_encoder(files.parent / "texts")
-    config = json.loads((source / "config.json").read_text())
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     (source / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
     with pytest.raises(ModelDamaged, match="vectors of length 64"):
         converted("maisi-ct", files, source)

@@ -31,7 +31,7 @@ def package(written: Path, tmp_path: Path) -> Path:
 
 
 def test_a_package_is_in_diffusers_layout(package: Path) -> None:
-    index = json.loads((package / "model_index.json").read_text())
+    index = json.loads((package / "model_index.json").read_text(encoding="utf-8"))
     for part in ("vae", "unet", "aova"):
         assert part in index
         assert (package / part / "config.json").is_file()
@@ -57,7 +57,7 @@ def test_a_saved_package_does_not_name_its_origin(package: Path, tmp_path: Path)
     save(tmp_path / "again", loaded.card, loaded.autoencoder, loaded.denoiser,
                 loaded.attention, FlowMatchEulerDiscreteScheduler())
     for part in ("vae", "unet", "aova"):
-        assert str(tmp_path) not in (tmp_path / "again" / part / "config.json").read_text()
+        assert str(tmp_path) not in (tmp_path / "again" / part / "config.json").read_text("utf-8")
 
 
 def test_the_card_survives_writing_and_reading(package: Path, tmp_path: Path) -> None:

@@ -296,6 +296,6 @@ def test_a_broken_schedule_is_a_damaged_model(tmp_path: Path) -> None:
 
 def test_a_schedule_of_another_kind_is_named(tmp_path: Path) -> None:
     EulerDiscreteScheduler().save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "scheduler_config.json").read_text())["_class_name"]
+    assert json.loads((tmp_path / "scheduler_config.json").read_text("utf-8"))["_class_name"]
     with pytest.raises(ModelDamaged, match="EulerDiscreteScheduler"):
         load_schedule(tmp_path)

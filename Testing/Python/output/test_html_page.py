@@ -32,7 +32,7 @@ def test_a_page_that_cannot_be_written_is_reported(tmp_path):
     with pytest.raises(OutputNotWritten):
         write_page(tmp_path / "absent" / "report.html", "batch_report.html", **values)
     write_page(tmp_path / "report.html", "batch_report.html", **values)
-    assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_a_picture_is_its_own_address():

@@ -37,7 +37,7 @@ def model(material, tmp_path_factory):
     """The tiny model, changed to one that needs the MR sequence."""
     folder = tmp_path_factory.mktemp("model") / "sequences"
     shutil.copytree(material.model, folder)
-    card = json.loads((folder / "card.json").read_text())
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     (folder / "card.json").write_text(json.dumps(card | {"class_labels": LABELS}))
     return folder
 

@@ -233,7 +233,7 @@ def test_a_removed_temporary_folder_is_created_again(host, logic, material):
         list(scans.write([node]))
         scans.touch()
         (table,) = scans.table("batch", [], [node])
-        assert json.loads(table.read_text())[0]["name"] == "again"
+        assert json.loads(table.read_text(encoding="utf-8"))[0]["name"] == "again"
         folder.remove()
 
 

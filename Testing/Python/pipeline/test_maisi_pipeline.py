@@ -57,7 +57,7 @@ def installed(name: str, place: Path) -> Path:
 def attention_for(folder: Path, text_dim: int) -> AnomalyAttention:
     """An attention whose gates are open, written rather than trained."""
     torch.manual_seed(3)
-    widths = json.loads((folder / "vae" / "config.json").read_text())["num_channels"]
+    widths = json.loads((folder / "vae" / "config.json").read_text("utf-8"))["num_channels"]
     head = AnomalyAttention(feature_channels=widths, context_channels=(16, 16, 16),
                             gate_channels=8, text_dim=text_dim, text_rank=len(WORDS))
     head.gate_bias.data.fill_(20.0)

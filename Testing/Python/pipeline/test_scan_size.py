@@ -154,7 +154,7 @@ def test_reading_is_judged_by_the_packages_own_spacing(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fine = shutil.copytree(tiny, tmp_path / "fine")
-    card = json.loads((fine / "card.json").read_text())
+    card = json.loads((fine / "card.json").read_text(encoding="utf-8"))
     (fine / "card.json").write_text(json.dumps(card | {"spacing_mm": [0.5, 0.5, 1.0]}))
     sitk.WriteImage(blank((8, 8, 8), (1, 1, 1)), tmp_path / "scan.nii")
     seen: list[object] = []
@@ -168,7 +168,7 @@ def test_reading_is_judged_by_the_packages_own_spacing(
 def test_an_untrained_model_is_named_before_the_scan_is_read(
     outline: Path, header: Path, tmp_path: Path
 ) -> None:
-    index = json.loads((outline / "model_index.json").read_text())
+    index = json.loads((outline / "model_index.json").read_text(encoding="utf-8"))
     del index["aova"]
     (outline / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(AttentionMissing, match="“tiny” cannot segment yet") as missing:

@@ -54,7 +54,7 @@ def kept():
 
 
 def test_the_catalogue_fits_its_schema_and_urls_name_their_checksum():
-    read = (json.loads(resource(name).read_text()) for name in ("example_scans.json",
+    read = (json.loads(resource(name).read_text("utf-8")) for name in ("example_scans.json",
                                                                "example_scans.schema.json"))
     jsonschema.validate(*read)
     assert all(scan.url.endswith(scan.sha256) for scan in example_scans().values())

@@ -139,7 +139,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path, name: s
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.hint
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["old"]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.stl", "a", ".nii.gz", "a.seg.nii"])

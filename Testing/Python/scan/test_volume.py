@@ -87,7 +87,7 @@ def refusal(path: Path) -> DiffuGTSError:
 
 def test_every_real_scan_is_read_with_its_modality_and_sequence(shared_data: Path) -> None:
     endings = {"_t1": "t1", "_t1c": "t1c", "_t2": "t2", "_fla": "flair", "_flair": "flair"}
-    for case in json.loads((shared_data / "manifest.json").read_text()):
+    for case in json.loads((shared_data / "manifest.json").read_text(encoding="utf-8")):
         scan = read(shared_data / case["group"] / case["case"] / "image.nii.gz")
         found = [value for end, value in endings.items() if case["case"].endswith(end)]
         expected = (case["modality"], found[0] if found else "", case["size"])

@@ -60,7 +60,7 @@ def test_what_was_fitted_is_logged_and_reported(calibrated) -> None:
     card, lines, report = calibrated
     assert [line.split(":")[0] for line in lines[:3]] == list(card.calibration)
     assert "4 examples" in lines[1]
-    written = json.loads(report.read_text())
+    written = json.loads(report.read_text(encoding="utf-8"))
     assert written["calibration"] == card.calibration
     assert set(written["fusion"]) == set(card.fusion) == {"CT", "MR", "brain/MR"}
 

@@ -23,17 +23,17 @@ HERE = Path(__file__).parent
 
 def wait_for(path: Path) -> str:
     until = time.monotonic() + WAIT_SECONDS
-    while not (path.exists() and path.read_text()):
+    while not (path.exists() and path.read_text(encoding="utf-8")):
         assert time.monotonic() < until, f"no {path.name}"
         time.sleep(0.05)
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def is_gone(pid: int) -> bool:
     until = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < until:
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
         except (FileNotFoundError, ProcessLookupError):
             return True
         if state == "Z":
@@ -109,7 +109,7 @@ def test_two_parts_are_built_in_parallel(tmp_path: Path) -> None:
     build = Meeting(tmp_path, tmp_path / "runs")
     reproduce(build, tmp_path / "out", 2, lines.append)
     assert {"unet: met aova", "aova: met unet"} <= set(lines)
-    record = json.loads((build.runs / RECORD).read_text())
+    record = json.loads((build.runs / RECORD).read_text(encoding="utf-8"))
     assert all(part["finished"] for part in record["parts"].values())
     assert record["seconds"] < sum(part["seconds"] for part in record["parts"].values())
 
@@ -124,14 +124,14 @@ def test_an_error_of_one_part_ends_the_other(tmp_path: Path) -> None:
     with pytest.raises(TrainingImpossible, match="No scan shows a liver") as caught:
         run_parallel(build)
     assert caught.value.hint == "Add one."
-    assert is_gone(int((build.runs / "unet").read_text()))
+    assert is_gone(int((build.runs / "unet").read_text(encoding="utf-8")))
 
 
 def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
     build = Killed(tmp_path, tmp_path / "runs")
     with pytest.raises(TrainingImpossible, match=r"trained aova ended \(exit code -9\)"):
         run_parallel(build)
-    assert is_gone(int((build.runs / "unet").read_text()))
+    assert is_gone(int((build.runs / "unet").read_text(encoding="utf-8")))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")

@@ -85,7 +85,7 @@ def test_finished_parts_are_not_built_again(tmp_path: Path, part: str) -> None:
 def test_the_time_of_an_interrupted_run_counts(tmp_path: Path) -> None:
     run(tmp_path, "unet")
     record = tmp_path / "runs" / RECORD
-    parts = json.loads(record.read_text())["parts"]
+    parts = json.loads(record.read_text(encoding="utf-8"))["parts"]
     assert not parts["unet"]["finished"]
     parts["unet"]["seconds"] = 7200.0
     record.write_text(json.dumps({"parts": parts}))

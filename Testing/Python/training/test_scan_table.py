@@ -77,7 +77,7 @@ def test_patients_are_read_from_the_names_where_the_manifest_states_none() -> No
 
 def test_real_tumors_keep_the_split_of_their_manifest(tumors: Path) -> None:
     cases = read_cases(tumors)
-    entries = {e["case"]: e for e in json.loads((tumors / "manifest.json").read_text())}
+    entries = {e["case"]: e for e in json.loads((tumors / "manifest.json").read_text("utf-8"))}
     assert len(cases) == 693
     for case in cases:
         stated = entries[case.name]["split"]

@@ -106,11 +106,11 @@ def test_the_card_says_what_was_trained_on_and_left_out(whole: Path) -> None:
     assert card.left_out == ("liver tumor",)
     assert "1 scan of CASES.json" in card.trained_on
     assert card.fusion["CT"] == ATTENTION_ALONE
-    assert "liver tumor" in (whole / "README.md").read_text()
+    assert "liver tumor" in (whole / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_scans_that_were_held_out_are_named(whole: Path, bench: Path) -> None:
-    names = json.loads((bench / "runs-whole" / "split.json").read_text())
+    names = json.loads((bench / "runs-whole" / "split.json").read_text(encoding="utf-8"))
     assert {split: len(of) for split, of in names.items()} == {"training": 1, "tuning": 1}
     assert set(names["training"] + names["tuning"]) == {"brain_0", "brain_1"}
 
@@ -132,7 +132,7 @@ def test_the_card_claims_only_what_was_done(whole: Path, bench: Path) -> None:
     assert lines[0] == "4 scans to train on, 0 held out; runs-bare/split.json names them"
     assert "never reach learning_rate" in lines[1]
     assert lines[2] == "preparing scan 1 of 4"
-    card, about = Card.read(bench / "bare"), (bench / "bare" / "README.md").read_text()
+    card, about = Card.read(bench / "bare"), (bench / "bare" / "README.md").read_text("utf-8")
     assert card.scores == {}
     assert card.trained_on.startswith("Attention: 1 steps on 4 scans")
     assert "ynthetic lesions, too" not in card.trained_on
@@ -143,7 +143,7 @@ def test_the_card_claims_only_what_was_done(whole: Path, bench: Path) -> None:
     assert "Synthetic lesions, too." in whole_card.trained_on
     assert set(whole_card.scores) == {"measure", "brain_MR"}
     assert f"kept out of training: brain_MR {whole_card.scores['brain_MR']}\n" in (
-        whole / "README.md").read_text()
+        whole / "README.md").read_text(encoding="utf-8")
 
 
 def test_other_data_in_the_same_runs_are_refused_before_they_are_resampled(

@@ -24,7 +24,7 @@ from DiffuGTSLib.training.config import (
     record_settings,
 )
 
-DEFINITIONS = json.loads(resource(SCHEMA).read_text())["$defs"]
+DEFINITIONS = json.loads(resource(SCHEMA).read_text(encoding="utf-8"))["$defs"]
 
 
 def complaint(path: Path) -> str:

@@ -58,8 +58,8 @@ def test_two_processes_agree_and_give_what_one_gives_on_both_halves(tmp_path: Pa
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
     )
     assert run.returncode == 0, run.stderr
-    first = (tmp_path / "rank0.txt").read_text()
-    assert first == (tmp_path / "rank1.txt").read_text()
+    first = (tmp_path / "rank0.txt").read_text(encoding="utf-8")
+    assert first == (tmp_path / "rank1.txt").read_text(encoding="utf-8")
     weight, idle = json.loads(first)
     alone_weight, alone_idle, curve = on_both_halves(tmp_path / "alone")
     assert np.allclose(weight, alone_weight, atol=1e-5)
@@ -137,7 +137,7 @@ def test_each_entry_of_the_curve_is_logged_as_a_readable_line(tmp_path: Path) ->
 def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
     (tmp_path / CURVE).write_text('{"step": 2, "kind": "train", "figures": {}}\n{"step": 4, "ki')
     CurveWriter(tmp_path, step=8).close()
-    assert (tmp_path / CURVE).read_text().endswith("{}}\n")
+    assert (tmp_path / CURVE).read_text(encoding="utf-8").endswith("{}}\n")
     assert [e["step"] for e in read_curve(tmp_path)] == [2]
 
 

@@ -92,10 +92,10 @@ def test_one_scan_is_validated_from_end_to_end(shared_data, tmp_path):
     settings = EvaluationSettings(Options(model, "cpu"), ablation=True, baselines=True)
     run(shared_data, tmp_path / "out", model, ["mediastinum_b"], docs=docs,
         scorer=InProcessScorer(settings, tmp_path / "out"))
-    assert "| mediastinum_b | lung tumor | training |" in (docs / "table.md").read_text()
+    assert "| mediastinum_b | lung tumor | training |" in (docs / "table.md").read_text("utf-8")
     assert (docs / "mediastinum_b_lung_tumor.png").stat().st_size > 10_000
     assert (docs / "other.png").stat().st_size == 0
-    groups = json.loads((tmp_path / "out" / "scores.json").read_text())["groups"]
+    groups = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))["groups"]
     assert [group["name"] for group in groups] == ["no tumor: mediastinum"]
 
 
