@@ -42,6 +42,7 @@ bench: $(INSTALLED)
 	@$(PYTHON) Testing/Benchmarks/batch.py
 	@$(PYTHON) Testing/Benchmarks/panel.py
 	@$(PYTHON) Testing/Benchmarks/foundation.py
+	@$(PYTHON) Testing/Benchmarks/memory.py
 
 validate: $(INSTALLED)
 	@$(PYTHON) -m DiffuGTSLib.cli.embedded validate --data "$(DATA)" \

@@ -120,8 +120,7 @@ class CaseProcessor:
 
     def _read(self, case: Case) -> volume.Scan:
         options = self._settings.options
-        spacing = self._segmenter.package.card.spacing_mm
-        scan = volume.read(case.image, options.modality, spacing, case.series)
+        scan = volume.read(case.image, options.modality, case.series)
         # The settings' sequence is meant for the MR scans; a batch may hold CT as well.
         shared = options.sequence if scan.modality == "MR" else None
         return scan.with_overrides(None, case.sequence or shared, options.skull_stripped)

@@ -12,20 +12,20 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.files import StagedFiles, is_same_file, remove_unfinished
-from DiffuGTSLib.models.store import read_card, ready_to_segment
+from DiffuGTSLib.models.store import ready_to_segment
 from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
 from DiffuGTSLib.pipeline.early_check import check_package
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.progress import Callback, ProgressEstimator
 from DiffuGTSLib.scan.dicom import numbered_series
-from DiffuGTSLib.scan.header import ScanGrid, Triple
+from DiffuGTSLib.scan.header import ScanGrid
 from DiffuGTSLib.scan.segmentation_file import (
     check_output,
     output_suffix,
     refuse_foreign,
     write_image,
 )
-from DiffuGTSLib.scan.volume import MODEL_SPACING_MM, Scan, as_scan, grid_of
+from DiffuGTSLib.scan.volume import Scan, as_scan, grid_of
 
 if TYPE_CHECKING:
     from DiffuGTSLib.pipeline.result import Result
@@ -166,17 +166,10 @@ def _read(image: Path | sitk.Image, options: Options, model: Path, series: str) 
     grid = grid_of(image)
     if grid is not None:
         check_package(grid, model, options.device)
-    scan = as_scan(image, options.modality, options.sequence, options.skull_stripped,
-                   _spacing(model), series)
+    scan = as_scan(image, options.modality, options.sequence, options.skull_stripped, series)
     if grid is None:
         check_package(ScanGrid.of(scan.image), model, options.device)
     return scan
-
-
-def _spacing(model: Path) -> Triple:
-    """Of the model's grid, in mm."""
-    x, y, z = read_card(model).get("spacing_mm", MODEL_SPACING_MM)
-    return float(x), float(y), float(z)
 
 
 def _document(

@@ -20,6 +20,7 @@ from DiffuGTSLib.models.store import CARD, HEAD, INDEX, find, ready_to_segment, 
 from DiffuGTSLib.networks.attention import AnomalyAttention
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.networks.device import storage_dtype
 from DiffuGTSLib.networks.schedules import Schedule, load_schedule
 from DiffuGTSLib.networks.text_encoder import TextEncoder, encoder_of
 
@@ -50,17 +51,23 @@ class Foundation:
         """
         return self.text_encoder or TextEncoder.from_package()
 
-    @property
-    def multiple(self) -> int:
-        """What each axis of a scan has to be a multiple of, in voxels."""
-        return self.autoencoder.downscale * self.denoiser.downscale
-
 
 @dataclass(frozen=True)
 class Package(Foundation):
     """A loaded model package: the foundation and the trained attention."""
 
     attention: AnomalyAttention
+
+    @property
+    def networks(self) -> tuple[Autoencoder, Denoiser, AnomalyAttention]:
+        """Those that a run moves from device to device."""
+        return self.autoencoder, self.denoiser, self.attention
+
+    def place(self, device: str) -> None:
+        """Moves the networks to a device, in the type that they are stored in there."""
+        for network in self.networks:
+            # Not ModelMixin's own `to`: it warns of layers that other models keep in float32.
+            torch.nn.Module.to(network, device, storage_dtype(device))
 
     @property
     def fingerprint(self) -> str:

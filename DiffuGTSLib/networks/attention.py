@@ -1,12 +1,13 @@
 """Anomaly-aware open-vocabulary attention: from frozen features and texts to AOVA maps.
 
-Source: METHOD.md 2, with the context path and the text-asked organ gate that the embedded model
-needs (METHOD.md 4 and 8). Everything here is trained; the features come from the frozen encoder.
+Source: METHOD.md 2, with the context path and the organ gate, chosen by text, that the embedded
+model needs (METHOD.md 4 and 8). Everything here is trained; the features come from the frozen
+encoder.
 
 What normalises over space sees a large scan in tiles about as large as its training windows.
 
-Over a whole chest at once, the attention's context answered less to lung lesions than in a window
-(Dice 0.14 against 0.20, attention alone, on four lesions grown in training scans).
+Over a whole chest at once, the attention's context responded less to lung lesions than in a window
+(Dice 0.14 against 0.20, attention alone, on four synthetic lesions in training scans).
 """
 
 from __future__ import annotations
@@ -14,27 +15,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from DiffuGTSLib.networks.tiling import MAX_UNTILED, TILE, blending_weights, starts
+
 MODALITIES = ("CT", "MR")
 CLOSING = 5  # voxels of the gate's grid
-TILE = 24  # voxels of the context's finest grid, a quarter of the scan's resolution: 192 mm at 2 mm
-EDGE = 2  # of a tile's border inside the scan does not count: there it sees padding
-WHOLE = 28  # up to this many voxels an axis is not cut
-STEP = 4  # the coarsest voxel, on the same grid
-TILES_ALIKE = 2  # where memory is counted, on tensors without content: the first stand for all
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Embeddings of what is asked, one row a prompt.
+    """Embeddings of the prompts, one row each.
 
     Attributes:
         normal, abnormal: (T, E), the organ's normal and abnormal state.
@@ -52,7 +49,7 @@ class Maps:
 
     Attributes:
         anomaly: (N, T, X, Y, Z), abnormal against normal, summed over levels.
-        gate: (N, T, X, Y, Z), inside the organ that was asked for.
+        gate: (N, T, X, Y, Z), inside the organ that the prompt names.
     """
 
     anomaly: torch.Tensor
@@ -407,7 +404,7 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         return Maps(anomaly, F.interpolate(gate, size=size, mode="trilinear"))
 
     def gates(self, gate_queries: torch.Tensor, texts: Texts) -> torch.Tensor:
-        """Logits of being inside the organ asked for, (N, T, X/2, Y/2, Z/2)."""
+        """Logits of being inside the prompt's organ, (N, T, X/2, Y/2, Z/2)."""
         keys = self.gate_reducer(self.whiten(texts.gate)) / math.sqrt(gate_queries.shape[1])
         return F.conv3d(gate_queries, keys[:, :, None, None, None]).float() + self.gate_bias
 
@@ -431,7 +428,7 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
 
 def by_tiles(
     function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, tile: int = TILE,
-    whole: int = WHOLE,
+    max_untiled: int = MAX_UNTILED,
 ) -> torch.Tensor:
     """`function`, which keeps the grid, in tiles that overlap by half and fade into each other.
 
@@ -439,45 +436,21 @@ def by_tiles(
     change from tile to tile, a large tumor had a waist where two of them met.
 
     Args:
-        x: (N, C, X, Y, Z), axes multiples of STEP where they are cut.
+        x: (N, C, X, Y, Z), axes multiples of STEP where they are tiled.
     """
-    axes = [starts(n, tile, whole) for n in x.shape[2:]]
+    axes = [starts(n, tile, max_untiled) for n in x.shape[2:]]
     if all(len(axis) == 1 for axis in axes):
         return function(x)
-    shares = [_shares(axis, n, tile) for axis, n in zip(axes, x.shape[2:], strict=True)]
+    weights = [blending_weights(axis, n, tile) for axis, n in zip(axes, x.shape[2:], strict=True)]
     out: torch.Tensor | None = None
-    cuts = product(*(zip(*pair, strict=True) for pair in zip(axes, shares, strict=True)))
-    for cut in islice(cuts, TILES_ALIKE if x.is_meta else None):
-        at = tuple(slice(start, start + len(share)) for start, share in cut)
+    for corner in product(*(zip(*pair, strict=True) for pair in zip(axes, weights, strict=True))):
+        at = tuple(slice(start, start + len(weight)) for start, weight in corner)
         part = function(x[(slice(None), slice(None), *at)])
         if out is None:
             out = part.new_zeros(*part.shape[:2], *x.shape[2:])
-        for axis, (_, share) in enumerate(cut):
+        for axis, (_, weight) in enumerate(corner):
             shape = [-1 if i == axis else 1 for i in range(3)]
-            part = part * torch.tensor(share, dtype=part.dtype, device=part.device).view(shape)
+            part = part * torch.tensor(weight, dtype=part.dtype, device=part.device).view(shape)
         out[(slice(None), slice(None), *at)] += part
     assert out is not None
     return out
-
-
-def starts(length: int, tile: int = TILE, whole: int = WHOLE) -> list[int]:
-    """Where the tiles of an axis begin; one at 0 where it is not cut."""
-    if length <= max(whole, tile):
-        return [0]
-    count = -(-(length - tile) // (tile // 2)) + 1
-    return [round(i * (length - tile) / (count - 1) / STEP) * STEP for i in range(count)]
-
-
-def _shares(begins: Sequence[int], length: int, tile: int) -> list[np.ndarray]:
-    """What each tile's voxels count along an axis; for every voxel of the scan 1 in all."""
-    if len(begins) == 1:
-        return [np.ones(length)]
-    place, ramp = np.arange(tile) + 0.5, tile / 2 - EDGE
-    weights, total = [], np.zeros(length)
-    for begin in begins:
-        near = (place if begin else np.full(tile, np.inf),
-                tile - place if begin + tile < length else np.full(tile, np.inf))
-        weight = np.clip((np.minimum(*near) - EDGE) / ramp, 0, 1)
-        total[begin : begin + tile] += weight
-        weights.append(weight)
-    return [w / total[b : b + tile] for w, b in zip(weights, begins, strict=True)]

@@ -185,22 +185,6 @@ class Ddpm(Ddim):
     """
 
 
-def rectified_flow(steps: int, latent_voxels: int) -> RectifiedFlow:
-    """The schedule of MAISI's rflow models (30 steps there) and of the embedded one."""
-    scheduler = FlowMatchEulerDiscreteScheduler(**RECTIFIED_FLOW_SCHEDULER)
-    return RectifiedFlow(scheduler, steps, latent_voxels)
-
-
-def ddim(steps: int) -> Ddim:
-    """The schedule of MAISI's ddpm model, in a divisor of its 1000 steps."""
-    return Ddim(DDIMScheduler(**DDIM_SCHEDULER), steps)
-
-
-def ddpm(steps: int = TRAINING_STEPS) -> Ddpm:
-    """The schedule that MAISI's ddpm model was published with: all of its 1000 steps."""
-    return Ddpm(DDPMScheduler(**DDPM_SCHEDULER), steps)
-
-
 def level_shift(latent_voxels: int) -> float:
     """How far the levels move towards noise: (latent voxels / 32^3)^(1/3), never below 1.
 

@@ -1,8 +1,8 @@
-"""Feature maps plane by plane along X, so that a layer never needs the whole of its maps at once.
+"""Streamed feature maps: plane by plane along X, so that a layer never needs its maps at once.
 
-A map is either stored, or made anew in slabs whenever it is asked for. Every output plane of a
-layer is computed from all the planes that it depends on, and a normalisation takes its statistics
-from the whole map: the result is that of the whole volume, by construction.
+A map is either stored, or computed in slabs each time it is needed. Every output plane of a layer
+is computed from all the planes that it depends on, and a normalisation takes its statistics from
+the whole map: the result is that of the whole volume, by construction.
 """
 
 from __future__ import annotations
@@ -15,28 +15,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-Range = tuple[int, int]
-"""First plane, and the one after the last."""
-# Where memory is counted, on tensors without content, the first slabs stand for all: the fourth
-# one needs what the third did.
-SLABS_ALIKE = 3
+from DiffuGTSLib.networks.tiling import Range, spans
 
 
 class Planes(ABC):
-    """A feature map (1, C, X, Y, Z), given out in slabs of planes along X.
+    """A feature map (1, C, X, Y, Z) that is read in slabs of planes along X.
 
     Args:
         shape: of the whole map.
         device: where its slabs lie.
-        behind: elements in memory for one plane of it, of the widest map that it is made from.
+        source_elements: in memory for one plane of it, of the widest map that it is made from.
     """
 
-    def __init__(self, shape: Sequence[int], device: torch.device, behind: float = 0.0) -> None:
+    def __init__(
+        self, shape: Sequence[int], device: torch.device, source_elements: float = 0.0
+    ) -> None:
         if len(shape) != 5 or shape[0] != 1:
             raise ValueError(f"one map of shape (1, C, X, Y, Z) is needed, got {tuple(shape)}")
         self.shape = tuple(shape)
         self.device = device
-        self.plane_elements = max(float(shape[1] * shape[3] * shape[4]), behind)
+        self.plane_elements = max(float(shape[1] * shape[3] * shape[4]), source_elements)
 
     @property
     def length(self) -> int:
@@ -48,16 +46,12 @@ class Planes(ABC):
         """The planes of each range, (1, C, n, Y, Z); both ends of the ranges never go back."""
 
     def slabs(self, planes: int) -> Iterator[torch.Tensor]:
-        """The whole map in slabs of that many planes; the last may be thinner.
-
-        Without content (device "meta"), the first ones stand for all.
-        """
-        most = SLABS_ALIKE if self.device.type == "meta" else None
-        return self.windows(spans(self.length, planes)[:most])
+        """The whole map in slabs of that many planes; the last may be thinner."""
+        return self.windows(spans(self.length, planes))
 
 
 class Stored(Planes):
-    """A map that lies in memory."""
+    """A map in memory."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__(tensor.shape, tensor.device)
@@ -69,12 +63,12 @@ class Stored(Planes):
 
 
 class Computed(Planes):
-    """A map that is made in slabs each time it is asked for; only what overlaps is kept.
+    """A map that is computed in slabs each time it is read; only what overlaps is kept.
 
     Args:
         shape: of the whole map.
         source: what it is made from.
-        make: given ranges that follow each other from plane 0 on, makes the planes of each.
+        make: computes the planes of each of the ranges, which follow each other from plane 0 on.
     """
 
     def __init__(
@@ -82,8 +76,8 @@ class Computed(Planes):
         make: Callable[[Sequence[Range]], Iterator[torch.Tensor]],
     ) -> None:
         # Below a Downsample, a plane takes two of the source's; above an Upsample, half a one.
-        behind = source.plane_elements * source.length / shape[2]
-        super().__init__(shape, source.device, behind)
+        source_elements = source.plane_elements * source.length / shape[2]
+        super().__init__(shape, source.device, source_elements)
         self._make = make
 
     def windows(self, ranges: Sequence[Range]) -> Iterator[torch.Tensor]:
@@ -107,31 +101,21 @@ class Computed(Planes):
             yield given.pop()
 
 
-def spans(length: int, planes: int) -> list[Range]:
-    """Ranges of at most `planes` planes that cover `length` of them."""
-    return [(first, min(first + planes, length)) for first in range(0, length, planes)]
-
-
-def around(ranges: Sequence[Range], margin: int, length: int) -> list[Range]:
-    """The ranges with `margin` planes more at both ends, inside the map."""
-    return [(max(0, first - margin), min(length, end + margin)) for first, end in ranges]
-
-
 def store(planes: Planes, slab: int) -> Stored:
-    """The whole of a map in memory, made in slabs of `slab` planes."""
-    whole: torch.Tensor | None = None
+    """A map in memory, computed in slabs of `slab` planes."""
+    out: torch.Tensor | None = None
     first = 0
     for made in planes.slabs(slab):
-        if whole is None:
-            whole = torch.empty(
+        if out is None:
+            out = torch.empty(
                 planes.shape, dtype=made.dtype, device=made.device,
                 memory_format=torch.channels_last_3d,
             )
-        whole[:, :, first : first + made.shape[2]] = made
+        out[:, :, first : first + made.shape[2]] = made
         first += made.shape[2]
-        del made  # here and below: before the next slab is made, not after
-    assert whole is not None
-    return Stored(whole)
+        del made  # here and below: before the next slab is computed, not after
+    assert out is not None
+    return Stored(out)
 
 
 def store_over(old: Stored, planes: Planes, slab: int, reach: int) -> Stored:

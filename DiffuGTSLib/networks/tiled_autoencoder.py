@@ -1,7 +1,7 @@
 """The autoencoder in slabs, for scans whose feature maps do not fit into memory.
 
 The result is that of the whole scan: convolutions see all the planes that they depend on, and the
-group norms' statistics are those of the whole map (planes.py). What is not stored is computed
+group norms' statistics are those of the whole map (slabs.py). What is not stored is computed
 again when it is needed; a `Tiling` says what is stored.
 """
 
@@ -26,56 +26,32 @@ from DiffuGTSLib.networks.slabs import (
     Computed,
     Moments,
     Planes,
-    Range,
     Stored,
-    around,
     convolved,
     moments,
     normalised,
     store,
     store_over,
 )
+from DiffuGTSLib.networks.tiling import Range, Tiling, around
 
 BLOCK_REACH = 2  # planes at either side that a residual block's two convolutions see
-LEAST_SLAB = 4
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """What is stored, and how thick a slab is. Levels are 0 at the scan's resolution, 1 at half...
-
-    Attributes:
-        slab_elements: of one feature map's slab; several are alive at a time.
-        layers_from: from this level on every convolution's output is stored: nothing is computed
-            twice. Two maps are in memory at a time.
-        blocks_from: from this level on every residual block's output is stored, in its input's
-            place where it can be. One map is in memory, and half of the convolutions are computed
-            twice. At finer levels nothing is stored, and each normalisation costs a pass over
-            all that lies before it.
-    """
-
-    slab_elements: int
-    layers_from: int
-    blocks_from: int
-
-    def slab(self, planes: Planes) -> int:
-        """How many planes of a map a slab has."""
-        return max(LEAST_SLAB, int(self.slab_elements / planes.plane_elements))
 
 
 def encode(
     autoencoder: Autoencoder, x: torch.Tensor, tiling: Tiling,
-    tick: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[torch.Tensor, list[Planes]]:
     """As `Autoencoder.encode_with_features` of one scan.
 
     Args:
         x: (1, 1, X, Y, Z).
-        tick: told after each block how many of how many are done; what it raises stops the run.
+        progress: called after each block with the blocks done and their total; what it raises
+            stops the run.
 
     Returns:
         The mean latent (1, L, X/4, Y/4, Z/4) and the stage ends F_l. A stage end that is not
-        stored is computed again, from `x`, each time its planes are asked for.
+        stored is computed again, from `x`, each time its planes are read.
 
     Raises:
         ValueError: more than one scan, or an axis is no multiple of the downscaling.
@@ -93,8 +69,8 @@ def encode(
         planes = walk.through(block, planes, level)
         if index in autoencoder.encoder.stage_ends:
             features.append(planes)
-        if tick is not None:
-            tick(index + 1, len(autoencoder.encoder.blocks))
+        if progress is not None:
+            progress(index + 1, len(autoencoder.encoder.blocks))
     latent = walk.stored(planes).tensor
     return autoencoder.quant_conv_mu(latent), features
 
@@ -138,10 +114,13 @@ class _Walk:
 
     def stored(self, planes: Planes) -> Stored:
         """The map in memory."""
-        return planes if isinstance(planes, Stored) else store(planes, self.tiling.slab(planes))
+        return planes if isinstance(planes, Stored) else store(planes, self._slab(planes))
+
+    def _slab(self, planes: Planes) -> int:
+        return self.tiling.slab(planes.plane_elements)
 
     def _residual(self, block: ResBlock, x: Planes, level: int) -> Planes:
-        slab, length = self.tiling.slab(x), x.length
+        slab, length = self._slab(x), x.length
         first = _Half(block.norm1, _layer(block.conv1), self._statistics(block.norm1, x), length)
         middle = first.on(x)
         if level >= self.tiling.layers_from:
@@ -162,7 +141,7 @@ class _Walk:
     def _statistics(self, norm: nn.Module, planes: Planes) -> Moments | None:
         if not isinstance(norm, nn.GroupNorm):
             return None
-        return moments(planes, norm.num_groups, self.tiling.slab(planes))
+        return moments(planes, norm.num_groups, self._slab(planes))
 
 
 def _layer(wrapped: WrappedConv) -> nn.Conv3d:

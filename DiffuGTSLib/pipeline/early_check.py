@@ -1,23 +1,25 @@
-"""."""
+"""Whether a scan can be run at all, checked before weights are loaded and voxels are read.
+
+The figures are those of the memory plan. Torch, whose import takes seconds, is needed only where
+the scan does not fit on the CPU and there may be a GPU.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import psutil
-
-from DiffuGTSLib.errors import ModelDamaged
-from DiffuGTSLib.models.store import REINSTALL, read_card
-from DiffuGTSLib.pipeline.scan_size import MAPS_AT_MOST, Room
+from DiffuGTSLib.errors import ModelDamaged, TooLarge
+from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models.store import REINSTALL, WEIGHTS
+from DiffuGTSLib.pipeline.memory_plan import Planner
+from DiffuGTSLib.pipeline.scan_size import SizeLimits
 from DiffuGTSLib.scan.header import ScanGrid
 
-if TYPE_CHECKING:
-    from DiffuGTSLib.pipeline.memory_plan import Networks
-
-FLOAT_BYTES = 4
+PARTS = ("vae", "unet", "aova")
 
 
 def check_package(grid: ScanGrid, folder: Path, device: str) -> None:
@@ -25,54 +27,33 @@ def check_package(grid: ScanGrid, folder: Path, device: str) -> None:
     configurations alone.
 
     Args:
-        folder: of the package; its weights are not read.
+        folder: of the package; of its weights, only how many there are is read.
         device: as `choose_device` takes it.
 
     Raises:
-        TooLarge: no plan fits; the message names what is needed and what is there.
+        TooLarge: no plan fits; the message names what is needed and what can be used.
         DeviceMissing: there is no such device.
-        ModelDamaged: the package's card or a configuration cannot be read.
+        ModelDamaged: the package's card, a configuration or the header of a file of weights
+            cannot be read.
     """
-    card, configs = read_card(folder), {p: _config(folder, p) for p in ("vae", "unet", "aova")}
+    card = Card.read(folder)
     try:
-        levels = [len(configs[part]["num_channels"]) - 1 for part in ("vae", "unet")]
-        (a, b, c), (x, y, z) = card.get("least_crop", (0, 0, 0)), card["spacing_mm"]
-        room = Room((x, y, z), 2 ** sum(levels), (a, b, c), int(card["samples"]))
-        map_bytes = math.prod(room.size(grid)) * configs["vae"]["num_channels"][0] * FLOAT_BYTES
+        limits = SizeLimits.of(
+            card.spacing_mm, card.least_crop, card.samples, *(_config(folder, p) for p in PARTS))
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged("card.json or a config.json") from error
-    # The CPU always comes last. Torch, whose import takes seconds, need not be asked of that.
-    if 2 * MAPS_AT_MOST * map_bytes < psutil.virtual_memory().available:
-        return
-    from DiffuGTSLib.networks.device import choose_device
-    from DiffuGTSLib.pipeline.memory_plan import Planner
-
-    networks = _outlines(configs)
-    room.check(Planner(networks, choose_device(device), networks.weights), grid)
-
-
-def _outlines(configs: dict[str, dict[str, Any]]) -> Networks:
-    """A package's networks without content."""
-    import torch
-
-    from DiffuGTSLib.networks.attention import AnomalyAttention
-    from DiffuGTSLib.networks.autoencoder import Autoencoder
-    from DiffuGTSLib.networks.denoiser import Denoiser
-    from DiffuGTSLib.pipeline.memory_plan import Networks
-
-    made: list[Any] = []
-    kinds: dict[str, Any] = {"vae": Autoencoder, "unet": Denoiser, "aova": AnomalyAttention}
-    try:
-        with torch.device("meta"):
-            for part, kind in kinds.items():
-                own = {k: v for k, v in configs[part].items() if not k.startswith("_")}
-                made.append(kind(**own).requires_grad_(False).eval())
-    except (TypeError, ValueError) as error:
         raise _damaged("a config.json") from error
-    return Networks(*made)
+    weights = sum(_weights(folder / part / WEIGHTS) for part in PARTS)
+    try:
+        Planner(limits, "cpu", weights).check(grid)  # the CPU comes last, whatever the device
+    except TooLarge:
+        if device == "cpu":
+            raise
+        from DiffuGTSLib.networks.device import choose_device
+
+        Planner(limits, choose_device(device), weights).check(grid)
 
 
-def _config(folder: Path, part: str) -> dict[str, Any]:
+def _config(folder: Path, part: str) -> Mapping[str, Any]:
     try:
         entries = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -80,6 +61,19 @@ def _config(folder: Path, part: str) -> dict[str, Any]:
     if not isinstance(entries, dict):
         raise _damaged(f"{part}/config.json")
     return entries
+
+
+def _weights(path: Path) -> int:
+    """How many weights a safetensors file holds, by its header: its length in 8 bytes, then JSON
+    with the shape of each tensor."""
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(length, path.stat().st_size)))
+        return sum(math.prod(tensor["shape"]) for name, tensor in header.items()
+                   if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(f"{path.parent.name}/{path.name}") from error
 
 
 def _damaged(what: str) -> ModelDamaged:

@@ -17,17 +17,15 @@ from DiffuGTSLib.networks import tiled_autoencoder as tiles
 from DiffuGTSLib.networks.attention import CLOSING, AnomalyAttention, Maps, Texts, closed
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.device import precision
-from DiffuGTSLib.networks.slabs import Computed, Planes, Range, Stored, around, spans, store
-from DiffuGTSLib.networks.tiled_autoencoder import Tiling
+from DiffuGTSLib.networks.slabs import Computed, Planes, Stored, store
+from DiffuGTSLib.networks.tiling import GATE_MARGIN, Range, Tiling, around, spans
 
 # Planes by which slabs overlap, since what is computed at a slab's ends depends on planes beyond.
-# At the finest level: three for the two interpolations from the coarser ones. For the gate: nine
-# for its closing and interpolation. At half the resolution: one for the interpolation, three for
-# the convolutions. Multiples of 4 at the finest level, even at half the resolution.
+# At the finest level: three for the two interpolations from the coarser ones. At half the
+# resolution: one for the interpolation, three for the convolutions. Multiples of 4 at the finest
+# level, even at half the resolution.
 MARGIN = 4
-GATE_MARGIN = 12
 HALF_MARGIN = 6
-MIN_SLAB = 8
 StepsDone = Callable[[int, int], None]
 
 
@@ -106,9 +104,9 @@ def encode(
         latent, planes = tiles.encode(autoencoder, x, tiling, report)
         coarsest, half = _coarser_levels(attention, planes, modality)
         if tiling.layers_from <= 1:
-            half = store(half, max(2, tiling.slab(half) // 2 * 2))
-    slab = map_slab(tiling, x.shape[2:])
-    return Encoding(latent, [coarsest], None, FineLevels(planes[0], half), slab)
+            half = store(half, max(2, tiling.slab(half.plane_elements) // 2 * 2))
+    fine = FineLevels(planes[0], half)
+    return Encoding(latent, [coarsest], None, fine, tiling.map_slab(x.shape[2:]))
 
 
 def _add_mirrored(
@@ -123,13 +121,6 @@ def _add_mirrored(
         own += other.flip(2 + axis)
 
 
-def map_slab(tiling: Tiling, size: Sequence[int]) -> int:
-    """Planes of the slabs in which the maps of a scan of that size are computed; 4 divides it."""
-    # Its feature maps are of the width of F_0 and of twice that, several at a time.
-    planes = tiling.slab_elements // (128 * size[1] * size[2])
-    return max(MIN_SLAB, planes // 4 * 4)
-
-
 def _coarser_levels(
     attention: AnomalyAttention, stage_ends: Sequence[Planes], modality: torch.Tensor
 ) -> tuple[torch.Tensor, Planes]:
@@ -137,15 +128,17 @@ def _coarser_levels(
     finest, half, quarter = stage_ends
     coarse = attention.coarse_level(next(quarter.slabs(quarter.length)), modality)
 
+    def slab(x: torch.Tensor, low: int, high: int) -> torch.Tensor:
+        context, gate = (_planes(y, low // 2, high // 2) for y in (coarse.context, coarse.gate))
+        level = attention.half_level(x, context, gate)
+        return torch.cat([level.features, level.gate, level.context], 1)
+
     def make(ranges: Sequence[Range]) -> Iterator[torch.Tensor]:
         wider = around(ranges, HALF_MARGIN, half.length)
         source = half.windows(wider)
         for (first, end), (low, high) in zip(ranges, wider, strict=True):
-            x = next(source)
-            context, gate = (_planes(y, low // 2, high // 2) for y in (coarse.context, coarse.gate))
-            made = attention.half_level(x, context, gate)
-            level = torch.cat([made.features, made.gate, made.context], 1)
-            yield _planes(level, first - low, end - low)
+            # Nothing of a slab may stay alive here while the next one is computed.
+            yield _planes(slab(next(source), low, high), first - low, end - low)
 
     channels = 2 * half.shape[1] + coarse.gate.shape[1] + finest.shape[1]
     return coarse.features, Computed((1, channels, *half.shape[2:]), half, make)
@@ -202,12 +195,13 @@ def _inputs(
     widths = [2 * config.feature_channels[1], config.gate_channels, config.feature_channels[0]]
     for (low, high), (gate_low, _) in zip(halves, gate_halves, strict=True):
         with precision(device):
-            x = next(finest_slabs)
             features, gates, context = next(half_slabs).split(widths, 1)
             features, context = (
                 _planes(y, low - gate_low, high - gate_low) for y in (features, context)
             )
-            yield [attention.fine_level(x, context), features, next(quarters)], gates
+            coarser = [features, next(quarters)]
+            # No name for the finest level: it would stay alive while the next slab is computed.
+            yield [attention.fine_level(next(finest_slabs), context), *coarser], gates
 
 
 def _halved(ranges: Sequence[Range]) -> list[Range]:

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from DiffuGTSLib.networks.denoiser import Conditioning, Denoiser
 from DiffuGTSLib.networks.schedules import Schedule
-from DiffuGTSLib.pipeline.scan_size import LEAST_CROP_MM
+from DiffuGTSLib.pipeline.scan_size import MIN_CROP_MM
 from DiffuGTSLib.progress import Progress
 
 Box = tuple[slice, slice, slice]
@@ -58,7 +58,7 @@ class CandidateOptions:
     sensitive: float = 0.5
     dilation_mm: float = 6.0
     context_mm: float = 32.0
-    min_crop_mm: float = LEAST_CROP_MM
+    min_crop_mm: float = MIN_CROP_MM
     min_crop: tuple[int, int, int] = (0, 0, 0)
     minimum_ml: float = 0.1
     max_count: int = 8

@@ -14,7 +14,7 @@ from DiffuGTSLib.models.package import Package
 from DiffuGTSLib.networks.denoiser import Conditioning
 from DiffuGTSLib.networks.device import precision
 from DiffuGTSLib.pipeline.inpainting import Box, Candidates, inpaint, latent_mask
-from DiffuGTSLib.pipeline.memory_plan import Networks, Plan, Planner, carry_out
+from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out
 from DiffuGTSLib.pipeline.residual import Comparison, compare
 from DiffuGTSLib.progress import Progress
 
@@ -25,7 +25,6 @@ class CropComparison:
 
     Attributes:
         package: the model.
-        networks: its networks, which follow the plans from device to device.
         planner: of the model's runs.
         latent: of the scan, scaled, (1, L, X/4, Y/4, Z/4).
         candidates: where to inpaint.
@@ -37,7 +36,6 @@ class CropComparison:
     """
 
     package: Package
-    networks: Networks
     planner: Planner
     latent: torch.Tensor
     candidates: Candidates
@@ -62,7 +60,7 @@ class CropComparison:
 
     def _compared(self, number: int, plan: Plan) -> Comparison:
         """A crop beside its pseudo-healthy samples."""
-        self.networks.place(plan.device)
+        self.package.place(plan.device)
         boxes, scale = self.candidates.boxes, self.package.card.scale_factor
         latent = self.latent[(..., *_coarser(boxes[number], self.package.autoencoder.downscale))]
         latent = latent.to(plan.device)

@@ -1,8 +1,6 @@
-"""Residuals between a scan and its pseudo-healthy twin, and the refined score.
+"""Residuals between a crop of a scan and its pseudo-healthy image (METHOD.md 3, step 3, and 4).
 
-Source: METHOD.md 4. Both sides are decoded latents, so that the autoencoder's own error cancels.
-
-A crop of a scan beside its pseudo-healthy twin (METHOD.md 3, step 3, and METHOD.md 4).
+Both sides are decoded latents, so that the autoencoder's own error cancels.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import torch.nn.functional as F
 from DiffuGTSLib.networks import tiled_autoencoder as tiles
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.slabs import Planes, Stored
-from DiffuGTSLib.networks.tiled_autoencoder import Tiling
+from DiffuGTSLib.networks.tiling import Tiling
 
 
 def pixel_residual(scan: torch.Tensor, healthy: torch.Tensor) -> torch.Tensor:
@@ -24,23 +22,12 @@ def pixel_residual(scan: torch.Tensor, healthy: torch.Tensor) -> torch.Tensor:
     return (scan - healthy).abs()
 
 
-def feature_residual(
-    scan: Sequence[torch.Tensor], healthy: Sequence[torch.Tensor], size: Sequence[int]
-) -> torch.Tensor:
-    """F = sum over stages of 1 - cos(F_l(D(z)), F_l(D(z0))), upsampled to `size` (X, Y, Z).
-
-    Args:
-        scan, healthy: the stage ends of both decodings, (1, C_l, X/2^l, Y/2^l, Z/2^l).
-    """
-    return summed([unlikeness(*pair) for pair in zip(scan, healthy, strict=True)], size)
-
-
-def unlikeness(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+def cosine_distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     """1 - cos(F, F') of each voxel's features: (1, C, X, Y, Z) twice -> float32 (1, 1, X, Y, Z)."""
     return 1 - F.cosine_similarity(ours.float(), theirs.float(), dim=1, eps=1e-6)[:, None]
 
 
-def summed(levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+def sum_of_upsampled(levels: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
     """The sum of maps (1, 1, X/2^l, Y/2^l, Z/2^l), upsampled to `size`; never negative."""
     total = torch.zeros(1, 1, *size, device=levels[0].device)
     for level in levels:
@@ -73,7 +60,7 @@ def compare(
     Args:
         latent: of the crop, unscaled, (1, L, x, y, z).
         healthy: the samples' latents, unscaled.
-        tiling: how a large crop is cut; None for the whole at once.
+        tiling: how a large crop is tiled; None for one piece.
     """
     rebuilt = _decoded(autoencoder, latent, tiling)
     samples = [_decoded(autoencoder, z, tiling) for z in healthy]
@@ -95,17 +82,20 @@ def _decoded(
 def _features_apart(
     autoencoder: Autoencoder, ours: torch.Tensor, theirs: torch.Tensor, tiling: Tiling | None
 ) -> torch.Tensor:
-    """The feature residual, slab by slab: the widened copies that it needs never are whole."""
+    """F = sum over stages of 1 - cos(F_l(D(z)), F_l(D(z0))), (X, Y, Z).
+
+    Slab by slab: the float32 copies that it needs never exist in one piece.
+    """
     levels = []
     for pair in zip(*(_stage_ends(autoencoder, x, tiling) for x in (ours, theirs)), strict=True):
-        slab = pair[0].length if tiling is None else tiling.slab(pair[0])
+        slab = pair[0].length if tiling is None else tiling.slab(pair[0].plane_elements)
         slabs = zip(*(planes.slabs(slab) for planes in pair), strict=True)
         level, first = ours.new_empty(1, 1, *pair[0].shape[2:]), 0
         for a, b in slabs:
-            level[:, :, first : first + a.shape[2]] = unlikeness(a, b)
+            level[:, :, first : first + a.shape[2]] = cosine_distance(a, b)
             first += a.shape[2]
         levels.append(level)
-    return summed(levels, ours.shape[2:])
+    return sum_of_upsampled(levels, ours.shape[2:])
 
 
 def _stage_ends(

@@ -22,13 +22,14 @@ from DiffuGTSLib.networks.attention import MODALITIES, Texts
 from DiffuGTSLib.networks.denoiser import REGION_SPANS, Conditioning
 from DiffuGTSLib.networks.device import choose_device, precision
 from DiffuGTSLib.networks.text_encoder import TextEncoder
-from DiffuGTSLib.pipeline.encoding import MIN_SLAB, Encoding, encode, maps
+from DiffuGTSLib.networks.tiling import MIN_MAP_SLAB
+from DiffuGTSLib.pipeline.encoding import Encoding, encode, maps
 from DiffuGTSLib.pipeline.inpainting import CandidateOptions, Candidates, find_candidates
-from DiffuGTSLib.pipeline.memory_plan import TILINGS, Networks, Plan, Planner, carry_out
+from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.pipeline.refinement import CropComparison
 from DiffuGTSLib.pipeline.result import Evidence, Result
-from DiffuGTSLib.pipeline.scan_size import Room
+from DiffuGTSLib.pipeline.scan_size import TILINGS, SizeLimits
 from DiffuGTSLib.pipeline.side import midline, on_one_side
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt.parsing import Prompt, understand
@@ -38,6 +39,7 @@ from DiffuGTSLib.scan.canonical import (
     image_on_input_grid,
     to_canonical,
 )
+from DiffuGTSLib.scan.header import ScanGrid
 from DiffuGTSLib.scan.volume import Scan, Source, as_scan, grid_of
 
 
@@ -111,15 +113,16 @@ class Segmenter:
         self.text_encoder = TextEncoder.from_package()  # prompts are always understood by it
         card = package.card
         self.candidate_options = CandidateOptions(min_crop=card.least_crop)
-        self.room = Room(card.spacing_mm, package.multiple, card.least_crop, card.samples)
-        self.networks = Networks(package.autoencoder, package.denoiser, package.attention)
+        self.limits = SizeLimits.of(
+            card.spacing_mm, card.least_crop, card.samples, *(n.config for n in package.networks)
+        )
         self.notes: list[str] = []
         plans = (Plan(name, None, 0) for name in dict.fromkeys((device, "cpu")))
         self.device = carry_out(plans, self._moved, "The model was loaded", self.notes.append)
-        self.planner = Planner(self.networks, self.device)
+        self.planner = Planner(self.limits, self.device)
 
     def _moved(self, plan: Plan) -> str:
-        self.networks.place(plan.device)
+        self.package.place(plan.device)
         return plan.device
 
     @classmethod
@@ -195,6 +198,7 @@ class Segmenter:
         Raises:
             ModalityMismatch: the model was not made for it.
             SequenceUnknown: the model has to know the MR sequence.
+            TooLarge: the scan on the model's grid and its evidence do not fit into memory.
         """
         card = self.package.card
         if scan.modality not in card.modalities:
@@ -203,8 +207,9 @@ class Segmenter:
                 f"It reads {' and '.join(card.modalities)}; choose another model.",
             )
         self._class_label(scan)
+        self.planner.check_host(self.limits.size(ScanGrid.of(scan.image)))
         canonical = to_canonical(
-            scan.image, scan.modality, card.spacing_mm, self.room.multiple, self.room.smallest
+            scan.image, scan.modality, card.spacing_mm, self.limits.multiple, self.limits.min_size
         )
         return PreparedScan(scan, canonical)
 
@@ -236,9 +241,8 @@ class Segmenter:
         if not isinstance(scan, PreparedScan):
             grid = grid_of(scan)
             if grid is not None:
-                self.room.check(self.planner, grid)
-            spacing = self.package.card.spacing_mm
-            scan = self.prepare(as_scan(scan, modality, sequence, skull_stripped, spacing))
+                self.planner.check(grid)
+            scan = self.prepare(as_scan(scan, modality, sequence, skull_stripped))
         ready = scan
         steps.step("read", 1, 1)
         notes = [*self.notes]
@@ -252,11 +256,11 @@ class Segmenter:
 
     def _plans(self, canonical: Canonical) -> Iterator[Plan]:
         x, y, z = canonical.tensor.shape[2:]
-        return self.room.plans(self.planner, (x, y, z))
+        return self.planner.encoding((x, y, z))
 
     def _encoded(self, ready: PreparedScan, plan: Plan, steps: Progress) -> EncodedScan:
         """The scan as the networks see it, encoded as the plan says (METHOD.md 1 and 2)."""
-        self.networks.place(plan.device)
+        self.package.place(plan.device)
         scan, canonical = ready.scan, ready.canonical
         steps.step("encode", 0, 1)
         with torch.inference_mode():
@@ -306,7 +310,7 @@ class Segmenter:
             attention = self._one_side(attention, prompt, scan.canonical, level, notes.append)
         candidates = find_candidates(
             attention, min(level, card.threshold), scan.canonical.spacing, self.candidate_options,
-            self.package.autoencoder.downscale, self.room.multiple,
+            self.package.autoencoder.downscale, self.limits.multiple,
         )
         steps.step("attention", 1, 1)
         evidence = Evidence.nothing(attention, candidates)
@@ -321,7 +325,7 @@ class Segmenter:
         # 3. Inpaint: healthy tissue in the place of the candidates, crop by crop (METHOD.md 3).
         # 4. Compare: what differs between a crop and its pseudo-healthy samples (METHOD.md 4).
         crops = CropComparison(
-            self.package, self.networks, self.planner, scan.latent, candidates,
+            self.package, self.planner, scan.latent, candidates,
             self._conditioning(scan, prompt), card.samples if samples is None else samples, seed,
             steps, notes.append,
         )
@@ -355,8 +359,8 @@ class Segmenter:
         Args:
             on_note: called with a sentence where memory runs out.
         """
-        self.networks.place(scan.device)
-        smaller = replace(scan.encoding, slab=MIN_SLAB)
+        self.package.place(scan.device)
+        smaller = replace(scan.encoding, slab=MIN_MAP_SLAB)
         plans = [Plan(scan.device, None, 0), Plan(scan.device, TILINGS[-1], 0)]
         return carry_out(
             iter(plans),

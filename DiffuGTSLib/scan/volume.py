@@ -40,12 +40,8 @@ from DiffuGTSLib.scan.modality import (
     settle_modality,
 )
 
-Triple = tuple[float, float, float]
-MODEL_SPACING_MM: Triple = (2.0, 2.0, 2.0)
 MIN_SLICES = 4
-# The scan on the model's grid and the maps of the evidence, float32 (result.py), and one more of
-# each; the memory plan covers the networks. And two float copies of the scan during resampling.
-MODEL_BYTES_PER_VOXEL = 64
+# Two float copies of the scan while it is resampled. What a run needs is judged by the memory plan.
 SCAN_BYTES_PER_VOXEL = 8
 _SERIES_DESCRIPTION_TAG = "0008|103e"
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
@@ -99,15 +95,14 @@ Source = Scan | sitk.Image | Path | str
 
 def as_scan(
     source: Source, modality: str | None = None, sequence: str | None = None,
-    skull_stripped: bool | None = None, model_spacing: Triple = MODEL_SPACING_MM,
-    series: str = "",
+    skull_stripped: bool | None = None, series: str = "",
 ) -> Scan:
     """The one form of a scan that the pipeline takes, from any that a caller may have.
 
     Args:
         source: a scan; a 3D scalar image; the path of an image file or of a DICOM folder.
         modality, sequence, skull_stripped: see `Scan`; None takes what is read or guessed.
-        model_spacing, series: as `read`.
+        series: as `read`.
 
     Raises:
         DiffuGTSError: as `read`, `check` and `Scan.with_overrides`.
@@ -115,9 +110,9 @@ def as_scan(
     if isinstance(source, Scan):
         return source.with_overrides(modality, sequence, skull_stripped)
     if isinstance(source, sitk.Image):
-        scan = from_image(check(source, model_spacing), modality)
+        scan = from_image(check(source), modality)
     else:
-        scan = read(source, modality, model_spacing, series)
+        scan = read(source, modality, series)
     return scan.with_overrides(None, sequence, skull_stripped)
 
 
@@ -134,16 +129,12 @@ def grid_of(source: Source) -> ScanGrid | None:
     return ScanGrid.stated(Path(source))
 
 
-def read(
-    path: Path | str, modality: str | None = None, model_spacing: Triple = MODEL_SPACING_MM,
-    series: str = "",
-) -> Scan:
+def read(path: Path | str, modality: str | None = None, series: str = "") -> Scan:
     """A scan from an image file or a folder with a DICOM series.
 
     Args:
         path: any file that SimpleITK reads, or a DICOM folder.
         modality: "CT" or "MR"; None guesses (see `guess_modality`).
-        model_spacing: the model's grid in mm, from which the memory needed follows.
         series: the UID of the DICOM series where the folder holds several.
 
     Raises:
@@ -155,7 +146,7 @@ def read(
     path = Path(path)
     with quiet():
         try:
-            image, description = _load(path, model_spacing, series)
+            image, description = _load(path, series)
         except RuntimeError as error:
             raise _unreadable(path, error) from None
         except MemoryError:
@@ -164,7 +155,7 @@ def read(
             ) from None
     folder = path.absolute().parent.name
     return from_image(
-        check(image, model_spacing), modality, _stem(path), (description, folder)
+        check(image), modality, _stem(path), (description, folder)
     )
 
 
@@ -189,7 +180,7 @@ def from_image(
     return Scan(image, settled, guess_sequence(name, *hints), name, stripped)
 
 
-def check(image: sitk.Image, model_spacing: Triple = MODEL_SPACING_MM) -> sitk.Image:
+def check(image: sitk.Image) -> sitk.Image:
     """The image itself when it is a usable scan; a single time point loses its fourth axis.
 
     Raises:
@@ -197,11 +188,11 @@ def check(image: sitk.Image, model_spacing: Triple = MODEL_SPACING_MM) -> sitk.I
         NoContent: no voxels, or the same value in all of them.
         TooSmall: fewer than 4 slices along an axis.
         UnreadableImage: a spacing that no scanner has.
-        TooLarge: more memory needed than there is.
+        TooLarge: to read it takes more memory than there is.
         NotFinite: NaN or infinite voxels.
     """
     image = as_volume(image)
-    _check_memory(image.GetSize(), image.GetSpacing(), 0, model_spacing)
+    _check_memory(image.GetSize(), 0)
     voxels = sitk.GetArrayViewFromImage(image)
     low, high = voxels.min(), voxels.max()
     # A minimum or maximum is NaN as soon as one voxel is.
@@ -226,7 +217,7 @@ def as_volume(image: sitk.Image) -> sitk.Image:
     return image
 
 
-def _load(path: Path, model_spacing: Triple, series: str) -> tuple[sitk.Image, str]:
+def _load(path: Path, series: str) -> tuple[sitk.Image, str]:
     """Image without tags (but the modality), and the DICOM series description or ""."""
     check_name(path)
     if not os.path.lexists(path):
@@ -234,19 +225,19 @@ def _load(path: Path, model_spacing: Triple, series: str) -> tuple[sitk.Image, s
     if path.is_dir():
         files = series_files(path, series)
         if len(files) > 1:
-            _check_header(read_header(Path(files[0])), model_spacing, len(files))
+            _check_header(read_header(Path(files[0])), len(files))
             read = read_series(path, files)
             return read.image, read.description
         path = Path(files[0])
-    return _load_file(path, model_spacing)
+    return _load_file(path)
 
 
-def _load_file(path: Path, model_spacing: Triple) -> tuple[sitk.Image, str]:
+def _load_file(path: Path) -> tuple[sitk.Image, str]:
     check_file(path)
     header = read_header(path)
     if is_sheared(header):
         raise _sheared(path)
-    _check_header(header, model_spacing)
+    _check_header(header)
     if not is_complete(path, header):
         raise UnreadableImage(
             f"{path.name} is damaged: voxels are missing at its end.",
@@ -263,7 +254,7 @@ def _load_file(path: Path, model_spacing: Triple) -> tuple[sitk.Image, str]:
     return image, description
 
 
-def _check_header(header: sitk.ImageFileReader, model_spacing: Triple, files: int = 1) -> None:
+def _check_header(header: sitk.ImageFileReader, files: int = 1) -> None:
     """`check`, as far as a header shows, of an image that is made of `files` slices or one file."""
     size, spacing = list(header.GetSize()), list(header.GetSpacing())
     if len(size) == 4 and size[3] == 1:
@@ -279,7 +270,7 @@ def _check_header(header: sitk.ImageFileReader, model_spacing: Triple, files: in
     if stated is not None and not all(math.isfinite(step) and step > 0 for step in stated):
         spacing = list(stated)
     _check_grid(size, spacing)
-    _check_memory(size, spacing, _bytes_per_voxel(header.GetPixelID()), model_spacing)
+    _check_memory(size, _bytes_per_voxel(header.GetPixelID()))
 
 
 def _check_kind(dimension: int, components: int, pixel: int) -> None:
@@ -322,14 +313,9 @@ def _check_grid(size: Sequence[int], spacing: Sequence[float]) -> None:
         )
 
 
-def _check_memory(
-    size: Sequence[int], spacing: Sequence[float], own_bytes: int, model_spacing: Triple
-) -> None:
+def _check_memory(size: Sequence[int], own_bytes: int) -> None:
     """`own_bytes`: of a voxel in its own type where the scan is still to be read, else 0."""
-    voxels = math.prod(size)
-    volume = voxels * math.prod(spacing)
-    need = voxels * (own_bytes + SCAN_BYTES_PER_VOXEL)
-    need += round(volume / math.prod(model_spacing)) * MODEL_BYTES_PER_VOXEL
+    need = math.prod(size) * (own_bytes + SCAN_BYTES_PER_VOXEL)
     there = psutil.virtual_memory().available
     if need > there:
         raise TooLarge(

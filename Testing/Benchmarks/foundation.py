@@ -27,11 +27,11 @@ from rich.table import Table
 from DiffuGTSLib.errors import TooLarge, is_out_of_memory
 from DiffuGTSLib.models.convert import MAISI_AUTOENCODER, MAISI_RFLOW
 from DiffuGTSLib.networks import tiled_autoencoder as tiles
-from DiffuGTSLib.networks.attention import AnomalyAttention
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
-from DiffuGTSLib.networks.tiled_autoencoder import Tiling
-from DiffuGTSLib.pipeline.memory_plan import Networks, Planner, release
+from DiffuGTSLib.networks.tiling import Tiling
+from DiffuGTSLib.pipeline.memory_plan import Planner, release
+from DiffuGTSLib.pipeline.scan_size import SizeLimits
 
 Size = tuple[int, int, int]
 # What MAISI's networks compute (METHOD.md 1).
@@ -121,8 +121,7 @@ def ours(device: str, dtype: torch.dtype, size: Size) -> tuple[Side, str]:
     denoiser = Denoiser(**MAISI_RFLOW).eval()
     for network in (autoencoder, denoiser):
         torch.nn.Module.to(network, device, dtype, memory_format=torch.channels_last_3d)
-    attention = AnomalyAttention(feature_channels=MAISI_AUTOENCODER["num_channels"])
-    tiling = plan(Networks(autoencoder, denoiser, attention), device, size)
+    tiling = plan(device, size)
 
     def encode(x: torch.Tensor) -> object:
         x = x.contiguous(memory_format=torch.channels_last_3d)
@@ -141,9 +140,11 @@ def ours(device: str, dtype: torch.dtype, size: Size) -> tuple[Side, str]:
     return Side("DiffuGTS", encode, decode, step), cut
 
 
-def plan(networks: Networks, device: str, size: Size) -> Tiling | None:
+def plan(device: str, size: Size) -> Tiling | None:
     """How a crop of that size is run here, by the memory plan."""
-    return next(Planner(networks, device).crop(size, 1, device)).tiling
+    limits = SizeLimits.of(
+        (1.5, 1.5, 1.5), (0, 0, 0), 1, MAISI_AUTOENCODER, MAISI_RFLOW, {})
+    return next(Planner(limits, device).crop(size, 1, device)).tiling
 
 
 def monai(device: str, dtype: torch.dtype, size: Size) -> Side:

@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from DiffuGTSLib.networks.attention import STEP, TILE, WHOLE, by_tiles, starts
+from DiffuGTSLib.networks.attention import by_tiles
+from DiffuGTSLib.networks.tiling import MAX_UNTILED, STEP, TILE, starts
 
 
-@pytest.mark.parametrize("length", range(WHOLE + STEP, 140, STEP))
+@pytest.mark.parametrize("length", range(MAX_UNTILED + STEP, 140, STEP))
 def test_the_tiles_of_an_axis_overlap_and_reach_its_end(length: int) -> None:
     begins = starts(length)
     assert (begins[0], begins[-1] + TILE) == (0, length)
@@ -20,7 +21,7 @@ def test_the_tiles_of_an_axis_overlap_and_reach_its_end(length: int) -> None:
                for before, after in itertools.pairwise(begins))
 
 
-@pytest.mark.parametrize("length", range(WHOLE + STEP, 140, STEP))
+@pytest.mark.parametrize("length", range(MAX_UNTILED + STEP, 140, STEP))
 def test_every_voxel_counts_once_in_all(length: int) -> None:
     x = torch.rand(1, 1, length, 8, 8)
     assert torch.allclose(by_tiles(lambda part: part, x), x, atol=1e-6)
@@ -44,7 +45,7 @@ def test_a_local_function_gives_the_same_in_tiles() -> None:
     assert torch.allclose(tiled, whole, atol=1e-5)
 
 
-def test_a_small_scan_is_not_cut() -> None:
+def test_a_small_scan_is_not_tiled() -> None:
     sizes = []
 
     def see(part: torch.Tensor) -> torch.Tensor:

@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.noise_schedules import ddim, ddpm, rectified_flow
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.models.package import load
+from DiffuGTSLib.errors import TooLarge
+from DiffuGTSLib.models import package
+from DiffuGTSLib.models.package import Package, load
 from DiffuGTSLib.networks import device
-from DiffuGTSLib.networks.attention import AnomalyAttention
-from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Conditioning, Denoiser
-from DiffuGTSLib.networks.schedules import Schedule, ddim, ddpm, rectified_flow
+from DiffuGTSLib.networks.schedules import Schedule
 from DiffuGTSLib.pipeline import memory_plan
 from DiffuGTSLib.pipeline.inpainting import inpaint
-from DiffuGTSLib.pipeline.memory_plan import Needs, Networks, Planner
+from DiffuGTSLib.pipeline.memory_plan import Planner
+from DiffuGTSLib.pipeline.scan_size import TILINGS, SizeLimits
 from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.progress import Progress
 
@@ -37,19 +39,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU does as a GPU: bfloat16 weights, no autocast."""
     monkeypatch.setattr(device, "has_fast_bfloat16", lambda: False)
-    monkeypatch.setattr(memory_plan, "storage_dtype", lambda name: torch.bfloat16)
+    monkeypatch.setattr(package, "storage_dtype", lambda name: torch.bfloat16)
 
 
 @pytest.mark.usefixtures("in_bfloat16")
 def test_with_networks_stored_in_half_precision_the_same_is_found(tiny: Path) -> None:
     segmenter = Segmenter.from_pretrained(tiny, "cpu")
-    assert {n.dtype for n in vars(segmenter.networks).values()} == {torch.bfloat16}
+    assert {n.dtype for n in segmenter.package.networks} == {torch.bfloat16}
     scan = segmenter.encode(ball_scan()[0], "MR")
     assert {level.dtype for level in scan.features} == {torch.bfloat16}  # as the plan counts them
     assert scan.latent.dtype == torch.float32
     found = segmenter.segment(scan, PROMPT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory_plan, "storage_dtype", lambda name: torch.float32)
+        patch.setattr(package, "storage_dtype", lambda name: torch.float32)
         exact = Segmenter.from_pretrained(tiny, "cpu")
         expected = exact.segment(exact.encode(ball_scan()[0], "MR"), PROMPT)
     assert np.abs(found.evidence.attention - expected.evidence.attention).max() < 0.1
@@ -90,28 +92,25 @@ def test_no_map_in_one_piece_has_more_elements_than_a_gpu_counts(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_plan, "free_bytes", lambda name: 10**15)
-    monkeypatch.setattr(memory_plan, "storage_dtype", lambda name: torch.bfloat16)
-    monkeypatch.setattr(memory_plan, "computes_in", lambda name: torch.bfloat16)
-    with torch.device("meta"):
-        vae = Autoencoder(num_channels=(64, 64, 64), num_res_blocks=(1, 1, 1))
-        networks = Networks(vae, Denoiser(**SMALL), AnomalyAttention((64, 64, 64)))
-    planner = Planner(networks, "cuda")
+    monkeypatch.setattr(memory_plan, "element_bytes", lambda name: 2)
+    limits = SizeLimits((1.5, 1.5, 1.5), 32, (256, 256, 128), samples=1, channels=64)
+    planner = Planner(limits, "cuda")
     assert next(planner.crop((256, 256, 240), 1, "cuda")).tiling is None
     assert next(planner.crop((256, 256, 256), 1, "cuda")).tiling is not None
-    assert next(Planner(networks, "cpu").crop((256, 256, 256), 1, "cpu")).tiling is None
+    assert next(Planner(limits, "cpu").crop((256, 256, 256), 1, "cpu")).tiling is None
 
 
 def test_a_gpu_without_room_for_the_weights_leaves_the_model_on_the_cpu(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    placed = Networks.place
+    place = Package.place
 
-    def full(networks: Networks, where: str) -> None:
+    def full(model: Package, where: str) -> None:
         if where != "cpu":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        placed(networks, where)
+        place(model, where)
 
-    monkeypatch.setattr(Networks, "place", full)
+    monkeypatch.setattr(Package, "place", full)
     monkeypatch.setattr(memory_plan, "release", lambda name: None)
     segmenter = Segmenter(load(tiny), "cuda")
     assert segmenter.device == "cpu"
@@ -129,12 +128,10 @@ def test_a_gpu_on_which_nothing_is_free_counts_as_full(monkeypatch: pytest.Monke
 
 def test_weights_that_are_still_to_be_loaded_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_plan, "free_bytes", lambda name: 10**9)
-    with torch.device("meta"):
-        networks = Networks(Autoencoder((8, 8, 8), norm_num_groups=4), Denoiser(**SMALL),
-                            AnomalyAttention((8, 8, 8)))
-    need = Needs(networks, "cpu").at_most((64, 64, 64))
-    room = (10**9 - need) // torch.float32.itemsize
-    first, other = (next(Planner(networks, "cpu", weights).crop((64, 64, 64), 1, "cpu"))
-                    for weights in (room, room + 1))
-    assert first.need == need
-    assert other.need < need
+    limits = SizeLimits((2.0, 2.0, 2.0), 16, (0, 0, 0), samples=1, channels=16)
+    size = (128, 96, 96)
+    least = min(limits.crop_bytes(size, 1, way, torch.float32.itemsize) for way in TILINGS)
+    spare = (10**9 - least) // torch.float32.itemsize
+    assert next(Planner(limits, "cpu", spare).crop(size, 1, "cpu")).need == least
+    with pytest.raises(TooLarge):
+        next(Planner(limits, "cpu", spare + 1).crop(size, 1, "cpu"))

@@ -14,17 +14,22 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from monai.networks.schedulers.rectified_flow import RFlowScheduler
-from support.random_networks import DEVIATION, MEAN, best_noise, normal
+from support.noise_schedules import (
+    DEVIATION,
+    MEAN,
+    best_noise,
+    ddim,
+    normal,
+    rectified_flow,
+)
 
 from DiffuGTSLib.errors import ModelDamaged
 from DiffuGTSLib.networks.schedules import (
     Ddim,
     RectifiedFlow,
     Schedule,
-    ddim,
     level_shift,
     load_schedule,
-    rectified_flow,
     training_pair,
 )
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.random_networks import DEVIATION, MEAN, best_noise, normal
+from support.noise_schedules import DEVIATION, MEAN, best_noise, ddim, ddpm, normal
 
-from DiffuGTSLib.networks.schedules import Ddpm, ddim, ddpm, load_schedule
+from DiffuGTSLib.networks.schedules import Ddpm, load_schedule
 
 
 def sample(schedule: Ddpm, z: torch.Tensor, seed: int = 0) -> torch.Tensor:

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from support.live_bytes import LiveBytes
 from support.random_networks import SMALL, build, relative_error
 
 from DiffuGTSLib.errors import Cancelled
 from DiffuGTSLib.models.convert import MAISI_AUTOENCODER
 from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.networks.slabs import Computed, Planes, Stored, moments, spans, store_over
-from DiffuGTSLib.networks.tiled_autoencoder import Tiling, decode, encode
-from DiffuGTSLib.pipeline.memory_count import LiveBytes
+from DiffuGTSLib.networks.slabs import Computed, Planes, Stored, moments, store_over
+from DiffuGTSLib.networks.tiled_autoencoder import decode, encode
+from DiffuGTSLib.networks.tiling import Tiling, spans
 
 # Slabs of 4 planes, of about 10 planes, and the whole; storing all, blocks, next to nothing.
 TILINGS = [

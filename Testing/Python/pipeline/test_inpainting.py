@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.noise_schedules import rectified_flow
 
 from DiffuGTSLib.errors import Cancelled
 from DiffuGTSLib.networks.denoiser import Conditioning, Denoiser
-from DiffuGTSLib.networks.schedules import rectified_flow
 from DiffuGTSLib.pipeline.inpainting import CandidateOptions, find_candidates, inpaint, latent_mask
 from DiffuGTSLib.progress import Progress
 

@@ -140,7 +140,7 @@ def test_the_grid_and_the_crops_are_multiples_of_what_the_denoiser_needs(
     segmenter: Segmenter
 ) -> None:
     scan = segmenter.encode(ball_scan()[0], "MR", sequence="t1")
-    assert segmenter.room.multiple == 32
+    assert segmenter.limits.multiple == 32
     assert all(n % 32 == 0 for n in scan.canonical.tensor.shape[2:])
     assert segmenter.segment(scan, PROMPT).found
 

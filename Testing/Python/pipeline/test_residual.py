@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from DiffuGTSLib.models.card import Fusion, logits
-from DiffuGTSLib.pipeline.residual import feature_residual, pixel_residual
+from DiffuGTSLib.pipeline.residual import cosine_distance, pixel_residual, sum_of_upsampled
 
 
 def fusion(weights: tuple[float, float, float, float]) -> Fusion:
@@ -19,17 +19,21 @@ def test_pixel_residual_is_the_absolute_difference() -> None:
     assert torch.allclose(pixel_residual(scan, healthy), torch.tensor([0.3, 0.5]))
 
 
-def test_feature_residual_is_zero_for_equal_and_two_for_opposite_features() -> None:
-    features = [torch.randn(1, 4, 8, 8, 8), torch.randn(1, 6, 4, 4, 4)]
-    assert feature_residual(features, features, (8, 8, 8)).max() < 1e-5
-    opposite = [-f for f in features]
-    far = feature_residual(features, opposite, (8, 8, 8))
-    assert torch.allclose(far, torch.full((8, 8, 8), 4.0), atol=1e-4)  # 2 a stage
+def test_the_cosine_distance_is_zero_for_equal_and_two_for_opposite_features() -> None:
+    features = torch.randn(1, 4, 8, 8, 8)
+    assert cosine_distance(features, features).max() < 1e-5
+    assert torch.allclose(cosine_distance(features, -features), torch.tensor(2.0), atol=1e-4)
 
 
-def test_feature_residual_ignores_the_length_of_the_features() -> None:
-    features = [torch.randn(1, 4, 4, 4, 4)]
-    assert feature_residual(features, [3 * features[0]], (4, 4, 4)).max() < 1e-5
+def test_the_cosine_distance_ignores_the_length_of_the_features() -> None:
+    features = torch.randn(1, 4, 4, 4, 4)
+    assert cosine_distance(features, 3 * features).max() < 1e-5
+
+
+def test_the_levels_distances_are_upsampled_and_summed_and_never_negative() -> None:
+    levels = [torch.full((1, 1, n, n, n), 2.0) for n in (8, 4)]
+    assert torch.allclose(sum_of_upsampled(levels, (8, 8, 8)), torch.full((8, 8, 8), 4.0))
+    assert sum_of_upsampled([-levels[0]], (8, 8, 8)).max() == 0
 
 
 def test_fusion_of_the_attention_alone_gives_the_attention() -> None:

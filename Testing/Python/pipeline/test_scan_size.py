@@ -15,20 +15,19 @@ import numpy as np
 import psutil
 import pytest
 import SimpleITK as sitk
-from support.tiny_model import PROMPT, write_tiny_model
+from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib import errors
 from DiffuGTSLib.cli.segment import Outputs, segment_scan
 from DiffuGTSLib.errors import AttentionMissing, ModelDamaged, ModelMissing, TooLarge
 from DiffuGTSLib.models.package import load
+from DiffuGTSLib.pipeline import memory_plan
 from DiffuGTSLib.pipeline.early_check import check_package
 from DiffuGTSLib.pipeline.memory_plan import Planner
 from DiffuGTSLib.pipeline.options import Options
-from DiffuGTSLib.pipeline.scan_size import Room
 from DiffuGTSLib.pipeline.segmenter import Segmenter
-from DiffuGTSLib.scan import volume
 from DiffuGTSLib.scan.canonical import to_canonical
 from DiffuGTSLib.scan.header import ScanGrid
+from DiffuGTSLib.scan.volume import from_image
 
 TILT = np.deg2rad(20)
 OBLIQUE = [np.cos(TILT), -np.sin(TILT), 0, np.sin(TILT), np.cos(TILT), 0, 0, 0, 1]
@@ -52,10 +51,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def outline(tiny: Path, tmp_path: Path) -> Path:
-    """The package without its weights: whoever reads them fails."""
+    """The package without its weights, whose files end behind the header: to load them fails."""
     folder = shutil.copytree(tiny, tmp_path / "outline")
     for path in folder.rglob("*.safetensors"):
-        path.write_bytes(b"")
+        with path.open("r+b") as stream:
+            stream.truncate(8 + int.from_bytes(stream.read(8), "little"))
     return folder
 
 
@@ -81,7 +81,7 @@ def segment(image: Path | sitk.Image, model: Path | str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
-def test_the_size_on_the_models_grid_is_told_without_voxels(
+def test_the_size_on_the_models_grid_follows_from_the_header(
     direction: list[float], tmp_path: Path
 ) -> None:
     image = blank((21, 40, 33), (1.2, 0.7, 3.1)) + 5
@@ -127,42 +127,67 @@ def test_what_is_refused_by_configurations_is_what_the_networks_would_refuse(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave(monkeypatch, 0.26)
-    package, grid = load(tiny), ScanGrid((128, 128, 100), (1.0, 1.0, 1.5))
-    networks = Segmenter(package).networks
-    room = Room(package.card.spacing_mm, package.multiple, package.card.least_crop, 1)
+    segmenter, grid = Segmenter(load(tiny)), ScanGrid((128, 128, 100), (1.0, 1.0, 1.5))
+    weights = sum(p.numel() for n in segmenter.package.networks for p in n.state_dict().values())
     with pytest.raises(TooLarge) as by_networks:
-        room.check(Planner(networks, "cpu", networks.weights), grid)
+        Planner(segmenter.limits, "cpu", weights).check(grid)
     with pytest.raises(TooLarge) as by_configurations:
         check_package(grid, tiny, "cpu")
     assert str(by_configurations.value) == str(by_networks.value)
 
 
-def test_what_surely_fits_is_not_counted_at_all(outline: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; "
-        "from DiffuGTSLib.pipeline.early_check import check_package; "
-        "from DiffuGTSLib.scan.header import ScanGrid; "
-        f"check_package(ScanGrid((50, 50, 50), (2.0, 2.0, 2.0)), Path({str(outline)!r}), 'cpu'); "
-        "print('torch' in sys.modules)"
-    )
+def test_a_gpu_takes_what_the_cpu_cannot(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"cpu": 10**8, "cuda": 10**10}
+    monkeypatch.setattr(memory_plan, "free_bytes", lambda device: free[device])
+    monkeypatch.setattr(memory_plan, "element_bytes", lambda device: 4)
+    monkeypatch.setattr("DiffuGTSLib.networks.device.choose_device", lambda name: "cuda")
+    grid = ScanGrid((128, 128, 100), (1.0, 1.0, 1.5))
+    check_package(grid, tiny, "auto")
+    with pytest.raises(TooLarge, match="on the CPU"):
+        check_package(grid, tiny, "cpu")
+
+
+@pytest.mark.parametrize(("spacing", "verdict"), [(2.0, "fits"), (200.0, "too large")])
+def test_the_check_needs_no_torch(outline: Path, spacing: float, verdict: str) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from DiffuGTSLib.errors import TooLarge
+from DiffuGTSLib.pipeline.early_check import check_package
+from DiffuGTSLib.scan.header import ScanGrid
+try:
+    check_package(ScanGrid((50, 50, 50), ({spacing},) * 3), Path({str(outline)!r}), "cpu")
+    print("fits", end=" ")
+except TooLarge:
+    print("too large", end=" ")
+print("torch" in sys.modules)
+"""
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                             check=True, cwd=Path(__file__).resolve().parents[3])
-    assert answer.stdout.strip() == "False"
+    assert answer.stdout.strip() == f"{verdict} False"
 
 
-def test_reading_is_judged_by_the_packages_own_spacing(
+def test_a_finer_grid_of_the_model_needs_more_memory(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fine = shutil.copytree(tiny, tmp_path / "fine")
     card = json.loads((fine / "card.json").read_text(encoding="utf-8"))
     (fine / "card.json").write_text(json.dumps(card | {"spacing_mm": [0.5, 0.5, 1.0]}))
-    sitk.WriteImage(blank((8, 8, 8), (1, 1, 1)), tmp_path / "scan.nii")
-    seen: list[object] = []
-    read = volume.read
-    monkeypatch.setattr(volume, "read", lambda *told: (seen.append(told[2]), read(*told))[1])
-    with pytest.raises(errors.NoContent):
-        segment(tmp_path / "scan.nii", fine, tmp_path)
-    assert seen == [(0.5, 0.5, 1.0)]
+    leave(monkeypatch, 2)
+    grid = ScanGrid((128, 128, 100), (1.0, 1.0, 1.5))
+    check_package(grid, tiny, "cpu")
+    with pytest.raises(TooLarge, match=FIGURES):
+        check_package(grid, fine, "cpu")
+
+
+def test_what_was_read_is_not_resampled_where_it_does_not_fit(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Segmenter.from_pretrained(tiny, "cpu")
+    scan = from_image(ball_scan()[0], "MR")
+    leave(monkeypatch, 0.25)
+    with pytest.raises(TooLarge, match=FIGURES):
+        segmenter.prepare(scan)
 
 
 def test_an_untrained_model_is_named_before_the_scan_is_read(
@@ -180,6 +205,13 @@ def test_a_mistyped_model_gets_the_nearest_names(header: Path, tmp_path: Path) -
     with pytest.raises(ModelMissing) as missing:
         segment(header, "maisi", tmp_path)
     assert all(name in missing.value.hint for name in ("maisi-ct", "maisi-mr"))
+
+
+def test_a_damaged_file_of_weights_is_named(tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "damaged")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelDamaged, match=r"unet/diffusion_pytorch_model\.safetensors"):
+        check_package(ScanGrid((50, 50, 50), (2.0, 2.0, 2.0)), folder, "cpu")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"num_channels": 3}'])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,12 +11,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from DiffuGTSLib.networks import device
 from DiffuGTSLib.networks.attention import AnomalyAttention, Maps, Texts
-from DiffuGTSLib.networks.denoiser import Denoiser
-from DiffuGTSLib.networks.tiled_autoencoder import Tiling
-from DiffuGTSLib.pipeline.encoding import Encoding, maps
-from DiffuGTSLib.pipeline.memory_plan import (
-    Networks,
-)
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.networks.denoiser import Conditioning, Denoiser
+from DiffuGTSLib.networks.tiling import Tiling
+from DiffuGTSLib.pipeline.encoding import Encoding, encode, maps
+from DiffuGTSLib.pipeline.inpainting import inpaint
+from DiffuGTSLib.pipeline.residual import compare
+from DiffuGTSLib.pipeline.scan_size import SizeLimits
+from DiffuGTSLib.progress import Progress
+from support.live_bytes import LiveBytes
+from support.noise_schedules import rectified_flow
 from support.random_networks import build
 
 CT = torch.tensor([0])
@@ -25,6 +30,18 @@ SIZE = (64, 64, 32)
 
 
 IN_SLABS = Tiling(2**16, 1, 1)
+
+
+class Networks(NamedTuple):
+    """The networks of a model package."""
+
+    autoencoder: Autoencoder
+    denoiser: Denoiser
+    attention: AnomalyAttention
+
+    def limits(self, samples: int = 1) -> SizeLimits:
+        """Those of a model that they are."""
+        return SizeLimits.of((2.0, 2.0, 2.0), (0, 0, 0), samples, *(n.config for n in self))
 
 
 @pytest.fixture(autouse=True)
@@ -49,21 +66,25 @@ def networks() -> Networks:
 
 @pytest.fixture(scope="module")
 def texts() -> Texts:
+    return random_texts(20)
+
+
+def random_texts(width: int) -> Texts:
     generator = torch.Generator().manual_seed(1)
-    return Texts(*(torch.randn(1, 20, generator=generator) for _ in range(3)))
+    return Texts(*(torch.randn(1, width, generator=generator) for _ in range(3)))
 
 
-def image() -> torch.Tensor:
-    x = torch.rand(1, 1, *SIZE, generator=torch.Generator().manual_seed(2))
+def image(size: Sequence[int] = SIZE) -> torch.Tensor:
+    x = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(2))
     return x.contiguous(memory_format=torch.channels_last_3d)
 
 
-def asked(networks: Networks, encoding: Encoding, texts: Texts) -> Maps:
+def all_maps(networks: Networks, encoding: Encoding, texts: Texts) -> Maps:
     parts = list(maps(networks.attention, encoding, texts))
     return Maps(torch.cat([p.anomaly for p in parts], 2), torch.cat([p.gate for p in parts], 2))
 
 
-def measured(run: Callable[[], object]) -> int:
+def allocated(run: Callable[[], object]) -> int:
     """The peak of what torch's own allocator gave out while `run` ran."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watch:
         run()
@@ -73,3 +94,40 @@ def measured(run: Callable[[], object]) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak
+
+
+class StagePeaks(NamedTuple):
+    """Bytes of the tensors that were alive at the peak of each stage, and of an encoded scan."""
+
+    encode: int
+    attend: int
+    kept: int
+    crop: int
+
+
+@torch.inference_mode()
+def stage_peaks(
+    networks: Networks, size: Sequence[int], tiling: Tiling | None, samples: int = 1
+) -> StagePeaks:
+    """Runs each stage with a scan, or a crop, of `size` voxels."""
+    autoencoder, denoiser, attention = networks
+    texts = random_texts(attention.config.text_dim)
+    with LiveBytes() as live:
+        encoding = encode(autoencoder, attention, image(size), CT, tiling)
+        encode_peak, kept = live.peak, live.now
+        live.peak = 0
+        torch.cat([part.probability() for part in maps(attention, encoding, texts)], 2)
+        attend_peak = live.peak
+    del encoding
+    latent = torch.randn(1, autoencoder.config.latent_channels,
+                         *(n // autoencoder.downscale for n in size))
+    schedule = rectified_flow(1, latent[0, 0].numel())
+    with LiveBytes() as live:
+        mask = torch.ones_like(latent[:, :1])
+        healthy = [
+            inpaint(denoiser, schedule, latent, mask, Conditioning(), torch.Generator(),
+                    Progress(), 0, 1)
+            for _ in range(samples)
+        ]
+        compare(autoencoder, latent, healthy, tiling)
+    return StagePeaks(encode_peak, attend_peak, kept, live.peak)

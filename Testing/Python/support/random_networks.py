@@ -1,4 +1,4 @@
-"""Networks with random weights for tests, and schedules' known answers."""
+"""Networks with random weights for tests."""
 
 from __future__ import annotations
 
@@ -49,16 +49,3 @@ def randomised_denoiser(model: nn.Module) -> nn.Module:
         if "_layer.0.weight" in name:
             parameter.data /= 100.0  # spacings and regions come x 100 and would drown the rest
     return model.eval()
-
-
-MEAN, DEVIATION = 1.5, 0.4
-
-
-def normal(seed: int, *size: int) -> torch.Tensor:
-    return torch.randn(*(size or (2, 4, 2, 3, 5)), generator=torch.Generator().manual_seed(seed))
-
-
-def best_noise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """The expected eps where x = sqrt(1 - sigma^2) x0 + sigma eps."""
-    signal = (1 - sigma**2).sqrt()
-    return sigma * (x - signal * MEAN) / (signal**2 * DEVIATION**2 + sigma**2)
