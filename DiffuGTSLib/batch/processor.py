@@ -32,6 +32,7 @@ from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.progress import ProgressEstimator
 from DiffuGTSLib.scan import volume
 from DiffuGTSLib.scan.dicom_seg import DicomNotMade, is_dicom, write_dicom_segmentation
+from DiffuGTSLib.scan.nifti import keep_forms
 from DiffuGTSLib.scan.segmentation_file import write_image
 
 if TYPE_CHECKING:
@@ -244,7 +245,8 @@ class CaseFiles:
         paths = {name: self._path(f"{MAP_FOLDERS}/{self._case.name}", f"{start}{name}.nii.gz")
                  for name in MAPS}
         for name, path in paths.items():
-            write_image(getattr(result, name), self._staged.path(path, ".nii.gz"))
+            write_image(keep_forms(result.image, getattr(result, name)),
+                        self._staged.path(path, ".nii.gz"))
         return {name: self._relative(path) for name, path in paths.items()}
 
     def _write_dicom(self, labels: sitk.Image, segments: Segments) -> dict[str, str]:

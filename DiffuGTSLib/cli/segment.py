@@ -19,6 +19,7 @@ from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.progress import Callback, ProgressEstimator
 from DiffuGTSLib.scan.dicom import numbered_series
 from DiffuGTSLib.scan.header import ScanGrid
+from DiffuGTSLib.scan.nifti import keep_forms
 from DiffuGTSLib.scan.segmentation_file import (
     check_output,
     output_suffix,
@@ -239,5 +240,6 @@ def _write_maps(result: Result, paths: dict[str, Path], staged: StagedFiles) -> 
                 f"The folder {path.parent.name} cannot be made.",
                 "Choose another folder for the maps.",
             ) from None
-        write_image(getattr(result, name), staged.path(path, ".nii.gz"))
+        write_image(keep_forms(result.image, getattr(result, name)),
+                    staged.path(path, ".nii.gz"))
     return {name: str(path.absolute()) for name, path in paths.items()}

@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib.pipeline.lesions import labelled
+from DiffuGTSLib.scan.nifti import keep_forms
 from DiffuGTSLib.scan.segmentation_file import COLOURS, write_segmentation
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def combine(results: Sequence[Result]) -> sitk.Image:
         taken += len(result.lesions)
     image = sitk.GetImageFromArray(labels)
     image.CopyInformation(results[0].mask)
-    return image
+    return keep_forms(results[0].image, image)
 
 
 def _colour(index: int) -> tuple[float, float, float]:

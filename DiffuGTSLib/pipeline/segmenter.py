@@ -40,6 +40,7 @@ from DiffuGTSLib.scan.canonical import (
     to_canonical,
 )
 from DiffuGTSLib.scan.header import ScanGrid
+from DiffuGTSLib.scan.nifti import states_sides
 from DiffuGTSLib.scan.volume import Scan, Source, as_scan, grid_of
 
 
@@ -245,7 +246,7 @@ class Segmenter:
             scan = self.prepare(as_scan(scan, modality, sequence, skull_stripped))
         ready = scan
         steps.step("read", 1, 1)
-        notes = [*self.notes]
+        notes = [*self.notes, *ready.scan.notes]
         encoded = carry_out(
             self._plans(ready.canonical), lambda plan: self._encoded(ready, plan, steps),
             "The scan was encoded", notes.append,
@@ -307,7 +308,7 @@ class Segmenter:
         steps.step("attention", 0, 1)
         attention = self.attend(scan, prompt, notes.append)
         if prompt.side:
-            attention = self._one_side(attention, prompt, scan.canonical, level, notes.append)
+            attention = self._one_side(attention, prompt, scan, level, notes.append)
         candidates = find_candidates(
             attention, min(level, card.threshold), scan.canonical.spacing, self.candidate_options,
             self.package.autoencoder.downscale, self.limits.multiple,
@@ -339,11 +340,11 @@ class Segmenter:
         return result
 
     def _one_side(
-        self, attention: np.ndarray, prompt: Prompt, canonical: Canonical, level: float,
+        self, attention: np.ndarray, prompt: Prompt, scan: EncodedScan, level: float,
         on_note: Callable[[str], None],
     ) -> np.ndarray:
         """The attention on the side that the prompt names, where the scan shows which that is."""
-        middle = midline(canonical)
+        middle = midline(scan.canonical) if states_sides(scan.image) else None
         if middle is None:
             on_note(f"“{prompt.side}” was not used: the scan does not show both sides alike.")
             return attention

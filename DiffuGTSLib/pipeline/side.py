@@ -11,8 +11,9 @@ from DiffuGTSLib.scan.canonical import Canonical
 _BODY = {"CT": 0.25, "MR": 0.1}
 # A scan that is narrower shows a part of the body, of which the middle is not the midline.
 MIN_WIDTH_MM = 200.0
-# Of the body's slabs along x; more of it at one border only means that the scan cuts it off there.
-_CUT_SHARE = 0.1
+# Of the largest slab along x: with more of the body at one border than at the other, the scan cuts
+# it off there.
+_MAX_CUT = 0.2
 _PERCENTILES = (2.0, 98.0)
 
 
@@ -25,11 +26,11 @@ def midline(canonical: Canonical) -> float | None:
     total = int(profile.sum())
     if not total:
         return None
-    left, right = (float(profile[end]) / profile.max() > _CUT_SHARE for end in (0, -1))
+    cut = abs(float(profile[0]) - float(profile[-1])) / float(profile.max())
     share = np.cumsum(profile) / total * 100
     first, last = (float(np.searchsorted(share, level)) for level in _PERCENTILES)
     wide = (last - first) * canonical.spacing[0] >= MIN_WIDTH_MM
-    return (first + last) / 2 if wide and left == right else None
+    return (first + last) / 2 if wide and cut <= _MAX_CUT else None
 
 
 def on_one_side(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,17 +12,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import UnreadableImage
+from DiffuGTSLib.scan.dicom_slices import check_slices
 from DiffuGTSLib.scan.dicom_tags import DicomTags, read_tags
 from DiffuGTSLib.scan.file_checks import is_unicode
 from DiffuGTSLib.scan.modality import MODALITY_TAG
 
 _DESCRIPTION_TAG = "0008|103e"
-_POSITION_TAG = "0020|0032"
-_ORIENTATION_TAG = "0020|0037"
 _FRAMES_TAG = "0028|0008"
 _MAX_LISTED = 20
-_MAX_TILT_DEGREES = 1.0
-_MAX_UNEVENNESS = 0.1  # of the mean distance of two slices
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,12 @@ class Series:
     Attributes:
         image: (x, y, slices); carries the modality tag and no other.
         description: the series description, for guesses only; may be empty.
+        notes: sentences on small differences of the slices.
     """
 
     image: sitk.Image
     description: str
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -170,55 +170,23 @@ def read_series(folder: Path, files: tuple[str, ...]) -> Series:
     """The volume that the slices `files` of `folder` make.
 
     Raises:
-        UnreadableImage: slices without position, unevenly spaced or sheared.
+        UnreadableImage, ModalityMismatch: as `check_slices`.
         RuntimeError: SimpleITK cannot read them.
     """
+    slices = check_slices(files, folder.name)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
     reader.MetaDataDictionaryArrayUpdateOn()
+    # Each slice has its own slope and intercept; ITK would squeeze all into the first one's type.
+    reader.SetOutputPixelType(slices.pixel)
     image = reader.Execute()
-    _refuse_uneven(reader, len(files), folder.name)
     for key in image.GetMetaDataKeys():
         image.EraseMetaData(key)
     if reader.HasMetaDataKey(0, MODALITY_TAG):
         image.SetMetaData(MODALITY_TAG, reader.GetMetaData(0, MODALITY_TAG))
     has_description = reader.HasMetaDataKey(0, _DESCRIPTION_TAG)
-    return Series(image, reader.GetMetaData(0, _DESCRIPTION_TAG) if has_description else "")
-
-
-def _refuse_uneven(reader: sitk.ImageSeriesReader, slices: int, name: str) -> None:
-    """A volume has one slice spacing, along the slices' normal; ITK does not insist on it."""
-    if not all(
-        reader.HasMetaDataKey(index, tag)
-        for index in range(slices)
-        for tag in (_POSITION_TAG, _ORIENTATION_TAG)
-    ):
-        raise UnreadableImage(
-            f"The DICOM slices in {name} do not say where they lie.",
-            "Export the original series again.",
-        )
-    positions = np.array([_numbers(reader.GetMetaData(i, _POSITION_TAG)) for i in range(slices)])
-    axes = np.array(_numbers(reader.GetMetaData(0, _ORIENTATION_TAG))).reshape(2, 3)
-    normal = np.cross(axes[0], axes[1])
-    steps = np.diff(positions, axis=0)
-    mean = steps.mean(axis=0)
-    length = float(np.linalg.norm(mean))
-    uneven = np.linalg.norm(steps - mean, axis=1).max() > _MAX_UNEVENNESS * length
-    if length == 0.0 or uneven:
-        raise UnreadableImage(
-            f"The DICOM slices in {name} are not evenly spaced.",
-            "A slice is missing or repeated, or the folder holds several time points: "
-            "export one complete volume.",
-        )
-    if abs(float(mean @ normal)) < length * np.cos(np.radians(_MAX_TILT_DEGREES)):
-        raise UnreadableImage(
-            f"The DICOM slices in {name} are sheared, as with a tilted gantry.",
-            "Load the series in 3D Slicer, harden its tilt correction and save it as .nrrd.",
-        )
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split("\\")]
+    description = reader.GetMetaData(0, _DESCRIPTION_TAG) if has_description else ""
+    return Series(image, description, slices.notes)
 
 
 def frames_in(header: sitk.ImageFileReader) -> int:

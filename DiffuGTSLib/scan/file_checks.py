@@ -19,6 +19,7 @@ from DiffuGTSLib.errors import NotAScalarVolume, UnreadableImage
 
 GZIP = b"\x1f\x8b"
 _START_BYTES = 1024
+_PIECE = 1 << 22
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_HEADER_LINES = 20_000
 _MAX_FILES = 20_000  # of one detached header
@@ -129,6 +130,18 @@ def unzipped_bytes(path: Path) -> int | None:
             return sum(map(len, _unzipped(stream, None, strict=True)))
         except (EOFError, zlib.error):
             return None
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """The content of a file, unzipped where it is a gzip file, piece by piece.
+
+    Raises:
+        OSError, EOFError, zlib.error: it cannot be read, breaks off or is damaged.
+    """
+    with path.open("rb") as stream:
+        zipped = stream.read(2).startswith(GZIP)
+        stream.seek(0)
+        yield from _unzipped(stream, None) if zipped else iter(lambda: stream.read(_PIECE), b"")
 
 
 def _unzipped(stream: IO[bytes], count: int | None, strict: bool = False) -> Iterator[bytes]:

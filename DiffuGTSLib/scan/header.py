@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,10 +19,9 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.scan.dicom import frames_in
-from DiffuGTSLib.scan.file_checks import check_file, is_regular, read_start, unzipped_bytes
+from DiffuGTSLib.scan.file_checks import check_file, is_regular, unzipped_bytes
+from DiffuGTSLib.scan.nifti import Forms
 
-_NIFTI_HEADER_BYTES = 348
-_NIFTI_SPACING_OFFSET = 80
 Triple = tuple[float, float, float]
 Size = tuple[int, int, int]
 # Where the axes of a RAS grid lie; an image's axis points to one of the two.
@@ -140,18 +138,9 @@ def stated_spacing(path: Path) -> tuple[float, ...] | None:
 
     SimpleITK silently turns an unusable one, such as 0 or NaN, into 1 mm.
     """
-    name = path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")):
-        return None
-    start = read_start(path, _NIFTI_HEADER_BYTES)
-    if len(start) < _NIFTI_HEADER_BYTES:
-        return None
-    for order in "<>":
-        if start[:4] == struct.pack(f"{order}i", _NIFTI_HEADER_BYTES):
-            spacing = struct.unpack_from(f"{order}3f", start, _NIFTI_SPACING_OFFSET)
-            # The sign of a NIfTI spacing says nothing; the axes' signs are stated elsewhere.
-            return tuple(abs(step) for step in spacing)
-    return None
+    forms = Forms.of(path)
+    # The sign of a NIfTI spacing says nothing; the axes' signs are stated elsewhere.
+    return forms.pixdim if forms else None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.files import atomic_file, final_name, remove_unfinished, temporary_path
 from DiffuGTSLib.scan.header import is_complete, quiet, read_header
+from DiffuGTSLib.scan.nifti import FORMS_TAG, keep_forms, write_forms
 
 Colour = tuple[float, float, float]
 # Distinguishable on grey, also for colour-blind eyes; the first is 3D Slicer's colour of a mass.
@@ -91,7 +92,9 @@ def is_empty(path: Path) -> bool:
 def write_image(image: sitk.Image, path: Path | str) -> Path:
     """Writes a volume, compressed, to .nii.gz or .nrrd, and returns the path.
 
-    The file appears under its name only when it is complete; tags of the image are left out.
+    The file appears under its name only when it is complete; tags of the image are left out. A
+    .nii.gz gets the sform and qform of the scan where the image carries them (`keep_forms`), so
+    that it lies on the scan in every reader.
 
     Raises:
         OutputNotWritten: as `check_output`, or writing failed; then nothing is left behind.
@@ -126,6 +129,7 @@ def write_segmentation(
     if highest > len(names):
         raise ValueError(f"label {highest} has no name")
     labelmap = sitk.Cast(labels, sitk.sitkUInt8 if len(names) < 256 else sitk.sitkUInt16)
+    keep_forms(labels, labelmap)
     fields: dict[str, str] = {}
     if output_suffix(path) == ".seg.nrrd":
         fields = _segmentation_fields(labelmap) | _segment_fields(
@@ -135,6 +139,7 @@ def write_segmentation(
 
 
 def _write(image: sitk.Image, path: Path, fields: Mapping[str, str]) -> Path:
+    forms = image.GetMetaData(FORMS_TAG) if image.HasMetaDataKey(FORMS_TAG) else ""
     plain = sitk.Image(image)
     plain.MakeUnique()  # else erasing a tag would reach the caller's image
     for key in plain.GetMetaDataKeys():
@@ -146,6 +151,8 @@ def _write(image: sitk.Image, path: Path, fields: Mapping[str, str]) -> Path:
         sitk.WriteImage(
             plain, str(temporary), useCompression=True, compressionLevel=_COMPRESSION_LEVEL
         )
+        if forms and output_suffix(path) == ".nii.gz":
+            write_forms(temporary, forms, _COMPRESSION_LEVEL)
         # A full disk makes SimpleITK's NIfTI writer stop without an error.
         if not is_complete(temporary, read_header(temporary)):
             raise OSError("incomplete")

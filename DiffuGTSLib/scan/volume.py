@@ -39,10 +39,19 @@ from DiffuGTSLib.scan.modality import (
     guess_skull_stripped,
     settle_modality,
 )
+from DiffuGTSLib.scan.nifti import (
+    FORMS_TAG,
+    MAX_SHARE,
+    Forms,
+    check_forms,
+    holds_no_number,
+    keep_forms,
+)
 
 MIN_SLICES = 4
 # Two float copies of the scan while it is resampled. What a run needs is judged by the memory plan.
 SCAN_BYTES_PER_VOXEL = 8
+_NOTED_SHEAR = 1e-4
 _SERIES_DESCRIPTION_TAG = "0008|103e"
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 _SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
@@ -53,11 +62,12 @@ class Scan:
     """A scan that passed all checks.
 
     Attributes:
-        image: 3D, one number a voxel; carries no tags but the DICOM modality.
+        image: 3D, one number a voxel; carries no tags but the DICOM modality and NIfTI's forms.
         modality: "CT" (HU) or "MR".
         sequence: "t1", "t1c", "t2", "flair", or "" when unknown or CT.
         name: file or folder name without suffix.
         skull_stripped: its name says that nothing but the brain is left.
+        notes: what the user should know of how it was read; sentences.
     """
 
     image: sitk.Image
@@ -65,6 +75,7 @@ class Scan:
     sequence: str
     name: str
     skull_stripped: bool = False
+    notes: Sequence[str] = ()
 
     def with_overrides(
         self, modality: str | None = None, sequence: str | None = None,
@@ -146,7 +157,7 @@ def read(path: Path | str, modality: str | None = None, series: str = "") -> Sca
     path = Path(path)
     with quiet():
         try:
-            image, description = _load(path, series)
+            image, description, notes = _load(path, series)
         except RuntimeError as error:
             raise _unreadable(path, error) from None
         except MemoryError:
@@ -155,12 +166,13 @@ def read(path: Path | str, modality: str | None = None, series: str = "") -> Sca
             ) from None
     folder = path.absolute().parent.name
     return from_image(
-        check(image), modality, _stem(path), (description, folder)
+        check(image), modality, _stem(path), (description, folder), notes
     )
 
 
 def from_image(
-    image: sitk.Image, modality: str | None = None, name: str = "", hints: tuple[str, ...] = ()
+    image: sitk.Image, modality: str | None = None, name: str = "", hints: tuple[str, ...] = (),
+    notes: Sequence[str] = (),
 ) -> Scan:
     """A scan from an image that passed `check`.
 
@@ -169,15 +181,17 @@ def from_image(
         modality: "CT" or "MR"; None guesses.
         name: of the scan; may hint at the MR sequence.
         hints: further names that may hint at it, the most specific first.
+        notes: of `Scan`.
 
     Raises:
         ModalityMismatch: as `settle_modality`.
     """
     settled = settle_modality(image, modality)
+    said = (*notes, *_axes_notes(image))
     if settled == "CT":
-        return Scan(image, settled, "", name)
+        return Scan(image, settled, "", name, notes=said)
     stripped = guess_skull_stripped(name, *hints)
-    return Scan(image, settled, guess_sequence(name, *hints), name, stripped)
+    return Scan(image, settled, guess_sequence(name, *hints), name, stripped, said)
 
 
 def check(image: sitk.Image) -> sitk.Image:
@@ -197,28 +211,55 @@ def check(image: sitk.Image) -> sitk.Image:
     low, high = voxels.min(), voxels.max()
     # A minimum or maximum is NaN as soon as one voxel is.
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise NotFinite(
-            "The scan holds voxels that are not numbers or are infinite.",
-            "Replace them, by the value of air for example, and try again.",
-        )
+        raise _not_finite()
     if low == high:
         raise NoContent("All voxels of the scan have the same value.", "Choose another scan.")
     return image
 
 
+def _not_finite() -> NotFinite:
+    return NotFinite(
+        "The scan holds voxels that are not numbers or are infinite.",
+        "Replace them, by the value of air for example, and try again.",
+    )
+
+
 def as_volume(image: sitk.Image) -> sitk.Image:
     """What `check` gives, and refuses, without a look at the voxels or the memory."""
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[:, :, :, 0]
+        image = keep_forms(image, image[:, :, :, 0])
     if image.GetNumberOfComponentsPerPixel() == 1 and "vector" in image.GetPixelIDTypeAsString():
         image = sitk.VectorIndexSelectionCast(image, 0)
     _check_kind(image.GetDimension(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID())
     _check_grid(image.GetSize(), image.GetSpacing())
+    _check_axes(image)
     return image
 
 
-def _load(path: Path, series: str) -> tuple[sitk.Image, str]:
-    """Image without tags (but the modality), and the DICOM series description or ""."""
+def _shear(image: sitk.Image) -> float:
+    """How far the axes are from right angles: the largest cosine between two of them."""
+    axes = np.array(image.GetDirection()).reshape(3, 3)
+    return float(np.abs(axes.T @ axes - np.eye(3)).max())
+
+
+def _check_axes(image: sitk.Image) -> None:
+    shear = _shear(image)
+    if shear > MAX_SHARE:
+        raise UnreadableImage(
+            f"The axes that the scan states are not at right angles (by {shear:.1%}).",
+            "Resample the scan to a regular grid.",
+        )
+
+
+def _axes_notes(image: sitk.Image) -> list[str]:
+    shear = _shear(image)
+    if shear <= _NOTED_SHEAR:
+        return []
+    return [f"The axes that the scan states are not quite at right angles (by {shear:.2%})."]
+
+
+def _load(path: Path, series: str) -> tuple[sitk.Image, str, Sequence[str]]:
+    """Image without tags (but modality and forms), the DICOM series description or "", notes."""
     check_name(path)
     if not os.path.lexists(path):
         raise UnreadableImage(f"{path.name} does not exist.", "Check the name and the folder.")
@@ -227,13 +268,15 @@ def _load(path: Path, series: str) -> tuple[sitk.Image, str]:
         if len(files) > 1:
             _check_header(read_header(Path(files[0])), len(files))
             read = read_series(path, files)
-            return read.image, read.description
+            return read.image, read.description, read.notes
         path = Path(files[0])
     return _load_file(path)
 
 
-def _load_file(path: Path) -> tuple[sitk.Image, str]:
+def _load_file(path: Path) -> tuple[sitk.Image, str, Sequence[str]]:
     check_file(path)
+    forms = Forms.of(path)
+    notes = check_forms(forms) if forms else []
     header = read_header(path)
     if is_sheared(header):
         raise _sheared(path)
@@ -246,12 +289,16 @@ def _load_file(path: Path) -> tuple[sitk.Image, str]:
     has_description = header.HasMetaDataKey(_SERIES_DESCRIPTION_TAG)
     description = header.GetMetaData(_SERIES_DESCRIPTION_TAG) if has_description else ""
     if frames_in(header) > 1:
-        return read_multiframe(path), description
+        return read_multiframe(path), description, notes
+    if holds_no_number(path):
+        raise _not_finite()
     image = header.Execute()
     for key in image.GetMetaDataKeys():
         if key != MODALITY_TAG:
             image.EraseMetaData(key)
-    return image, description
+    if forms:
+        image.SetMetaData(FORMS_TAG, forms.bytes().hex())
+    return image, description, notes
 
 
 def _check_header(header: sitk.ImageFileReader, files: int = 1) -> None:
