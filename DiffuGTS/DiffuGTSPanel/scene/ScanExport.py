@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
 
@@ -119,6 +118,8 @@ def _dicomModality(volumeNode: Any) -> str:
 def _settledModality(whole: np.ndarray, tag: str, stated: str | None) -> str:
     """The modality of a whole scan, from a sample of its voxels."""
     LibraryLauncher.useLibrary()
+    import SimpleITK as sitk  # at the top it would slow every start of Slicer
+
     from DiffuGTSLib.errors import DiffuGTSError
     from DiffuGTSLib.scan.modality import settle_modality
 

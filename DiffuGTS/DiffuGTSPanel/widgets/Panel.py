@@ -94,9 +94,15 @@ class Panel(VTKObservationMixin):
             self.setParameterNode(self.logic.getParameterNode())
         self.setup.refresh()
         if self.parameters and self.parameters.volume is None:
-            self.parameters.volume = slicer.mrmlScene.GetFirstNodeByClass(
-                "vtkMRMLScalarVolumeNode")
+            self.parameters.volume = self._firstScan()
         self._updateReady()
+
+    def _firstScan(self) -> Any:
+        """The scene's first volume that may be a scan; a labelmap is a scalar volume as well."""
+        return next((node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+                     if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+                     and not node.GetHideFromEditors()
+                     and not node.GetAttribute("DiffuGTS.Evidence")), None)
 
     def exit(self) -> None:
         """Another module is shown; a run continues."""

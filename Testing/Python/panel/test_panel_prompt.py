@@ -157,6 +157,19 @@ def test_missing_packages_are_one_line_with_one_button_that_can_be_pressed_again
     assert panel.button.enabled
 
 
+def test_a_labelmap_or_a_map_of_an_earlier_run_is_not_chosen_as_the_scan(panel):
+    import numpy as np
+    import slicer
+
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    add_volume(np.zeros((4, 4, 4)), np.eye(4), "map").SetAttribute("DiffuGTS.Evidence", "x")
+    scan = add_volume(np.zeros((4, 4, 4)), np.eye(4), "scan")
+    panel.parameters.volume = None
+    panel.exit()
+    panel.enter()
+    assert panel.parameters.volume is scan
+
+
 def test_where_torch_cannot_be_had_the_panel_points_to_another_python(panel, tmp_path, monkeypatch):
     from DiffuGTSPanel.library.PythonPackages import PythonPackages
 

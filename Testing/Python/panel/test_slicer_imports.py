@@ -18,7 +18,8 @@ HEAVY = ("torch", "monai", "diffusers", "transformers")
 # Slicer ships none of these either; the panel has to open before they are installed.
 NOT_SHIPPED = (*HEAVY, "filelock", "huggingface_hub", "jinja2", "jsonschema", "matplotlib",
                "psutil", "rich", "safetensors", "typer")
-ALLOWED = {"slicer", "qt", "ctk", "vtk", "numpy", "SimpleITK", "DiffuGTSPanel"}
+# Not SimpleITK: Slicer imports all modules at its start, and it takes half a second.
+ALLOWED = {"slicer", "qt", "ctk", "vtk", "numpy", "DiffuGTSPanel"}
 IMPORT_ALL = """
 import sys
 sys.path[:0] = sys.argv[1:3]
