@@ -24,6 +24,7 @@ help:
 	@echo "make screenshots  draw the panel and the views, into Resources/Screenshots"
 	@echo "make architecture  draw the packages and their imports, into docs/architecture.png"
 	@echo "make cmake     write the file lists of the CMakeLists anew"
+	@echo "make errors    write docs/errors.md, every error code and sentence, anew"
 	@echo "make clean     remove the environment and what was built"
 
 demo: $(INSTALLED)
@@ -61,6 +62,9 @@ architecture: $(INSTALLED)
 
 cmake:
 	@$(PYTHON3) Testing/cmake_lists.py
+
+errors:
+	@$(PYTHON3) Testing/errors_page.py
 
 # torch goes first and alone, so that a CPU build is taken where the machine offers one.
 $(INSTALLED): pyproject.toml constraints.txt

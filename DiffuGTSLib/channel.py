@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from DiffuGTSLib.errors import DiffuGTSError
 
 _LONGEST_LINE = 1 << 20
+TOO_LONG = b"too long"
 _NICENESS = 5
 _SIGKILL = 9
 _PR_SET_PDEATHSIG = 1  # of Linux: the signal that comes when the parent has ended
@@ -47,9 +48,13 @@ class Channel:
         self._lock = threading.Lock()
 
     def lines(self) -> Iterator[bytes]:
-        """Lines of stdin until it closes; a line too long comes in pieces, which are no JSON."""
+        """Lines of stdin until it closes; of a line too long only TOO_LONG, which is no JSON."""
         while line := self._requests.readline(_LONGEST_LINE):
-            if line.strip():
+            if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+                while line and not line.endswith(b"\n"):
+                    line = self._requests.readline(_LONGEST_LINE)
+                yield TOO_LONG
+            elif line.strip():
                 yield line
 
     def send(self, kind: str, job: Id | None = None, **fields: Any) -> None:

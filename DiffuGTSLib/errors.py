@@ -7,10 +7,14 @@ the panel's process and `diffugts --help` do without torch.
 from __future__ import annotations
 
 import errno
+import os
+import re
 import shlex
 import traceback
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # What torch's allocator, C++ and the libraries of GPU and CPU say, as plain RuntimeErrors.
 _MEMORY_PHRASES = ("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED",
@@ -19,6 +23,33 @@ _MEMORY_PHRASES = ("can't allocate memory", "bad_alloc", "out of memory", "ALLOC
 # oneDNN's word for what it has no code for, whatever the memory.
 _UNSUPPORTED = "could not create a primitive descriptor"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+# What a terminal would obey: colours and titles by their codes, then single characters.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?")
+
+
+def plain_text(text: str) -> str:
+    """A text from a file, a name or a catalogue as one line that a terminal only shows.
+
+    Escape codes, control and formatting characters go; bytes that were no UTF-8 become "?".
+    """
+    kinds = {c: unicodedata.category(c) for c in set(text)}
+    kept = _ESCAPES.sub("", text) if "\x1b" in kinds else text
+    if not {"Cc", "Cf", "Cs"} & set(kinds.values()):
+        return kept
+    spaced = "".join(" " if c in "\t\r\n" else "?" if kinds[c] == "Cs" else c for c in kept)
+    return "".join(c for c in spaced if c == " " or kinds.get(c, "") not in ("Cc", "Cf"))
+
+
+def plain_values(value: Any) -> Any:
+    """What a JSON document holds, with `plain_text` for all its texts, keys aside."""
+    if isinstance(value, str):
+        return plain_text(value)
+    if isinstance(value, list):
+        return [plain_values(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain_values(item) for key, item in value.items()}
+    return value
 
 
 class DiffuGTSError(Exception):
@@ -33,9 +64,9 @@ class DiffuGTSError(Exception):
     code = "error"
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = plain_text(message)
+        self.hint = plain_text(hint)
+        super().__init__(self.message)
 
 
 class UnreadableImage(DiffuGTSError):
@@ -226,6 +257,12 @@ class DownloadFailed(DiffuGTSError):
     code = "download-failed"
 
 
+class FileNotAccessible(DiffuGTSError):
+    """The system does not give access to a file or folder that a run needs."""
+
+    code = "file-not-accessible"
+
+
 class InternalError(DiffuGTSError):
     """A mistake in the program."""
 
@@ -242,6 +279,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     return (isinstance(error, RuntimeError) and _UNSUPPORTED not in text
             and any(phrase in text for phrase in _MEMORY_PHRASES))
+
+
+def _not_accessible(error: OSError) -> FileNotAccessible:
+    """What the system says of a file, without the folder, which may name a patient."""
+    name = Path(os.fsdecode(error.filename or "")).name
+    if error.errno == errno.ENAMETOOLONG:
+        return FileNotAccessible("The name of a file or folder is too long for this system.",
+                                 "Use a shorter one.")
+    if error.errno in _NO_PERMISSION:
+        return FileNotAccessible(f"There is no permission to use {name}.",
+                                 "Check its access rights, or choose another place.")
+    if error.errno == errno.ENOENT:
+        return FileNotAccessible(f"{name} does not exist.", "Check the name and the folder.")
+    if error.errno in (errno.EISDIR, errno.ENOTDIR):
+        return FileNotAccessible(f"{name} is a folder where a file is needed, or the reverse.",
+                                 "Check the names.")
+    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    return FileNotAccessible(f"{name} cannot be used: {reason}.", "Check the disk.")
 
 
 def explain(
@@ -263,6 +318,10 @@ def explain(
         name = (error.name or "needed").partition(".")[0]
         return PackageMissing(f"The Python package {name} is missing or damaged.",
                               "Run: diffugts doctor")
+    if isinstance(error, OSError) and (
+        error.errno == errno.ENAMETOOLONG or isinstance(error.filename, str | bytes)
+    ):
+        return _not_accessible(error)
     # The file's name alone: a full path may name a patient.
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""

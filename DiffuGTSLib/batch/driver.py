@@ -127,7 +127,8 @@ def run_batch(
     output = OutputFolder(settings.folder, resume)
     try:
         entries = name_cases(gathered.requests, output.names)
-        output.begin(settings, executor.start(settings), {
+        waiting = sum(not e.problem and not output.kept(e.case) for e in entries)
+        output.begin(settings, executor.start(settings, waiting), {
             "place": executor_name, "cases": len(entries), "left_out": gathered.left_out.as_dict(),
             "prompts": list(dict.fromkeys(text for e in entries for text in e.case.prompts)),
         })

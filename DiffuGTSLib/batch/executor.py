@@ -107,8 +107,12 @@ class WorkerPool(ABC, Generic[W]):
 class Executor(Protocol):
     """Processes cases somewhere: in processes of this machine, or on a cluster."""
 
-    def start(self, settings: BatchSettings) -> dict[str, Any]:
+    def start(self, settings: BatchSettings, cases: int) -> dict[str, Any]:
         """Starts the workers; returns CaseProcessor.facts() of the first that has the model.
+
+        Args:
+            settings: of the run.
+            cases: how many there are to process; no more workers than that are started.
 
         Raises:
             DiffuGTSError: the model cannot be loaded, or there is no worker.

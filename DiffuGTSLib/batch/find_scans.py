@@ -16,7 +16,7 @@ from DiffuGTSLib.batch.case import (
     THUMBNAILS,
     BatchFailure,
 )
-from DiffuGTSLib.errors import NotAScalarVolume, UnreadableImage
+from DiffuGTSLib.errors import NotAScalarVolume, UnreadableImage, plain_text
 from DiffuGTSLib.scan.file_checks import is_regular, is_unicode
 from DiffuGTSLib.scan.modality import MODALITIES
 
@@ -139,7 +139,7 @@ def _missing(path: Path, message: str) -> Found:
 
 
 def _problem(path: Path, message: str, hint: str) -> Found:
-    failure = BatchFailure(UnreadableImage.code, message, hint)
+    failure = BatchFailure(UnreadableImage.code, plain_text(message), hint)
     return Found(_absolute(path), name=stem(path), problem=failure)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.prompt.parsing import several
 from DiffuGTSLib.scan.modality import SEQUENCES
 
+_SEPARATOR = re.compile(r"\s*\"?sep=([,;\t|])\"?\s*", re.IGNORECASE)
 SUFFIXES = (".csv", ".tsv", ".json")
 _EXAMPLE = 'A table has a line "image,prompt,name" and then one line a scan.'
 
@@ -69,7 +73,10 @@ def read_table(path: Path) -> list[TableRow]:
 
 
 def _text(content: bytes) -> str:
-    """Spreadsheets save in UTF-8, with or without byte-order mark, or in a Windows code page."""
+    """Spreadsheets save in UTF-8, with or without byte-order mark, in UTF-16 ("Unicode text"), or
+    in a Windows code page."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -77,8 +84,12 @@ def _text(content: bytes) -> str:
 
 
 def _csv(text: str) -> list[dict[str, Any]]:
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=first.count)
+    lines = text.splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    stated = _SEPARATOR.fullmatch(first)
+    if stated:  # Excel's own line, before the names of the columns
+        text = text[text.index(first) + len(first):]
+    delimiter = stated[1] if stated else max(",;\t", key=first.count)
     rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     rows = [row for row in rows if any(cell.strip() for cell in row)]
     names = [name.strip().lower() for name in rows[0]] if rows else []
@@ -100,6 +111,9 @@ def _row(entry: dict[str, Any], number: int, table: Path) -> TableRow:
     texts = prompt if isinstance(prompt, list) else [prompt]
     if not all(isinstance(text, str) for text in (image, name, sequence, *texts)):
         raise BadTable(f"Row {number} of {table.name} holds a value that is not text.", _EXAMPLE)
+    if not all(_is_name(text) for text in (image, name)):
+        raise BadTable(f"Row {number} of {table.name} holds a character that no name can have.",
+                       _EXAMPLE)
     if not image.strip():
         raise BadTable(f"Row {number} of {table.name} names no image.", _EXAMPLE)
     sequence = sequence.strip().lower()
@@ -108,3 +122,11 @@ def _row(entry: dict[str, Any], number: int, table: Path) -> TableRow:
                        f"Use one of {', '.join(SEQUENCES)}, or leave the cell empty.")
     prompts = tuple(part for text in texts for part in several(text))
     return TableRow(table.absolute().parent / image.strip(), prompts, name.strip(), sequence)
+
+
+def _is_name(text: str) -> bool:
+    """Whether the system could have a file of that name."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False

@@ -95,9 +95,10 @@ class LocalExecutor(WorkerPool[_Child]):
         self._settings: BatchSettings | None = None
         self._facts: dict[str, Any] | None = None
 
-    def start(self, settings: BatchSettings) -> dict[str, Any]:
-        """Starts the children and waits until the first one has loaded the model."""
+    def start(self, settings: BatchSettings, cases: int) -> dict[str, Any]:
+        """Starts the children, one a case at most, and waits until the first has the model."""
         self._settings = settings
+        self._jobs = min(self._jobs, max(1, cases))
         self._workers = [self._child(number) for number in range(self._jobs)]
         while self._facts is None:
             self._handle(*self._messages.get())

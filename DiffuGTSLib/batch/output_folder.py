@@ -271,9 +271,13 @@ class OutputFolder:
                 entries = json.loads(path.read_text(encoding="utf-8"))
                 record = Record(Case.from_dict(entries["case"]),
                                 Outcome.from_dict(entries["outcome"]), entries["stamp"])
+                # A record of another origin may lack what tables and report show.
+                _case_row(CaseRow(record.case, record.outcome.status, record.outcome,
+                                  record.outcome.error))
                 if _stays_inside(record):
                     records[record.case.name] = record
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            except (OSError, ValueError, LookupError, TypeError, AttributeError,
+                    RecursionError):
                 continue
         return records
 
@@ -362,7 +366,8 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([_inert(cell) if isinstance(cell, str) else cell for cell in row]
+                     for row in rows)
     return text.getvalue().encode(errors="backslashreplace")
 
 
@@ -376,15 +381,21 @@ def _case_row(row: CaseRow) -> list[Any]:
     return [
         row.case.name, row.status, outcome.modality if outcome else "",
         "; ".join(row.case.prompts), *measured, f"{outcome.seconds:.1f}" if outcome else "",
-        problem.code if problem else "", _inert(problem.message) if problem else "",
+        problem.code if problem else "", problem.message if problem else "",
         str(row.case.image),
         outcome.files["segmentation"] if outcome is not None and done else "",
     ]
 
 
 def _inert(text: str) -> str:
-    """A text that begins with a file's name, so that no spreadsheet takes it for a formula."""
-    return f" {text}" if text.startswith(FORMULA) else text
+    """A cell that no spreadsheet takes for a formula; numbers stay as they are."""
+    if not text.startswith((*FORMULA, "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f" {text}"
+    return text
 
 
 def _lesion_rows(row: CaseRow) -> list[list[Any]]:

@@ -79,8 +79,9 @@ class RayExecutor(WorkerPool[_Actor]):
         self._failed_starts = 0
         self._last_ready = time.monotonic()
 
-    def start(self, settings: BatchSettings) -> dict[str, Any]:
-        """Joins the cluster and waits until the first worker has loaded the model.
+    def start(self, settings: BatchSettings, cases: int) -> dict[str, Any]:
+        """Joins the cluster and waits until the first worker, of one a case at most, has loaded
+        the model.
 
         Raises:
             ClusterUnreachable, NoResources, FolderNotShared, OtherVersion: the cluster cannot work.
@@ -90,7 +91,7 @@ class RayExecutor(WorkerPool[_Actor]):
         self._settings = settings
         self._layout = divided(self._ray.nodes(), settings.options.device, self._jobs)
         self._marker = _marker_file(settings.folder)
-        self._workers = [self._new_worker() for _ in range(self._layout.count)]
+        self._workers = [self._new_worker() for _ in range(min(self._layout.count, max(1, cases)))]
         self._last_ready = time.monotonic()
         while self._facts is None:
             for reference in self._completed():

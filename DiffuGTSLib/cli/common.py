@@ -26,6 +26,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from DiffuGTSLib.errors import (
     Cancelled,
     DiffuGTSError,
+    OutputNotWritten,
     PromptNotUnderstood,
     explain,
 )
@@ -82,6 +83,7 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
         fail = functools.partial(_fail, as_json=bool(kwargs.get("as_json")))
         try:
             command(*args, **kwargs)
+            _flush()
         except typer.Exit:
             raise
         except (KeyboardInterrupt, Cancelled, typer.Abort):
@@ -100,12 +102,13 @@ def _fail(error: DiffuGTSError, as_json: bool, exit_code: int = 1) -> None:
     near = list(getattr(error, "suggestions", ()))
     nearest = near if isinstance(error, PromptNotUnderstood) else []  # others are in the hint
     hints = [error.hint, f"Nearest: {', '.join(nearest)}." if nearest else ""]
-    print(error.message, file=sys.stderr)
-    if any(hints):
-        print(f"Hint: {' '.join(hint for hint in hints if hint)}", file=sys.stderr)
+    with suppress(OSError):
+        print(error.message, file=sys.stderr)
+        if any(hints):
+            print(f"Hint: {' '.join(hint for hint in hints if hint)}", file=sys.stderr)
     # Of several processes that train together (torchrun), the first one speaks for all.
     if as_json and os.environ.get("RANK", "0") == "0":
-        with suppress(BrokenPipeError):
+        with suppress(OSError, OutputNotWritten):
             print_json({"error": {"code": error.code, "message": error.message,
                                   "hint": error.hint, "suggestions": near}}, sys.stdout)
     raise typer.Exit(exit_code)
@@ -122,8 +125,12 @@ def own_stdout(protect: bool) -> Iterator[TextIO]:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     try:
-        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as out:
+        out = os.fdopen(os.dup(kept), "w", encoding="utf-8")
+        try:
             yield out
+        finally:
+            with suppress(OSError):  # print_json has reported it
+                out.close()
     finally:
         sys.stdout = before
         os.dup2(kept, 1)
@@ -131,8 +138,33 @@ def own_stdout(protect: bool) -> Iterator[TextIO]:
 
 
 def print_json(document: dict[str, Any], out: TextIO) -> None:
-    """One JSON document, the only thing on stdout with --json."""
-    print(json.dumps(document, indent=1, allow_nan=False), file=out, flush=True)
+    """One JSON document, the only thing on stdout with --json.
+
+    Raises:
+        OutputNotWritten: stdout leads to a full disk.
+    """
+    text = json.dumps(document, indent=1, allow_nan=False)
+    with _whole_stdout():
+        print(text, file=out, flush=True)
+
+
+def _flush() -> None:
+    """What is still in the buffer of stdout could otherwise fail after the last message."""
+    with _whole_stdout():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _whole_stdout() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        # What is left in the buffer would fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise OutputNotWritten("The results could not be written to stdout.",
+                               "Free some space on the disk, or write to another file.") from None
 
 
 @contextmanager

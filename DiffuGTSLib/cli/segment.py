@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.files import StagedFiles, is_same_file, remove_unfinished
+from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.store import ready_to_segment
 from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
 from DiffuGTSLib.pipeline.early_check import check_package
@@ -164,6 +165,7 @@ def _read(image: Path | sitk.Image, options: Options, model: Path, series: str) 
 
     Before the networks' packages are imported, which takes seconds.
     """
+    Card.read(model)  # a damaged one is refused before the scan is read
     grid = grid_of(image)
     if grid is not None:
         check_package(grid, model, options.device)

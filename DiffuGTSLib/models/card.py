@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit
 
-from DiffuGTSLib.errors import ModelDamaged, SequenceUnknown
+from DiffuGTSLib.errors import ModelDamaged, SequenceUnknown, plain_values
 from DiffuGTSLib.files import write_json
 from DiffuGTSLib.models.store import CARD
 
 FUSIONS = ("attention", "pixel", "feature", "both")
+MAX_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class Card:
             ModelDamaged: it is no card.
         """
         try:
-            entries = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            entries = plain_values(json.loads((folder / CARD).read_text(encoding="utf-8")))
             fusion = {
                 modality: Fusion(
                     {k: tuple(w) for k, w in f["weights"].items()},
@@ -176,11 +178,31 @@ class Card:
             entries["open_gates"] = tuple(entries.get("open_gates", ()))
             entries["sources"] = tuple(entries.get("sources", ()))
             entries["least_crop"] = tuple(entries.get("least_crop", (0, 0, 0)))
-            return cls(fusion=fusion, **entries)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            card = cls(fusion=fusion, **entries)
+            card._check()
+            return card
+        except (OSError, ValueError, LookupError, TypeError, AttributeError,
+                RecursionError) as error:
             raise ModelDamaged(
                 f"The model package is damaged: {CARD} cannot be read.", "Install the model again."
             ) from error
+
+    def _check(self) -> None:
+        """Raises ValueError or TypeError: a value is none that a run can use."""
+        counts = (self.steps, self.samples, self.resamplings)
+        numbers = (*self.spacing_mm, self.scale_factor, self.threshold, self.guidance,
+                   *self.calibration.values())
+        if not all(isinstance(n, int) and 0 <= n <= MAX_STEPS for n in counts) or not (
+                self.steps and self.samples):
+            raise ValueError("steps, samples and resamplings have to be whole numbers")
+        if not all(math.isfinite(number) for number in numbers) or not 0 <= self.threshold <= 1:
+            raise ValueError("a number is not finite")
+        if len(self.spacing_mm) != 3 or not all(0.1 <= step <= 50 for step in self.spacing_mm):
+            raise ValueError("the spacing is none of a grid")
+        if not self.modalities:
+            raise ValueError("no modality")
+        if not all(isinstance(label, int) for label in self.class_labels.values()):
+            raise TypeError("a class is no whole number")
 
     def write(self, folder: Path) -> None:
         """Writes the card into `folder`, in an atomic write.

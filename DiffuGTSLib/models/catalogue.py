@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from DiffuGTSLib.errors import BadConfiguration, ModelMissing
+from DiffuGTSLib.errors import BadConfiguration, ModelMissing, plain_values
 from DiffuGTSLib.files import resource
 
 CATALOGUE_VARIABLE = "DIFFUGTS_CATALOGUE"
@@ -197,8 +197,8 @@ def closest_matches(name: str, known: Sequence[str]) -> str:
 def _read(path: Path, modified_ns: int) -> dict[str, Entry]:
     """With `modified_ns` as a key of the cache, a changed file is read again."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        document = plain_values(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         raise BadConfiguration(f"The catalogue {path.name} cannot be read.",
                                f"Check what {CATALOGUE_VARIABLE} names.") from error
     # The program's own file is checked by the tests: Slicer's process has no jsonschema.

@@ -16,7 +16,7 @@ from DiffuGTSLib.errors import ModelDamaged
 from DiffuGTSLib.files import remove_unfinished, sha256, temporary_path, write_json
 from DiffuGTSLib.models.card import FUSIONS, Card, Fusion
 from DiffuGTSLib.models.catalogue import EMBEDDED
-from DiffuGTSLib.models.store import CARD, HEAD, INDEX, find, ready_to_segment, verify
+from DiffuGTSLib.models.store import CARD, HEAD, INDEX, REINSTALL, find, ready_to_segment, verify
 from DiffuGTSLib.networks.attention import AnomalyAttention
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
@@ -83,10 +83,15 @@ def load_foundation(name_or_folder: str | Path, device: str = "cpu") -> Foundati
     """
     folder = find(name_or_folder)
     verify(folder)
+    card = Card.read(folder)
+    denoiser = _load_part(folder, "unet", Denoiser, device)
+    classes = denoiser.config.num_class_embeds
+    if classes and not all(0 <= label < classes for label in card.class_labels.values()):
+        raise ModelDamaged(f"The model package is damaged: {CARD} names a class that the denoiser "
+                           "does not have.", REINSTALL)
     return Foundation(
-        folder, Card.read(folder), _load_part(folder, "vae", Autoencoder, device),
-        _load_part(folder, "unet", Denoiser, device), load_schedule(folder / "scheduler"),
-        encoder_of(folder),
+        folder, card, _load_part(folder, "vae", Autoencoder, device), denoiser,
+        load_schedule(folder / "scheduler"), encoder_of(folder),
     )
 
 
@@ -99,6 +104,9 @@ def load(name_or_folder: str | Path = EMBEDDED, device: str = "cpu") -> Package:
     """
     folder = ready_to_segment(name_or_folder)
     foundation = load_foundation(folder, device)
+    if not set(foundation.card.modalities) <= set(foundation.card.fusion):
+        raise ModelDamaged(f"The model package is damaged: {CARD} holds no fusion for one of its "
+                           "modalities.", REINSTALL)
     attention = _load_part(folder, HEAD, AnomalyAttention, device)
     return Package(**foundation.__dict__, attention=attention)
 

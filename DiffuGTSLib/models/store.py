@@ -8,11 +8,18 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.errors import AttentionMissing, ModelDamaged, ModelMissing, OutputNotWritten
+from DiffuGTSLib.errors import (
+    AttentionMissing,
+    ModelDamaged,
+    ModelMissing,
+    OutputNotWritten,
+    plain_values,
+)
 from DiffuGTSLib.files import resource, sha256, store_folder
 from DiffuGTSLib.models.catalogue import Entry, catalogue, closest_matches
 
@@ -31,9 +38,10 @@ def find(name_or_folder: str | Path) -> Path:
     """
     folder = Path(name_or_folder)
     name = str(name_or_folder)
-    for candidate in (folder, store_folder() / name, resource("Models") / name):
-        if (candidate / INDEX).is_file():
-            return candidate
+    with suppress(OSError, ValueError):  # a name that no folder can have
+        for candidate in (folder, store_folder() / name, resource("Models") / name):
+            if (candidate / INDEX).is_file():
+                return candidate
     if name in catalogue():
         raise ModelMissing(
             f"The model “{name}” is not installed.",
@@ -68,8 +76,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         ModelDamaged: it cannot be read.
     """
     try:
-        entries = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        entries = plain_values(json.loads((folder / CARD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelDamaged(
             f"The model package is damaged: {CARD} cannot be read.", REINSTALL
         ) from error

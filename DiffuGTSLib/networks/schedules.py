@@ -229,7 +229,9 @@ def load_schedule(folder: Path) -> Callable[[int, int], Schedule]:
     """
     try:
         config = DDIMScheduler.load_config(folder, local_files_only=True)
-    except OSError as error:
+        if not isinstance(config, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelDamaged(
             "The model's scheduler_config.json is missing or cannot be read.",
             "Download or convert the model again.",

@@ -99,7 +99,8 @@ def _check_number(
     kinds = int if whole else int | float
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         kind = "whole number" if whole else "number"
-        raise InvalidOption(name, f"a {kind} from {low:g} to {high:g}")
+        highest = high if whole else f"{high:g}"  # not as a power of ten
+        raise InvalidOption(name, f"a {kind} from {low:g} to {highest}")
 
 
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:

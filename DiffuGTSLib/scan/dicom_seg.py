@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _NO_CODES = "^^"
+_REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows",
+             "Columns", "FrameOfReferenceUID")
+# Of patient, study and equipment, as highdicom copies them from the scan.
+_MAY_BE_EMPTY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID",
+                 "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName",
+                 "Manufacturer", "PositionReferenceIndicator")
 
 
 class DicomNotMade(DiffuGTSError):
@@ -72,7 +78,8 @@ def write_dicom_segmentation(
     import pydicom
 
     files = series_files(image, series) if image.is_dir() else (str(image),)
-    sources = [pydicom.dcmread(file) for file in files]
+    sources = [pydicom.dcmread(file, force=True) for file in files]
+    _complete(sources)
     try:
         segmentation = _made(labels, sources, names, terminology, model)
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
@@ -81,6 +88,23 @@ def write_dicom_segmentation(
             "Leave out --dicom-seg; the other outputs do not need it.",
         ) from error
     write_atomically(path, _content(segmentation))
+
+
+def _complete(sources: Sequence[Dataset]) -> None:
+    """Adds, empty, what an anonymiser removed and may be empty (type 2 of DICOM PS3.3).
+
+    Raises:
+        DicomNotMade: something is missing that has to have a value; the message names it.
+    """
+    missing = [name for name in _REQUIRED if any(not source.get(name) for source in sources)]
+    if missing:
+        raise DicomNotMade(
+            f"The scan's DICOM files lack {', '.join(missing)}, which a DICOM segmentation "
+            "refers to.", "Leave out --dicom-seg; the other outputs do not need it.")
+    for source in sources:
+        for name in _MAY_BE_EMPTY:
+            if name not in source:
+                setattr(source, name, "")
 
 
 def _made(

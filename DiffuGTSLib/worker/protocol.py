@@ -28,12 +28,13 @@ Events, each with the `id` of its job (null where there is none):
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.channel import Id
+from DiffuGTSLib.channel import TOO_LONG, Id
 from DiffuGTSLib.errors import DiffuGTSError, InvalidOption
 from DiffuGTSLib.pipeline.options import Options
 
@@ -93,6 +94,8 @@ def parse(line: bytes) -> Request:
     Raises:
         BadRequest: not JSON, not an object, an unknown type or field, a field of a wrong kind.
     """
+    if line == TOO_LONG:
+        raise BadRequest("A line is longer than 1 MB.")
     try:
         message = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -143,6 +146,10 @@ class _Fields:
         value = self._left.pop(name, None)
         if not isinstance(value, str) or not value or "\0" in value:
             raise self.wrong(name, "a path")
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError:
+            raise self.wrong(name, "a path") from None
         return Path(value)
 
     def prompts(self) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ def stamp(path: Path) -> Stamp | None:
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    except OSError:
+    except (OSError, ValueError):
         return None
     return str(path.absolute()), *states
 

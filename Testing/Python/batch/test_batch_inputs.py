@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import pydicom
 import pytest
 from support.dicom_files import write_enhanced, write_series
 from support.tiny_model import ball_scan
@@ -263,3 +264,58 @@ def test_a_file_name_that_is_no_text_is_found(tmp_path):
     (case,) = cases(tmp_path)
     assert case.name == "__"
     assert case.image.exists()
+
+
+@pytest.mark.parametrize("content", [
+    b"sep=;\r\nimage;prompt\r\na.nii;lung tumor\r\n",
+    b'\xef\xbb\xbf"sep=;"\nimage;prompt\na.nii;lung tumor\n',
+    b"\xff\xfe" + "image\tprompt\r\na.nii\tlung tumor\r\n".encode("utf-16-le"),
+    b"\xfe\xff" + "image;prompt\na.nii;lung tumor\n".encode("utf-16-be"),
+    b"\xff\xfe" + "sep=;\nimage;prompt\na.nii;lung tumor\n".encode("utf-16-le"),
+])
+def test_tables_as_excel_saves_them_are_read(tmp_path, content):
+    path = tmp_path / "scans.csv"
+    path.write_bytes(content)
+    (row,) = read_table(path)
+    assert (row.image, row.prompts) == (tmp_path / "a.nii", (LUNG,))
+
+
+@pytest.mark.parametrize("image", ["a\\u0000b", "\\ud800"])
+def test_a_name_that_no_file_can_have_is_refused_with_its_row(tmp_path, image):
+    path = tmp_path / "scans.json"
+    path.write_text(f'[{{"image": "{image}"}}]')
+    with pytest.raises(BadTable, match=r"Row 1 of scans\.json"):
+        read_table(path)
+
+
+def test_a_folder_with_a_name_that_is_not_utf_8_is_one_failed_case(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/M\xfcller"
+    os.mkdir(folder)
+    for path in write_series(tmp_path / "good", ball_scan()[0]).iterdir():
+        with open(folder + b"/" + os.fsencode(path.name), "wb") as copy:
+            copy.write(path.read_bytes())
+    finds = find(tmp_path, NOWHERE)
+    assert [(scan.name == "good", bool(scan.problem)) for scan in finds.scans] == [
+        (False, True), (True, False)]
+    assert "not UTF-8" in finds.scans[0].problem.message
+
+
+def test_pipes_are_passed_over_and_named(tmp_path):
+    touch(tmp_path, "a.nii.gz")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "b.nii.gz")
+    assert found(tmp_path) == ["a.nii.gz"]
+    assert left_out(tmp_path).count == 2
+
+
+def test_dicom_without_preamble_is_a_scan(tmp_path):
+    slices = sorted(write_series(tmp_path / "new", ball_scan()[0]).iterdir())
+    for number, path in enumerate(slices):
+        data = pydicom.dcmread(path)
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        path.unlink()
+        data.save_as(tmp_path / "new" / f"IM{number:06d}", implicit_vr=True, little_endian=True,
+                     enforce_file_format=False)
+    (scan,) = find(tmp_path, NOWHERE).scans
+    assert (scan.name, scan.problem) == ("new", None)
+    assert left_out(tmp_path).count == 0

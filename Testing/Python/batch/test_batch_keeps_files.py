@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
-from support.batch_runs import InThisProcess, statuses, write_scan
+from support.batch_runs import REPOSITORY, InThisProcess, statuses, table, write_scan
 from support.dicom_files import write_series
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.batch.case import BatchSettings
+from DiffuGTSLib.batch.case import BatchFailure, BatchSettings, Case, Outcome
 from DiffuGTSLib.batch.driver import run_batch
-from DiffuGTSLib.batch.output_folder import FolderNotEmpty, OtherRun
+from DiffuGTSLib.batch.local_executor import LocalExecutor
+from DiffuGTSLib.batch.output_folder import (
+    CaseRow,
+    FolderNotEmpty,
+    OtherRun,
+    write_tables,
+)
+from DiffuGTSLib.batch.processor import CaseProcessor
+from DiffuGTSLib.channel import ChannelClosed
 from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.pipeline.options import Options
 
@@ -27,11 +41,11 @@ def run(inputs: list[Path], folder: Path, options: Options, resume: bool = False
 
 def test_a_run_does_not_replace_its_own_table(tmp_path: Path, options: Options) -> None:
     write_scan(tmp_path / "scan.nrrd")
-    table = tmp_path / "cases.csv"
-    table.write_text("image\nscan.nrrd\n")
+    own = tmp_path / "cases.csv"
+    own.write_text("image\nscan.nrrd\n")
     with pytest.raises(OutputNotWritten, match=r"the table cases\.csv itself"):
-        run([table], tmp_path, options)
-    assert table.read_text(encoding="utf-8") == "image\nscan.nrrd\n"
+        run([own], tmp_path, options)
+    assert own.read_text(encoding="utf-8") == "image\nscan.nrrd\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "scan.nrrd"]
 
 
@@ -81,3 +95,76 @@ def test_results_stay_until_a_case_has_ended_again(
     run([scan], folder, options, resume=True)
     assert result.read_bytes() == before
     assert statuses(folder) == {"a": "waiting"}
+
+
+def test_no_cell_of_the_tables_is_a_formula(tmp_path: Path, options: Options) -> None:
+    case = Case("=cmd|' /C calc'!A0", Path("@SUM(1+1)"), ("-2+3", "tumor"))
+    write_tables(tmp_path, [CaseRow(case, "failed", None, BatchFailure("x", "+1 is no scan."))])
+    (row,) = table(tmp_path / "cases.csv")
+    assert (row["case"], row["image"]) == (" =cmd|' /C calc'!A0", " @SUM(1+1)")
+    assert (row["prompts"], row["error"]) == (" -2+3; tumor", " +1 is no scan.")
+
+
+def test_numbers_in_the_tables_stay_numbers(tmp_path: Path, options: Options) -> None:
+    scan = write_scan(tmp_path / "a.nrrd")
+    run([scan], tmp_path / "out", options)
+    rows = table(tmp_path / "out" / "lesions.csv")
+    assert [float(row["centroid_a_mm"]) for row in rows]
+    assert not any(row["centroid_a_mm"].startswith(" ") for row in rows)
+
+
+@pytest.mark.parametrize("outcome", [
+    {"prompts": 5}, {"prompts": [{}]}, {"files": {}}, {"seconds": "x"}, {"error": {"code": 1}},
+])
+def test_a_foreign_record_runs_its_case_again(
+    tmp_path: Path, options: Options, outcome: dict[str, object]
+) -> None:
+    scan, folder = write_scan(tmp_path / "a.nrrd"), tmp_path / "out"
+    record = folder / "records" / "a.json"
+    (folder / "records").mkdir(parents=True)
+    whole = Outcome("a", "done", files={"segmentation": "segmentations/a.seg.nrrd"}).as_dict()
+    record.write_text(json.dumps({"case": Case("a", scan, (PROMPT,)).as_dict(), "stamp": [],
+                                  "outcome": whole | outcome}))
+    run([scan], folder, options)
+    assert statuses(folder) == {"a": "done"}
+
+
+def test_twelve_jobs_for_one_scan_are_one_process(options: Options, tmp_path: Path) -> None:
+    executor = LocalExecutor(jobs=12)
+    try:
+        executor.start(BatchSettings(options, tmp_path), 1)
+        assert len(executor._workers) == 1
+    finally:
+        executor.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it notices before it writes")
+def test_a_stopped_child_ends_with_the_batch(tmp_path: Path) -> None:
+    """Woken later, it would write into the folder of the run that has gone on meanwhile."""
+    code = ("import subprocess, sys, time\n"
+            "child = subprocess.Popen([sys.executable, '-c', 'from DiffuGTSLib.channel import "
+            "Parent; Parent(); print(1, flush=True); import time; time.sleep(60)'],\n"
+            "                         stdout=subprocess.PIPE)\n"
+            "child.stdout.readline(); print(child.pid, flush=True); time.sleep(60)")
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE,
+                              env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    child.suspend()
+    parent.kill()
+    parent.wait()
+    gone, _left = psutil.wait_procs([child], timeout=20)
+    assert gone or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_orphan_does_not_finish_a_case(
+    tmp_path: Path, options: Options
+) -> None:
+    def orphaned() -> None:
+        raise ChannelClosed
+
+    scan = write_scan(tmp_path / "a.nrrd")
+    processor = CaseProcessor(BatchSettings(options, tmp_path), check=orphaned)
+    outcome = processor.process(Case("a", scan, (PROMPT,)), lambda *step: None, threading.Event())
+    assert outcome.status != "done"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.nrrd"]

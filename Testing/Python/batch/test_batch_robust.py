@@ -173,7 +173,7 @@ def test_two_processes_do_the_same_as_one_and_survive_a_death(
     paths = [Gate(write_scan(tmp_path / "x.nrrd")).path, *blocked.paths[:3]]
     cases = [Case(path.stem, path, (PROMPT,)) for path in paths]
     try:
-        executor.start(settings)
+        executor.start(settings, len(cases))
         outcomes = {one.case: one for one in executor.run(cases, on_progress, threading.Event())}
     finally:
         executor.close()

@@ -115,8 +115,8 @@ def resumed(cluster, settings, scans, tmp_path_factory):
 class Assembled(RayExecutor):
     """Waits for all workers: the first could do all cases before the second has its model."""
 
-    def start(self, settings: BatchSettings) -> dict:
-        facts = super().start(settings)
+    def start(self, settings: BatchSettings, cases: int) -> dict:
+        facts = super().start(settings, cases)
         while not all(worker.ready for worker in self._workers):
             for reference in self._completed():
                 self._handle(reference)

@@ -108,3 +108,38 @@ def test_the_embedded_model_is_undamaged_and_small() -> None:
     store.verify(folder)
     assert sum(p.stat().st_size for p in folder.rglob("*.safetensors")) <= 20_000_000
     assert Card.read(folder).modalities == ("CT", "MR")
+
+
+@pytest.mark.parametrize("changes", [
+    {"steps": "x"}, {"steps": 0}, {"samples": 10**9}, {"threshold": "high"}, {"threshold": 7},
+    {"spacing_mm": [1, 2]}, {"spacing_mm": [0, 0, 0]}, {"fusion": 5}, {"fusion": {}},
+    {"modalities": []}, {"scale_factor": None}, {"class_labels": 5}, {"class_labels": {"MR": 999}},
+    {"calibration": {"brain/MR": "x"}}, {"unknown": 1}, {"guidance": "x"},
+])
+def test_a_card_with_values_that_no_run_can_use_is_damaged(
+    package: Path, changes: dict[str, object]
+) -> None:
+    card = json.loads((package / "card.json").read_text(encoding="utf-8"))
+    (package / "card.json").write_text(json.dumps(card | changes))
+    with pytest.raises(ModelDamaged, match=r"card\.json"):
+        load(package)
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, "5", "\x00", "{"])
+def test_a_card_that_is_none_is_damaged(package: Path, content: str) -> None:
+    (package / "card.json").write_text(content)
+    with pytest.raises(ModelDamaged, match=r"card\.json"):
+        load(package)
+
+
+def test_other_users_may_read_a_package(package: Path) -> None:
+    plain = package / "plain"
+    plain.touch()
+    files = [path for path in package.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode for path in files} == {plain.stat().st_mode}
+
+
+def test_codes_in_a_card_do_not_reach_the_terminal(package: Path) -> None:
+    card = json.loads((package / "card.json").read_text(encoding="utf-8"))
+    (package / "card.json").write_text(json.dumps(card | {"licence": "\x1b[31mred"}))
+    assert load(package).card.licence == "red"

@@ -80,10 +80,28 @@ def test_a_scan_that_lacks_what_is_needed_is_refused_and_nothing_is_left(tmp_pat
         del data.FrameOfReferenceUID
         data.save_as(path)
     labels = sitk.Cast(ball_scan()[0] > 100, sitk.sitkUInt8)
-    with pytest.raises(DicomNotMade):
+    with pytest.raises(DicomNotMade, match="lack FrameOfReferenceUID, which"):
         write_dicom_segmentation(labels, folder, "", tmp_path / "out.dcm", NAMES[:1],
                                  TERMINOLOGY[:1], "tiny")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scan"]
+
+
+def test_an_anonymised_scan_has_a_segmentation(tmp_path):
+    """Anonymisers remove elements that DICOM wants to be there, empty or not."""
+    image = sitk.Cast(ball_scan()[0], sitk.sitkInt16) - 1000
+    folder = write_series(tmp_path / "scan", image)
+    for path in folder.iterdir():
+        data = pydicom.dcmread(path)
+        for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID",
+                     "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName",
+                     "Manufacturer", "PositionReferenceIndicator"):
+            delattr(data, name)
+        data.save_as(path)
+    labels = sitk.Cast(volume.read(folder).image > -950, sitk.sitkUInt8)
+    segmentation = made((folder, labels), tmp_path)
+    assert segmentation.PatientID == ""
+    whole = segmentation.get_volume(combine_segments=True, allow_missing_positions=True)
+    assert (whole.array > 0).sum() == (sitk.GetArrayViewFromImage(labels) > 0).sum() > 0
 
 
 def test_what_is_dicom_is_told_from_what_is_not(tmp_path):

@@ -128,7 +128,7 @@ class InThisProcess:
     def __init__(self) -> None:
         self.started: list[str] = []
 
-    def start(self, settings: BatchSettings) -> dict[str, Any]:
+    def start(self, settings: BatchSettings, cases: int) -> dict[str, Any]:
         self._processor = CaseProcessor(settings)
         return self._processor.facts()
 
