@@ -87,6 +87,16 @@ class NotFinite(DiffuGTSError):
     code = "not-finite"
 
 
+class ResultNotFinite(DiffuGTSError):
+    """The networks gave values that are not numbers; that is no result."""
+
+    code = "result-not-finite"
+
+    def __init__(self) -> None:
+        super().__init__("The networks gave values that are not numbers, so there is no result.",
+                         "Check the scan's values, and the model: diffugts models verify.")
+
+
 class NoContent(DiffuGTSError):
     """The scan is empty or has the same value everywhere."""
 

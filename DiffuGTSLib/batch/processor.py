@@ -5,6 +5,7 @@ The files of one case: all of them, or none.
 
 from __future__ import annotations
 
+import json
 import platform
 import threading
 import time
@@ -107,6 +108,7 @@ class CaseProcessor:
             watch.step("write", 0, 1)
             card = self._segmenter.package.card
             prompts = described(results)
+            json.dumps(prompts, allow_nan=False)  # what cannot be recorded fails here, alone
             files = CaseFiles(self._settings, case, card.name)
             paths = files.write(results, scan.modality, self._check)
             watch.pause()

@@ -186,6 +186,7 @@ def _document(
         "model": segmenter.package.card.name,
         "device": segmenter.device,
         "modality": scan.modality,
+        "modality_reason": scan.modality_reason,
         "seed": options.seed,
         "prompts": described(results),
     }

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from DiffuGTSLib.errors import ModalityMismatch
+from DiffuGTSLib.errors import ModalityMismatch, ResultNotFinite
 from DiffuGTSLib.models.catalogue import EMBEDDED
 from DiffuGTSLib.models.package import Package, load
 from DiffuGTSLib.networks.attention import MODALITIES, Texts
@@ -296,7 +296,7 @@ class Segmenter:
 
         Raises:
             PromptNotUnderstood: with the closest prompts that are.
-            Cancelled: through `progress`.
+            ResultNotFinite, Cancelled: the networks gave NaN; through `progress`.
         """
         steps, card = _progress(progress), self.package.card
         if isinstance(prompt, str):
@@ -306,9 +306,8 @@ class Segmenter:
 
         # 2. Attend: where the scan looks abnormal in the sense of the text (METHOD.md 2).
         steps.step("attention", 0, 1)
-        attention = self.attend(scan, prompt, notes.append)
-        if prompt.side:
-            attention = self._one_side(attention, prompt, scan, level, notes.append)
+        attention = _finite(self.attend(scan, prompt, notes.append))
+        attention = self._one_side(attention, prompt, scan, level, notes.append)
         candidates = find_candidates(
             attention, min(level, card.threshold), scan.canonical.spacing, self.candidate_options,
             self.package.autoencoder.downscale, self.limits.multiple,
@@ -333,6 +332,7 @@ class Segmenter:
         # 5. Refine: the score of each voxel from attention and residuals (METHOD.md 4).
         for box, comparison in crops.compare_each():
             evidence.write(box, candidates.mask[box], fusion, comparison)
+        _finite(evidence.score)
         steps.step("residual", 1, 1)
         steps.step("lesions", 0, 1)
         _ = result.lesions  # measured here, so that the caller's thread does not wait for it
@@ -344,6 +344,8 @@ class Segmenter:
         on_note: Callable[[str], None],
     ) -> np.ndarray:
         """The attention on the side that the prompt names, where the scan shows which that is."""
+        if not prompt.side:
+            return attention
         middle = midline(scan.canonical) if states_sides(scan.image) else None
         if middle is None:
             on_note(f"“{prompt.side}” was not used: the scan does not show both sides alike.")
@@ -408,6 +410,13 @@ class Segmenter:
         rows = (encode(texts)[None].to(device)
                 for texts in (prompt.normal, prompt.abnormal, gate))
         return Texts(*rows)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """The values themselves; NaN of a damaged model would read as "no tumor found"."""
+    if not np.isfinite(values).all():
+        raise ResultNotFinite
+    return values
 
 
 def _progress(given: Callback | Progress | None) -> Progress:

@@ -16,6 +16,7 @@ MODALITIES = ("CT", "MR")
 SEQUENCES = ("t1", "t1c", "t2", "flair", "other")
 MODALITY_TAG = "0008|0060"
 MAX_CT_MINIMUM_HU = -200.0
+_MAX_SOFT_HU, _MAX_BONE_HU = 300.0, 1000.0
 EIGHT_BIT = (sitk.sitkUInt8, sitk.sitkInt8)
 _SAMPLE_VOXELS = 1_000_000
 _PREFIX = r"(?:3d|2d|ax|sag|cor|tra)?"
@@ -52,7 +53,17 @@ def guess_modality(image: sitk.Image) -> Modality:
             f"The scan is of modality {stated[:8] or 'unknown'}, neither CT nor MR.",
             "Pass a CT or MR scan, or state the modality if the DICOM tag is wrong.",
         )
-    return "CT" if _in_hounsfield_units(image) else "MR"
+    return "CT" if in_hounsfield_units(image) else "MR"
+
+
+def modality_reason(image: sitk.Image, given: str | None) -> str:
+    """Why `settle_modality` takes what it takes, to follow "CT" or "MR" in a sentence."""
+    if given is not None:
+        return "as given"
+    if image.HasMetaDataKey(MODALITY_TAG):
+        return "as its DICOM files say"
+    hounsfield = in_hounsfield_units(image)
+    return f"as its values {'look' if hounsfield else 'do not look'} like Hounsfield units"
 
 
 def settle_modality(image: sitk.Image, given: str | None = None) -> Modality:
@@ -64,7 +75,7 @@ def settle_modality(image: sitk.Image, given: str | None = None) -> Modality:
 
     Raises:
         ModalityMismatch: `given` is another word; or the scan is to be CT and holds no value
-            below -200 HU, or 8 bits a voxel.
+            below -200 HU (of a DICOM CT, and no soft tissue instead), or 8 bits a voxel.
     """
     if given is not None and given not in MODALITIES:
         raise ModalityMismatch("The modality has to be CT or MR.")
@@ -74,7 +85,10 @@ def settle_modality(image: sitk.Image, given: str | None = None) -> Modality:
             "The scan has 8 bits a voxel, so that the Hounsfield units of a CT are lost.",
             "Use the original CT, not a copy made for viewing.",
         )
-    if given == "CT" and float(sitk.GetArrayViewFromImage(image).min()) >= MAX_CT_MINIMUM_HU:
+    voxels = sitk.GetArrayViewFromImage(image)
+    # A DICOM file says that it is a CT: then a crop of soft tissue alone may be without air.
+    if (modality == "CT" and float(voxels.min()) >= MAX_CT_MINIMUM_HU
+            and (given == "CT" or not _is_soft_tissue(voxels))):
         raise ModalityMismatch(
             "The scan cannot be a CT in Hounsfield units: no voxel is below -200, where air is.",
             "State MR if it is one, or rescale the CT to Hounsfield units.",
@@ -82,7 +96,13 @@ def settle_modality(image: sitk.Image, given: str | None = None) -> Modality:
     return modality
 
 
-def _in_hounsfield_units(image: sitk.Image) -> bool:
+def _is_soft_tissue(voxels: np.ndarray) -> bool:
+    """Whether most values are those of soft tissue, and few those of dense bone, in HU."""
+    middle, high = np.percentile(voxels.ravel()[:: max(1, voxels.size // _SAMPLE_VOXELS)], (50, 90))
+    return bool(middle < _MAX_SOFT_HU and high < _MAX_BONE_HU)
+
+
+def in_hounsfield_units(image: sitk.Image) -> bool:
     """Whether air and soft tissue lie where a CT has them."""
     if image.GetPixelID() in EIGHT_BIT:
         return False

@@ -37,6 +37,7 @@ from DiffuGTSLib.scan.modality import (
     Modality,
     guess_sequence,
     guess_skull_stripped,
+    modality_reason,
     settle_modality,
 )
 from DiffuGTSLib.scan.nifti import (
@@ -47,6 +48,7 @@ from DiffuGTSLib.scan.nifti import (
     holds_no_number,
     keep_forms,
 )
+from DiffuGTSLib.scan.values import without_outliers
 
 MIN_SLICES = 4
 # Two float copies of the scan while it is resampled. What a run needs is judged by the memory plan.
@@ -68,6 +70,7 @@ class Scan:
         name: file or folder name without suffix.
         skull_stripped: its name says that nothing but the brain is left.
         notes: what the user should know of how it was read; sentences.
+        modality_reason: why it is taken for CT or MR, to follow these in a sentence.
     """
 
     image: sitk.Image
@@ -76,6 +79,7 @@ class Scan:
     name: str
     skull_stripped: bool = False
     notes: Sequence[str] = ()
+    modality_reason: str = "as given"
 
     def with_overrides(
         self, modality: str | None = None, sequence: str | None = None,
@@ -97,7 +101,8 @@ class Scan:
                 )
             sequence = ""
         stripped = self.skull_stripped if skull_stripped is None else skull_stripped
-        return replace(self, modality=settled, skull_stripped=stripped,
+        reason = self.modality_reason if modality is None else "as given"
+        return replace(self, modality=settled, modality_reason=reason, skull_stripped=stripped,
                        sequence=self.sequence if sequence is None else sequence)
 
 
@@ -187,11 +192,13 @@ def from_image(
         ModalityMismatch: as `settle_modality`.
     """
     settled = settle_modality(image, modality)
-    said = (*notes, *_axes_notes(image))
+    reason = modality_reason(image, modality)
+    image, clipped = without_outliers(image, settled)
+    said = (*notes, *_axes_notes(image), *clipped)
     if settled == "CT":
-        return Scan(image, settled, "", name, notes=said)
+        return Scan(image, settled, "", name, notes=said, modality_reason=reason)
     stripped = guess_skull_stripped(name, *hints)
-    return Scan(image, settled, guess_sequence(name, *hints), name, stripped, said)
+    return Scan(image, settled, guess_sequence(name, *hints), name, stripped, said, reason)
 
 
 def check(image: sitk.Image) -> sitk.Image:
