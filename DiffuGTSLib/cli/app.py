@@ -211,14 +211,14 @@ def _print(finished: Run, as_json: bool, out: TextIO) -> None:
     from DiffuGTSLib.output.segments import lesion_table, sentence
 
     console = Console(file=out, highlight=False, markup=False)
-    document = finished.document
-    console.print(f"Taken for {document['modality']}, {document['modality_reason']}.")
     for result in finished.results:
         console.print(sentence(result))
         if result.lesions:
             console.print(lesion_table(result))
         for note in result.notes:
             console.print(f"Note: {note}")
+    document = finished.document
+    console.print(f"Taken for {document['modality']}, {document['modality_reason']}.")
 
 
 batch.register(app)
