@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.pipeline.segmenter import Segmenter
+    from DiffuGTSLib.pipeline import Segmenter
 
 __all__ = ["Segmenter", "__version__"]
 

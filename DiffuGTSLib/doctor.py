@@ -289,8 +289,8 @@ def _model(model: str) -> Finding:
     name = f"model {Path(model).name}"
     try:
         from DiffuGTSLib.errors import AttentionMissing
-        from DiffuGTSLib.models.card import Card
-        from DiffuGTSLib.models.store import find, has_attention, verify
+        from DiffuGTSLib.models import Card, find, verify
+        from DiffuGTSLib.models.store import has_attention
 
         folder = find(model)
         verify(folder)

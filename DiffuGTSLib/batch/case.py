@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from DiffuGTSLib.errors import explain
-from DiffuGTSLib.pipeline.options import Options
+from DiffuGTSLib.pipeline import Options
 
 # Of a process: one case is read and one is written while the networks run on a third.
 WORKER_THREADS = 3

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import DiffuGTSError
-from DiffuGTSLib.prompt.parsing import several
+from DiffuGTSLib.prompt import several
 from DiffuGTSLib.scan.modality import SEQUENCES
 
 _SEPARATOR = re.compile(r"\s*\"?sep=([,;\t|])\"?\s*", re.IGNORECASE)

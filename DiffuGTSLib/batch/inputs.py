@@ -19,7 +19,8 @@ from DiffuGTSLib.batch.find_scans import OUTPUTS, Found, find
 from DiffuGTSLib.batch.input_table import BadTable, TableRow, is_table, read_table
 from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten, PromptNotUnderstood
 from DiffuGTSLib.files import is_inside, is_same_file
-from DiffuGTSLib.prompt.parsing import refusals, several
+from DiffuGTSLib.prompt import several
+from DiffuGTSLib.prompt.parsing import refusals
 
 _EXAMPLES = 5
 # The image and its DICOM series: what makes two cases the same one.

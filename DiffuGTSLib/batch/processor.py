@@ -28,20 +28,19 @@ from DiffuGTSLib.batch.case import (
 )
 from DiffuGTSLib.errors import Cancelled, OutputNotWritten
 from DiffuGTSLib.files import StagedFiles
-from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
-from DiffuGTSLib.pipeline.segmenter import Segmenter
+from DiffuGTSLib.output import Segments, combine
+from DiffuGTSLib.output.segments import MAPS, described
+from DiffuGTSLib.pipeline import Segmenter
 from DiffuGTSLib.progress import ProgressEstimator
-from DiffuGTSLib.scan import volume
+from DiffuGTSLib.scan import volume, write_image
 from DiffuGTSLib.scan.dicom_seg import DicomNotMade, is_dicom, write_dicom_segmentation
 from DiffuGTSLib.scan.nifti import keep_forms
-from DiffuGTSLib.scan.segmentation_file import write_image
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from DiffuGTSLib.pipeline.result import Result
-    from DiffuGTSLib.pipeline.segmenter import PreparedScan
-    from DiffuGTSLib.scan.modality import Modality
+    from DiffuGTSLib.pipeline import PreparedScan, Result
+    from DiffuGTSLib.scan import Modality
 
 NETWORK_STAGES = ("encode", "attention", "inpaint", "residual")
 

@@ -31,7 +31,7 @@ from DiffuGTSLib.cli.common import (
 
 if TYPE_CHECKING:
     from DiffuGTSLib.cli.segment import Run
-    from DiffuGTSLib.pipeline.options import Options
+    from DiffuGTSLib.pipeline import Options
 
 app = typer.Typer(
     help="Text-prompted tumor segmentation in CT and MR. Research use, not for clinical decisions.",
@@ -87,7 +87,8 @@ def segment(
     as_json: JsonOption = False,
 ) -> None:
     """Segment what a text names in a scan, lesion by lesion."""
-    from DiffuGTSLib.prompt.parsing import refuse_early, several
+    from DiffuGTSLib.prompt import several
+    from DiffuGTSLib.prompt.parsing import refuse_early
 
     with own_stdout(as_json) as out:
         # A text without any prompt in it is passed on, and refused with a message.
@@ -95,7 +96,7 @@ def segment(
         refuse_early(prompts)
         from DiffuGTSLib.cli.common import bar
         from DiffuGTSLib.cli.segment import Outputs, segment_scan
-        from DiffuGTSLib.pipeline.options import Options
+        from DiffuGTSLib.pipeline import Options
 
         options = Options(model, device, threshold, seed, samples, modality, sequence,
                           skull_stripped)
@@ -124,7 +125,7 @@ def demo(
     with own_stdout(as_json) as out:
         from DiffuGTSLib.cli.common import bar
         from DiffuGTSLib.cli.demo import comparison, run_demo
-        from DiffuGTSLib.pipeline.options import Options
+        from DiffuGTSLib.pipeline import Options
 
         notes = sys.stderr if as_json else out
         finished = run_demo(
@@ -208,7 +209,8 @@ def _print(finished: Run, as_json: bool, out: TextIO) -> None:
         return
     from rich.console import Console
 
-    from DiffuGTSLib.output.segments import lesion_table, sentence
+    from DiffuGTSLib.output import sentence
+    from DiffuGTSLib.output.segments import lesion_table
 
     console = Console(file=out, highlight=False, markup=False)
     for result in finished.results:

@@ -85,10 +85,9 @@ def batch(
 ) -> None:
     """Segment many scans; one that fails does not stop the others."""
     with own_stdout(as_json or json_events) as out:
-        from DiffuGTSLib.batch.case import BatchSettings
-        from DiffuGTSLib.batch.driver import run_batch
+        from DiffuGTSLib.batch import BatchSettings, run_batch
         from DiffuGTSLib.errors import DiffuGTSError
-        from DiffuGTSLib.pipeline.options import Options
+        from DiffuGTSLib.pipeline import Options
 
         if dicom_seg:
             from DiffuGTSLib.scan.dicom_seg import check_installed

@@ -11,8 +11,8 @@ import SimpleITK as sitk
 from DiffuGTSLib.cli.segment import Bar, Outputs, Run, segment_scan
 from DiffuGTSLib.errors import DownloadFailed, OutputNotWritten
 from DiffuGTSLib.evaluation.measures import dice
+from DiffuGTSLib.pipeline import Options
 from DiffuGTSLib.pipeline.lesions import find_lesions, labelled
-from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.scan.example_scans import example_scans, fetch
 from DiffuGTSLib.scan.phantom import Kind, Phantom, make_phantom
 

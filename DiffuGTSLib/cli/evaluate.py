@@ -56,13 +56,13 @@ def evaluate(
 ) -> None:
     """Score a model on labelled scans; started again, it resumes."""
     with own_stdout(as_json) as out:
-        from DiffuGTSLib.datasets.folder import read_dataset
+        from DiffuGTSLib.datasets import read_dataset
         from DiffuGTSLib.evaluation.evaluate import choose, refuse_other
         from DiffuGTSLib.evaluation.evaluate import evaluate as run_evaluation
         from DiffuGTSLib.evaluation.report import write_report
         from DiffuGTSLib.evaluation.scoring import EvaluationSettings
         from DiffuGTSLib.evaluation.tables import document, summarise, write_tables
-        from DiffuGTSLib.pipeline.options import Options
+        from DiffuGTSLib.pipeline import Options
 
         dataset = choose(read_dataset(cases), only or (), limit)
         options = Options(model, device, threshold, seed, samples)
@@ -142,10 +142,11 @@ def check(
         from rich.console import Console
         from rich.progress import Progress
 
+        from DiffuGTSLib.datasets import read_dataset
         from DiffuGTSLib.datasets.check import check as examine
         from DiffuGTSLib.datasets.check import lines
-        from DiffuGTSLib.datasets.folder import is_manifest, read_dataset
-        from DiffuGTSLib.training.data.manifest import check_manifest
+        from DiffuGTSLib.datasets.folder import is_manifest
+        from DiffuGTSLib.training.data.cases import check_manifest
 
         console = Console(stderr=True)
         last_line = time.monotonic()

@@ -47,8 +47,7 @@ def show(
     with own_stdout(as_json) as out:
         from dataclasses import asdict
 
-        from DiffuGTSLib.models.card import Card
-        from DiffuGTSLib.models.store import find
+        from DiffuGTSLib.models import Card, find
 
         folder = find(model)
         card = Card.read(folder)
@@ -75,8 +74,8 @@ def download(
     """Fetch the published weights and convert them, after you have accepted their licence."""
     with own_stdout(as_json) as out:
         from DiffuGTSLib.files import store_folder
-        from DiffuGTSLib.models.catalogue import entry as catalogue_entry
-        from DiffuGTSLib.models.store import installed
+        from DiffuGTSLib.models import entry as catalogue_entry
+        from DiffuGTSLib.models import installed
 
         entry = catalogue_entry(name)
         if entry.bundled or name in installed():
@@ -132,8 +131,8 @@ def verify(
 ) -> None:
     """Compare every file of a model with the hash that was recorded when it was made."""
     with own_stdout(as_json) as out:
+        from DiffuGTSLib.models import installed
         from DiffuGTSLib.models.catalogue import EMBEDDED
-        from DiffuGTSLib.models.store import installed
 
         rows = [_verified(name) for name in names or [EMBEDDED, *installed()]]
         if as_json:
@@ -176,7 +175,8 @@ def remove(
 
 def _verified(name: str) -> dict[str, Any]:
     from DiffuGTSLib.errors import ModelDamaged
-    from DiffuGTSLib.models.store import find, read_card, verify
+    from DiffuGTSLib.models import find, verify
+    from DiffuGTSLib.models.store import read_card
 
     folder = find(name)
     row = {"name": name, "folder": str(folder.absolute())}
@@ -191,8 +191,8 @@ def _verified(name: str) -> dict[str, Any]:
 
 def _repair_hint(name: str) -> str:
     """How to repair a damaged model."""
+    from DiffuGTSLib.models import installed
     from DiffuGTSLib.models.catalogue import catalogue
-    from DiffuGTSLib.models.store import installed
 
     known = catalogue().get(name)
     if name in installed() and known is not None and not known.bundled:
@@ -234,7 +234,8 @@ def _confirmed(question: str) -> bool:
 
 
 def _outcome(name: str, folder: Path | None, message: str) -> dict[str, Any]:
-    from DiffuGTSLib.models.store import find, has_attention, size
+    from DiffuGTSLib.models import find
+    from DiffuGTSLib.models.store import has_attention, size
 
     found = folder or find(name)
     return {"name": name, "folder": str(found.absolute()), "bytes": size(found),

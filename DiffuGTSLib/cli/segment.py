@@ -12,26 +12,22 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.files import StagedFiles, is_same_file, remove_unfinished
-from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models import Card
 from DiffuGTSLib.models.store import ready_to_segment
-from DiffuGTSLib.output.segments import MAPS, Segments, combine, described
+from DiffuGTSLib.output import Segments, combine
+from DiffuGTSLib.output.segments import MAPS, described
+from DiffuGTSLib.pipeline import Options
 from DiffuGTSLib.pipeline.early_check import check_package
-from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.progress import Callback, ProgressEstimator
+from DiffuGTSLib.scan import Scan, as_scan, write_image
 from DiffuGTSLib.scan.dicom import numbered_series
 from DiffuGTSLib.scan.header import ScanGrid
 from DiffuGTSLib.scan.nifti import keep_forms
-from DiffuGTSLib.scan.segmentation_file import (
-    check_output,
-    output_suffix,
-    refuse_foreign,
-    write_image,
-)
-from DiffuGTSLib.scan.volume import Scan, as_scan, grid_of
+from DiffuGTSLib.scan.segmentation_file import check_output, output_suffix, refuse_foreign
+from DiffuGTSLib.scan.volume import grid_of
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.pipeline.result import Result
-    from DiffuGTSLib.pipeline.segmenter import Segmenter
+    from DiffuGTSLib.pipeline import Result, Segmenter
 
 Bar = Callable[[ProgressEstimator, Sequence[str]], AbstractContextManager[Callback]]
 
@@ -148,7 +144,7 @@ def segment_scan(
     model = ready_to_segment(options.model)
     uid = numbered_series(image, series) if series and isinstance(image, Path) else ""
     scan = _read(image, options, model, uid)
-    from DiffuGTSLib.pipeline.segmenter import Segmenter
+    from DiffuGTSLib.pipeline import Segmenter
 
     segmenter = Segmenter.from_pretrained(options.model, options.device)
     estimator = ProgressEstimator(len(prompts))
@@ -217,7 +213,7 @@ def _write_evidence(
     """Maps and figures of each prompt."""
     several = len(run.results) > 1
     if outputs.figure is not None:
-        from DiffuGTSLib.output.figure import overview  # brings matplotlib
+        from DiffuGTSLib.output import overview
     for number, (result, entry) in enumerate(
         zip(run.results, run.document["prompts"], strict=True), start=1
     ):

@@ -11,9 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import BadDataSet, UnreadableImage
-from DiffuGTSLib.scan import volume
+from DiffuGTSLib.scan import Modality, volume
 from DiffuGTSLib.scan.header import is_complete, quiet, read_header
-from DiffuGTSLib.scan.modality import Modality
 
 SEQUENCE_NAMES = {"t1": "T1", "t1c": "T1 with contrast", "t2": "T2", "flair": "FLAIR"}
 # Rounded headers differ by less; a shift by a slice or a swapped axis by far more.

@@ -19,7 +19,7 @@ from DiffuGTSLib.datasets.case import (
 )
 from DiffuGTSLib.datasets.folder import DataSet
 from DiffuGTSLib.errors import BadDataSet, DiffuGTSError
-from DiffuGTSLib.prompt.parsing import understand
+from DiffuGTSLib.prompt import understand
 
 CheckProgress = Callable[[int, int], None]
 Level = Literal["error", "warning"]

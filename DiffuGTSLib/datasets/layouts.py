@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from DiffuGTSLib.datasets.case import LabelledCase
 from DiffuGTSLib.errors import BadDataSet
 from DiffuGTSLib.files import resource
-from DiffuGTSLib.scan.modality import Modality
+from DiffuGTSLib.scan import Modality
 
 CASES_NAMES = ("CASES.json", "cases.json")
 MAX_FAULTS = 10  # in one message

@@ -18,7 +18,7 @@ from DiffuGTSLib.errors import DiffuGTSError, explain
 
 # Nothing heavy above: the child must ignore Ctrl+C before it imports torch.
 if TYPE_CHECKING:
-    from DiffuGTSLib.datasets.case import LabelledCase
+    from DiffuGTSLib.datasets import LabelledCase
     from DiffuGTSLib.evaluation.scoring import CaseScores, EvaluationSettings, Scorer
 
 T = TypeVar("T")

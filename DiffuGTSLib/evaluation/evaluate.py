@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.datasets.case import LabelledCase
-from DiffuGTSLib.datasets.folder import DataSet
+from DiffuGTSLib.datasets import DataSet, LabelledCase
 from DiffuGTSLib.errors import BadDataSet, NotZeroShot, OutputNotWritten, PromptNotUnderstood
 from DiffuGTSLib.evaluation.child_process import CaseFailure, CaseScorer, ScoringProcess
 from DiffuGTSLib.evaluation.measures import require_metrics
 from DiffuGTSLib.evaluation.scoring import CaseScores, EvaluationSettings, file_name
 from DiffuGTSLib.files import write_json
-from DiffuGTSLib.models.card import Card
-from DiffuGTSLib.models.store import find, read_card
+from DiffuGTSLib.models import Card, find
+from DiffuGTSLib.models.store import read_card
+from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
-from DiffuGTSLib.prompt.parsing import understand
 
 # Entries of a card that may change without changing any score.
 _DESCRIPTIVE = ("name", "licence", "licence_url", "trained_on", "calibrated_on", "scores",

@@ -16,9 +16,10 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from DiffuGTSLib.errors import PackageMissing
+from DiffuGTSLib.pipeline import Result
 from DiffuGTSLib.pipeline.lesions import labelled
-from DiffuGTSLib.pipeline.result import Result
-from DiffuGTSLib.scan.canonical import Canonical, Modality, to_input_grid
+from DiffuGTSLib.scan import Canonical
+from DiffuGTSLib.scan.canonical import Modality, to_input_grid
 
 # A boundary this far off counts as right (METHOD's evaluation; about a voxel of clinical CT).
 SURFACE_MM = 2.0

@@ -13,14 +13,13 @@ from typing import Any, Literal
 import SimpleITK as sitk
 import torch
 
-from DiffuGTSLib.datasets.case import LabelledCase, Volumes
+from DiffuGTSLib.datasets import LabelledCase, Volumes
 from DiffuGTSLib.errors import PromptNotUnderstood
 from DiffuGTSLib.evaluation.measures import Baselines, Measures, baselines, measure, overlap
-from DiffuGTSLib.models.card import FUSIONS, Fusion
-from DiffuGTSLib.output.figure import overview
-from DiffuGTSLib.pipeline.options import Options
-from DiffuGTSLib.pipeline.result import Result
-from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
+from DiffuGTSLib.models import Fusion
+from DiffuGTSLib.models.card import FUSIONS
+from DiffuGTSLib.output import overview
+from DiffuGTSLib.pipeline import EncodedScan, Options, Result, Segmenter
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
 
 Kind = Literal["tumor", "no tumor", "wrong organ"]

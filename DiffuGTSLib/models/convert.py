@@ -29,8 +29,7 @@ from DiffuGTSLib.files import sha256
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.catalogue import Entry, TextEncoderEntry
 from DiffuGTSLib.models.package import save
-from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.networks import Autoencoder, Denoiser
 from DiffuGTSLib.networks.denoiser_blocks import Attention
 from DiffuGTSLib.networks.schedules import (
     DDIM_SCHEDULER,

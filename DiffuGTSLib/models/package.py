@@ -17,12 +17,10 @@ from DiffuGTSLib.files import remove_unfinished, sha256, temporary_path, write_j
 from DiffuGTSLib.models.card import FUSIONS, Card, Fusion
 from DiffuGTSLib.models.catalogue import EMBEDDED
 from DiffuGTSLib.models.store import CARD, HEAD, INDEX, REINSTALL, find, ready_to_segment, verify
-from DiffuGTSLib.networks.attention import AnomalyAttention
-from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.networks import AnomalyAttention, Autoencoder, Denoiser, TextEncoder, load_schedule
 from DiffuGTSLib.networks.device import storage_dtype
-from DiffuGTSLib.networks.schedules import Schedule, load_schedule
-from DiffuGTSLib.networks.text_encoder import TextEncoder, encoder_of
+from DiffuGTSLib.networks.schedules import Schedule
+from DiffuGTSLib.networks.text_encoder import encoder_of
 
 # Until a fusion is fitted: the refined score is the AOVA map.
 ATTENTION_ALONE = Fusion(dict.fromkeys(FUSIONS, (0.0, 1.0, 0.0, 0.0)), 0.01, 0.01)

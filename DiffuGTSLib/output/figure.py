@@ -20,8 +20,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from DiffuGTSLib.files import atomic_file
-from DiffuGTSLib.pipeline.lesions import Lesion, labelled
-from DiffuGTSLib.scan.modality import Modality
+from DiffuGTSLib.pipeline import Lesion
+from DiffuGTSLib.pipeline.lesions import labelled
+from DiffuGTSLib.scan import Modality
 from DiffuGTSLib.scan.segmentation_file import MARK
 
 COLUMNS = ("Scan", "Attention", "Pseudo-healthy", "Residual", "Outline")

@@ -15,13 +15,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib.pipeline.lesions import labelled
+from DiffuGTSLib.scan import write_segmentation
 from DiffuGTSLib.scan.nifti import keep_forms
-from DiffuGTSLib.scan.segmentation_file import COLOURS, write_segmentation
+from DiffuGTSLib.scan.segmentation_file import COLOURS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from DiffuGTSLib.pipeline.result import Result
+    from DiffuGTSLib.pipeline import Result
 
 MOST_ROWS = 20
 MAPS = ("attention", "pseudo_healthy", "residual", "uncertainty", "probability")

@@ -15,8 +15,8 @@ from scipy import ndimage
 from DiffuGTSLib.files import write_atomically
 from DiffuGTSLib.output.figure import ATTENTION_COLOURS, PLANES, RESIDUAL_COLOURS, SEGMENTED, Views
 from DiffuGTSLib.output.figure import views_of as choose_views
-from DiffuGTSLib.pipeline.result import Result
-from DiffuGTSLib.scan.modality import Modality
+from DiffuGTSLib.pipeline import Result
+from DiffuGTSLib.scan import Modality
 
 PANELS = ("Scan", "Outline", "Attention", "Pseudo-healthy", "Residual")
 SIDE = 224  # pixels

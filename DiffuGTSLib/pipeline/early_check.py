@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import ModelDamaged, TooLarge
-from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models import Card
 from DiffuGTSLib.models.store import REINSTALL, WEIGHTS
 from DiffuGTSLib.pipeline.memory_plan import Planner
 from DiffuGTSLib.pipeline.scan_size import SizeLimits
@@ -48,7 +48,7 @@ def check_package(grid: ScanGrid, folder: Path, device: str) -> None:
     except TooLarge:
         if device == "cpu":
             raise
-        from DiffuGTSLib.networks.device import choose_device
+        from DiffuGTSLib.networks import choose_device
 
         Planner(limits, choose_device(device), weights).check(grid)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from DiffuGTSLib.networks import AnomalyAttention, Autoencoder, Texts
 from DiffuGTSLib.networks import tiled_autoencoder as tiles
-from DiffuGTSLib.networks.attention import CLOSING, AnomalyAttention, Maps, Texts, closed
-from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.networks.attention import CLOSING, Maps, closed
 from DiffuGTSLib.networks.device import precision
 from DiffuGTSLib.networks.slabs import Computed, Planes, Stored, store
 from DiffuGTSLib.networks.tiling import GATE_MARGIN, Range, Tiling, around, spans

@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from DiffuGTSLib.models.package import Package
-from DiffuGTSLib.networks.denoiser import Conditioning
+from DiffuGTSLib.models import Package
+from DiffuGTSLib.networks import Conditioning
 from DiffuGTSLib.networks.device import precision
 from DiffuGTSLib.pipeline.inpainting import Box, Candidates, inpaint, latent_mask
 from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from DiffuGTSLib.networks import Autoencoder
 from DiffuGTSLib.networks import tiled_autoencoder as tiles
-from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.slabs import Planes, Stored
 from DiffuGTSLib.networks.tiling import Tiling
 

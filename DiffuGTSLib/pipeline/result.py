@@ -10,17 +10,14 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from DiffuGTSLib.models.card import Fusion, shifted_threshold
+from DiffuGTSLib.models import Fusion
+from DiffuGTSLib.models.card import shifted_threshold
 from DiffuGTSLib.pipeline.inpainting import Box, Candidates
 from DiffuGTSLib.pipeline.lesions import Lesion, bounding_box, find_lesions, prominent
 from DiffuGTSLib.pipeline.residual import Comparison
-from DiffuGTSLib.prompt.parsing import Prompt
-from DiffuGTSLib.scan.canonical import (
-    Canonical,
-    boxes_to_input_grid,
-    image_on_input_grid,
-    to_input_grid,
-)
+from DiffuGTSLib.prompt import Prompt
+from DiffuGTSLib.scan import Canonical
+from DiffuGTSLib.scan.canonical import boxes_to_input_grid, image_on_input_grid, to_input_grid
 
 _SAME_AT_EVERY_THRESHOLD = (
     "probability", "attention", "residual", "uncertainty", "pseudo_healthy", "boxes"

@@ -16,32 +16,33 @@ import SimpleITK as sitk
 import torch
 
 from DiffuGTSLib.errors import ModalityMismatch, ResultNotFinite
+from DiffuGTSLib.models import Package, load
 from DiffuGTSLib.models.catalogue import EMBEDDED
-from DiffuGTSLib.models.package import Package, load
-from DiffuGTSLib.networks.attention import MODALITIES, Texts
-from DiffuGTSLib.networks.denoiser import REGION_SPANS, Conditioning
-from DiffuGTSLib.networks.device import choose_device, precision
-from DiffuGTSLib.networks.text_encoder import TextEncoder
+from DiffuGTSLib.networks import Conditioning, TextEncoder, Texts, choose_device
+from DiffuGTSLib.networks.attention import MODALITIES
+from DiffuGTSLib.networks.denoiser import REGION_SPANS
+from DiffuGTSLib.networks.device import precision
 from DiffuGTSLib.networks.tiling import MIN_MAP_SLAB
 from DiffuGTSLib.pipeline.encoding import Encoding, encode, maps
-from DiffuGTSLib.pipeline.inpainting import CandidateOptions, Candidates, find_candidates
+from DiffuGTSLib.pipeline.inpainting import (
+    CandidateOptions,
+    Candidates,
+    find_candidates,
+    midline,
+    on_one_side,
+)
 from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.pipeline.refinement import CropComparison
 from DiffuGTSLib.pipeline.result import Evidence, Result
 from DiffuGTSLib.pipeline.scan_size import TILINGS, SizeLimits
-from DiffuGTSLib.pipeline.side import midline, on_one_side
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
-from DiffuGTSLib.prompt.parsing import Prompt, understand
-from DiffuGTSLib.scan.canonical import (
-    Canonical,
-    boxes_to_input_grid,
-    image_on_input_grid,
-    to_canonical,
-)
+from DiffuGTSLib.prompt import Prompt, understand
+from DiffuGTSLib.scan import Canonical, Scan, as_scan, to_canonical
+from DiffuGTSLib.scan.canonical import boxes_to_input_grid, image_on_input_grid
 from DiffuGTSLib.scan.header import ScanGrid
 from DiffuGTSLib.scan.nifti import states_sides
-from DiffuGTSLib.scan.volume import Scan, Source, as_scan, grid_of
+from DiffuGTSLib.scan.volume import Source, grid_of
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from DiffuGTSLib.prompt.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.networks.text_encoder import TextEncoder
+    from DiffuGTSLib.networks import TextEncoder
 
 # Calibrated in Testing/Python/prompt/test_parsing.py on the lists of prompt_texts.py.
 MIN_SIMILARITY = 0.34

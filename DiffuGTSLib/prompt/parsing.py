@@ -14,8 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
 from DiffuGTSLib.errors import PromptNotUnderstood
-from DiffuGTSLib.prompt.site import not_of_origin, side_of, site_of, unmatched
-from DiffuGTSLib.prompt.unused_words import notes_on
+from DiffuGTSLib.prompt.site import not_of_origin, notes_on, side_of, site_of, unmatched
 from DiffuGTSLib.prompt.vocabulary import (
     Anatomy,
     Finding,
@@ -27,7 +26,7 @@ from DiffuGTSLib.prompt.vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.networks.text_encoder import TextEncoder
+    from DiffuGTSLib.networks import TextEncoder
     from DiffuGTSLib.prompt.free_text import FreeText
 
 MAX_LENGTH = 200
@@ -160,7 +159,7 @@ def refusals(texts: Iterable[str]) -> dict[str, PromptNotUnderstood]:
 
 def _text_encoder() -> TextEncoder:
     # Here, not above: it imports torch, which a known prompt does not need.
-    from DiffuGTSLib.networks.text_encoder import TextEncoder
+    from DiffuGTSLib.networks import TextEncoder
 
     return TextEncoder.from_package()
 

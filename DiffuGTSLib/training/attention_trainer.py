@@ -10,9 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from DiffuGTSLib.networks.attention import AnomalyAttention, Maps, Texts
-from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.networks.text_encoder import TextEncoder
+from DiffuGTSLib.networks import AnomalyAttention, Autoencoder, TextEncoder, Texts
+from DiffuGTSLib.networks.attention import Maps
 from DiffuGTSLib.prompt import parsing
 from DiffuGTSLib.prompt.vocabulary import vocabulary
 from DiffuGTSLib.training.data.windows import ORGANS, Window, WindowLoader

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from DiffuGTSLib.networks.autoencoder import Autoencoder, Downsample, ResBlock, Upsample
+from DiffuGTSLib.networks import Autoencoder
+from DiffuGTSLib.networks.autoencoder import Downsample, ResBlock, Upsample
 from DiffuGTSLib.training.data.augment import random_contrast, random_patch
 from DiffuGTSLib.training.data.cases import TrainingVolume
 from DiffuGTSLib.training.data.scan_table import patch_shares

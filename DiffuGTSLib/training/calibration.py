@@ -25,10 +25,10 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from DiffuGTSLib.evaluation.measures import THRESHOLDS, dice_by_threshold
-from DiffuGTSLib.models.card import FUSIONS, Card, Fusion, logits, shifted_threshold
-from DiffuGTSLib.models.package import Package, load
-from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
-from DiffuGTSLib.prompt.parsing import understand
+from DiffuGTSLib.models import Card, Fusion, Package, load
+from DiffuGTSLib.models.card import FUSIONS, logits, shifted_threshold
+from DiffuGTSLib.pipeline import EncodedScan, Segmenter
+from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.scan.canonical import mask_on_grid
 from DiffuGTSLib.training.data.examples import CalibrationExample, false_positive_score
 

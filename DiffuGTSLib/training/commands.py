@@ -15,12 +15,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from DiffuGTSLib.errors import BadConfiguration, OutputNotWritten, TrainingImpossible
 from DiffuGTSLib.files import atomic_folder, write_json
-from DiffuGTSLib.models.card import Card
-from DiffuGTSLib.models.package import Foundation, add_attention, load_foundation, save
-from DiffuGTSLib.networks.attention import AnomalyAttention
-from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.networks.denoiser import Denoiser
-from DiffuGTSLib.networks.device import choose_device
+from DiffuGTSLib.models import Card, Foundation, load_foundation, save
+from DiffuGTSLib.models.package import add_attention
+from DiffuGTSLib.networks import AnomalyAttention, Autoencoder, Denoiser, choose_device
 from DiffuGTSLib.networks.schedules import RECTIFIED_FLOW_SCHEDULER
 from DiffuGTSLib.training import (
     attention_trainer,

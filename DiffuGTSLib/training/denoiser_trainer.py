@@ -10,8 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.networks import Autoencoder, Denoiser
 from DiffuGTSLib.networks.schedules import training_pair
 from DiffuGTSLib.training.data import augment
 from DiffuGTSLib.training.data.scan_table import window_shares

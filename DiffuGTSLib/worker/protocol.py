@@ -36,7 +36,7 @@ from typing import Any
 
 from DiffuGTSLib.channel import TOO_LONG, Id
 from DiffuGTSLib.errors import DiffuGTSError, InvalidOption
-from DiffuGTSLib.pipeline.options import Options
+from DiffuGTSLib.pipeline import Options
 
 # Of a run, those that a request may state.
 OPTIONS = ("seed", "threshold", "modality", "samples", "sequence", "skull_stripped")

@@ -26,14 +26,13 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.channel import Channel, ChannelClosed, Id, Throttle, lower_priority
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten, explain
-from DiffuGTSLib.output.segments import describe
+from DiffuGTSLib.output import describe
 from DiffuGTSLib.progress import Progress, ProgressEstimator
 from DiffuGTSLib.scan.header import quiet
 from DiffuGTSLib.worker.protocol import BadRequest, Cancel, Quit, Segment, Threshold, parse
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.pipeline.result import Result
-    from DiffuGTSLib.pipeline.segmenter import EncodedScan, Preview, Segmenter
+    from DiffuGTSLib.pipeline import EncodedScan, Preview, Result, Segmenter
 
 Stamp = tuple[object, ...]
 ScanKey = tuple[Stamp | None, str | None, str | None, bool | None]
@@ -398,7 +397,7 @@ def run_worker(model: str = "embedded", device: str = "auto") -> int:
     channel = Channel()
 
     def load() -> Segmenter:
-        from DiffuGTSLib.pipeline.segmenter import Segmenter
+        from DiffuGTSLib.pipeline import Segmenter
 
         return Segmenter.from_pretrained(model, device)
 

@@ -26,9 +26,8 @@ from rich.table import Table
 
 from DiffuGTSLib.errors import TooLarge, is_out_of_memory
 from DiffuGTSLib.models.convert import MAISI_AUTOENCODER, MAISI_RFLOW
+from DiffuGTSLib.networks import Autoencoder, Denoiser
 from DiffuGTSLib.networks import tiled_autoencoder as tiles
-from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.networks.denoiser import Denoiser
 from DiffuGTSLib.networks.tiling import Tiling
 from DiffuGTSLib.pipeline.memory_plan import Planner, release
 from DiffuGTSLib.pipeline.scan_size import SizeLimits

@@ -24,12 +24,9 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Python"))
 from support.memory_runs import Networks, stage_peaks
 
+from DiffuGTSLib.models import load
 from DiffuGTSLib.models.convert import MAISI_AUTOENCODER, MAISI_RFLOW
-from DiffuGTSLib.models.package import load
-from DiffuGTSLib.networks import device
-from DiffuGTSLib.networks.attention import AnomalyAttention
-from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.networks import AnomalyAttention, Autoencoder, Denoiser, device
 from DiffuGTSLib.networks.tiling import GATE_MARGIN, MIN_MAP_SLAB, Tiling
 from DiffuGTSLib.pipeline import memory_plan
 from DiffuGTSLib.pipeline.memory_plan import Planner

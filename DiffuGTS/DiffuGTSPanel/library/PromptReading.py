@@ -14,7 +14,7 @@ EXAMPLES = ("liver tumor", "lung tumor", "kidney tumor", "brain tumor", "pancrea
 def prompts(text: str) -> list[str]:
     """The prompts in a text, separated by line breaks or semicolons."""
     LibraryLauncher.useLibrary()
-    from DiffuGTSLib.prompt.parsing import several
+    from DiffuGTSLib.prompt import several
 
     return several(text)
 
@@ -34,7 +34,7 @@ def suggestions(prefix: str, limit: int) -> list[str]:
 
 def _understandOne(text: str, model: str) -> ParsedPrompt:
     from DiffuGTSLib.errors import PromptNotUnderstood
-    from DiffuGTSLib.prompt.parsing import understand as read
+    from DiffuGTSLib.prompt import understand as read
     from DiffuGTSLib.prompt.vocabulary import vocabulary
 
     try:

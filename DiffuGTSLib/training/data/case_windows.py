@@ -13,10 +13,11 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from DiffuGTSLib.datasets.case import LabelledCase
-from DiffuGTSLib.prompt.parsing import understand
+from DiffuGTSLib.datasets import LabelledCase
+from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.prompt.vocabulary import vocabulary
-from DiffuGTSLib.scan.canonical import Modality, mask_on_grid, to_canonical
+from DiffuGTSLib.scan import to_canonical
+from DiffuGTSLib.scan.canonical import Modality, mask_on_grid
 from DiffuGTSLib.training.data import augment
 from DiffuGTSLib.training.data.cases import write_cached
 from DiffuGTSLib.training.data.organs import stripped_brain

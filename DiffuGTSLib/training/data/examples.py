@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import SimpleITK as sitk
 
-from DiffuGTSLib.prompt.parsing import understand
+from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.scan.canonical import empty_like
 from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
 from DiffuGTSLib.training.data.scan_table import ORGANS

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from DiffuGTSLib.datasets.case import LabelledCase
+from DiffuGTSLib.datasets import DataSet, LabelledCase, read_dataset
 from DiffuGTSLib.datasets.check import counted
-from DiffuGTSLib.datasets.folder import DataSet, read_dataset
 from DiffuGTSLib.errors import TrainingImpossible
+from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.prompt.lesion_classes import class_of_organ, lesion_class
-from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.training.data.case_windows import (
     ORGAN,
     TUMOR,

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from DiffuGTSLib.errors import TrainingImpossible
 from DiffuGTSLib.files import resource
-from DiffuGTSLib.prompt.parsing import understand
+from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.scan.modality import guess_sequence
 
 TABLE = "Training/scans.json"

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from DiffuGTSLib.scan.canonical import Modality, mask_on_grid, to_canonical
+from DiffuGTSLib.scan import to_canonical
+from DiffuGTSLib.scan.canonical import Modality, mask_on_grid
 from DiffuGTSLib.scan.phantom import make_phantom
 from DiffuGTSLib.training.data import augment
 from DiffuGTSLib.training.data.cases import SPACING_MM, TrainingVolume, write_cached

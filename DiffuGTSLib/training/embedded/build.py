@@ -19,14 +19,10 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from DiffuGTSLib.errors import DiffuGTSError, TrainingImpossible
 from DiffuGTSLib.evaluation.evaluate import Evaluation
-from DiffuGTSLib.models import catalogue
-from DiffuGTSLib.models.card import Card
-from DiffuGTSLib.models.package import ATTENTION_ALONE, save
-from DiffuGTSLib.networks.attention import AnomalyAttention
-from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.models import Card, catalogue, save
+from DiffuGTSLib.models.package import ATTENTION_ALONE
+from DiffuGTSLib.networks import AnomalyAttention, Autoencoder, Denoiser, TextEncoder
 from DiffuGTSLib.networks.schedules import RECTIFIED_FLOW_SCHEDULER
-from DiffuGTSLib.networks.text_encoder import TextEncoder
 from DiffuGTSLib.training import (
     attention_trainer,
     autoencoder_trainer,

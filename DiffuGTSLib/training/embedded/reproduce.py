@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.files import write_json
-from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models import Card, find
 from DiffuGTSLib.models.catalogue import EMBEDDED
-from DiffuGTSLib.models.store import find
 from DiffuGTSLib.training.embedded.build import EmbeddedBuild, build_parallel
 
 RECORD = "reproduce.json"

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from DiffuGTSLib.datasets.case import LabelledCase
-from DiffuGTSLib.datasets.folder import DataSet
+from DiffuGTSLib.datasets import DataSet, LabelledCase
 from DiffuGTSLib.errors import BadDataSet
 from DiffuGTSLib.evaluation.child_process import CaseFailure, CaseScorer
 from DiffuGTSLib.evaluation.evaluate import CaseOutcome, Evaluation, choose, evaluate
@@ -21,7 +20,7 @@ from DiffuGTSLib.evaluation.report import write_report
 from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores, EvaluationSettings
 from DiffuGTSLib.evaluation.tables import Group, Mean, Summary, group, summarise, write_tables
 from DiffuGTSLib.files import write_atomically
-from DiffuGTSLib.pipeline.options import Options
+from DiffuGTSLib.pipeline import Options
 from DiffuGTSLib.training.data.cases import TrainingCase, read_cases
 
 LUNG, BRAIN, LIVER, SARCOMA = "lung tumor", "brain tumor", "liver tumor", "soft tissue sarcoma"

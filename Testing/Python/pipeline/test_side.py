@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as sitk
 from support.tiny_model import write_tiny_model
 
+from DiffuGTSLib.pipeline.inpainting import midline, on_one_side
 from DiffuGTSLib.pipeline.segmenter import Segmenter
-from DiffuGTSLib.pipeline.side import midline, on_one_side
 from DiffuGTSLib.scan.canonical import Canonical, to_canonical
 
 
