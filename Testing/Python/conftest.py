@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import signal
 import sys
@@ -56,6 +57,15 @@ def _the_library_stays_the_one_that_was_imported() -> Iterator[None]:
         for name in _library():
             del sys.modules[name]
         sys.modules.update(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _the_locale_stays_as_it_was() -> Iterator[None]:
+    """Libraries in C change the locale of the process, and with it how the next file's tests decode
+    what child processes print."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 def _library() -> dict[str, ModuleType]:
