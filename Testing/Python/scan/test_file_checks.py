@@ -39,8 +39,8 @@ def file(folder: Path, name: str, content: bytes | str) -> Path:
     ("scan.nii", b"<!DOCTYPE html><html>login", "a web page"),
     ("scan.nii.gz", b"\n <HTML>", "a web page"),
     ("scan.nii", (540).to_bytes(4, "little") + b"n+2\0" + bytes(600), "NIfTI-2"),
-    ("scan.nii.gz", gzip.compress((540).to_bytes(4, "little") + bytes(600)), "NIfTI-2"),
-    ("scan.mgz", gzip.compress(b"\0\0\0\1" + bytes(300)), "FreeSurfer"),
+    ("scan.nii.gz", gzip.compress((540).to_bytes(4, "little") + bytes(600), mtime=0), "NIfTI-2"),
+    ("scan.mgz", gzip.compress(b"\0\0\0\1" + bytes(300), mtime=0), "FreeSurfer"),
     ("scan.nii.gz", b"", "empty"),
     ("scan.nii.gz", b"version https://git-lfs.github.com/spec/v1", "not fetched"),
 ])
@@ -133,7 +133,7 @@ def test_gz_files_that_are_fine_are_read(tmp_path: Path, change: str) -> None:
     plain = gzip.decompress(content)
     path = file(tmp_path, "scan.nii.gz", {
         "plain": plain, "tail": content + b"<html>", "padded": content + bytes(5000),
-        "two members": gzip.compress(plain[:1000]) + gzip.compress(plain[1000:]),
+        "two members": gzip.compress(plain[:1000], mtime=0) + gzip.compress(plain[1000:], mtime=0),
     }[change])
     assert unzipped_bytes(path) == len(plain)
     assert np.array_equal(sitk.GetArrayFromImage(read(path).image),
