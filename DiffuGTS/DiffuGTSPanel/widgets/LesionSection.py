@@ -224,7 +224,11 @@ class LesionSection(Section):
         if self.current:
             qt.QApplication.clipboard().setText(asText(self.current[0]))
             self.ui.copyButton.text = _("Copied")
-            qt.QTimer.singleShot(_COPIED_MS, self._uncopy)
+            # A child of the button: a panel that is closed before takes the timer along.
+            timer = qt.QTimer(self.ui.copyButton)
+            timer.setSingleShot(True)
+            timer.connect("timeout()", self._uncopy)
+            timer.start(_COPIED_MS)
 
     def _uncopy(self) -> None:
         self.ui.copyButton.text = _("Copy table")
