@@ -1,7 +1,8 @@
 # Each target installs into .venv what it needs; `make help` lists them.
 
 PYTHON3 = python3
-DATA = ../shared/data
+# Folders of scans with a manifest.json.
+DATA = ../shared/data ../shared/tumors
 ARGS =
 # Test files run side by side, one process a core, each with one thread: faster than threads that wait.
 JOBS = logical
@@ -46,12 +47,12 @@ bench: $(INSTALLED)
 	@$(PYTHON) Testing/Benchmarks/memory.py
 
 validate: $(INSTALLED)
-	@$(PYTHON) -m DiffuGTSLib.cli.embedded validate --data "$(DATA)" \
+	@$(PYTHON) -m DiffuGTSLib.cli.embedded validate $(foreach folder,$(DATA),--data "$(folder)") \
 	  --output out/validation --docs docs/validation
 
 # Large memory pages, where Linux has them, make the training faster.
 reproduce-embedded: $(INSTALLED)
-	@THP_MEM_ALLOC_ENABLE=1 $(PYTHON) -m DiffuGTSLib.cli.embedded reproduce --data "$(DATA)" \
+	@THP_MEM_ALLOC_ENABLE=1 $(PYTHON) -m DiffuGTSLib.cli.embedded reproduce $(foreach folder,$(DATA),--data "$(folder)") \
 	  --runs out/reproduce/runs --output out/reproduce
 
 screenshots: $(INSTALLED)

@@ -1,15 +1,15 @@
 """Builds the embedded model from the data folder, part by part; each part can be resumed.
 
-    python -m DiffuGTSLib.cli.embedded vae  --data ../shared/data --runs runs
-    python -m DiffuGTSLib.cli.embedded unet --data ../shared/data --runs runs
-    python -m DiffuGTSLib.cli.embedded aova --data ../shared/data --runs runs
+    python -m DiffuGTSLib.cli.embedded vae  --data DIR --data DIR2 --runs runs
+    python -m DiffuGTSLib.cli.embedded unet --data DIR --data DIR2 --runs runs
+    python -m DiffuGTSLib.cli.embedded aova --data DIR --data DIR2 --runs runs
     python -m DiffuGTSLib.cli.embedded package --runs runs --output DIR
-    python -m DiffuGTSLib.cli.embedded fuse --data ../shared/data --runs runs --model DIR
-    python -m DiffuGTSLib.cli.embedded validate --data ../shared/data --model DIR --output OUT
+    python -m DiffuGTSLib.cli.embedded fuse --data DIR --data DIR2 --runs runs --model DIR
+    python -m DiffuGTSLib.cli.embedded validate --data DIR --data DIR2 --model DIR --output OUT
 
 `unet` and `aova` depend on `vae`, not on each other, and can run in parallel. All parts:
 
-    python -m DiffuGTSLib.cli.embedded reproduce --data ../shared/data --runs runs --output OUT
+    python -m DiffuGTSLib.cli.embedded reproduce --data DIR --data DIR2 --runs runs --output OUT
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import torch
 import typer
 
 from DiffuGTSLib.cli.common import plain_errors
-from DiffuGTSLib.training.config import ATTENTION, ATTENTION_WIDE, AUTOENCODER, DENOISER
+from DiffuGTSLib.training.config import ATTENTION, AUTOENCODER, DENOISER
 from DiffuGTSLib.training.embedded.build import EmbeddedBuild
 from DiffuGTSLib.training.embedded.reproduce import reproduce as reproduce_all
 
 app = typer.Typer(add_completion=False, help="Builds the embedded model, part by part.",
                   pretty_exceptions_enable=False, rich_markup_mode=None)
-DataOption = Annotated[Path, typer.Option("--data", help="Folder with manifest.json and scans.")]
+DataOption = Annotated[list[Path], typer.Option(
+    "--data", help="Folder with manifest.json and scans; several: the option again.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="For checkpoints, curves and the cache.")]
 StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps in total.")]
-WideOption = Annotated[int, typer.Option(min=1, help="Steps on wide windows, afterwards.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")]
 OnlyOption = Annotated[list[str] | None, typer.Option("--only", help="Validation cases to run.")]
 
@@ -57,22 +57,10 @@ def unet(data: DataOption, runs: RunsOption, steps: StepsOption = DENOISER.steps
 @app.command()
 @plain_errors
 def aova(data: DataOption, runs: RunsOption, steps: StepsOption = ATTENTION.steps,
-         wide_steps: WideOption = ATTENTION_WIDE.steps, threads: ThreadsOption = 1) -> None:
-    """Trains the attention over the frozen autoencoder: on small windows, then on wide ones."""
+         threads: ThreadsOption = 2) -> None:
+    """Trains the attention over the frozen autoencoder."""
     torch.set_num_threads(threads)
-    EmbeddedBuild(data, runs).aova(replace(ATTENTION, steps=steps),
-                                   replace(ATTENTION_WIDE, steps=wide_steps))
-
-
-@app.command()
-@plain_errors
-def average(
-    runs: RunsOption,
-    before: Annotated[Path, typer.Option(help="Runs that this attention was fine-tuned from.")],
-    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Weight of RUNS.")] = 0.5,
-) -> None:
-    """Averages the attention's weights in RUNS with those that it was fine-tuned from."""
-    EmbeddedBuild(Path(), runs).average(before, share)
+    EmbeddedBuild(data, runs).aova(replace(ATTENTION, steps=steps))
 
 
 @app.command()
@@ -81,7 +69,7 @@ def package(
     runs: RunsOption, output: Annotated[Path, typer.Option(help="Folder to write.")]
 ) -> None:
     """Writes the model package from the trained parts, as they are now."""
-    EmbeddedBuild(Path(), runs).package(output)
+    EmbeddedBuild((), runs).package(output)
 
 
 @app.command()

@@ -23,7 +23,19 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from DiffuGTSLib.networks.tiling import MAX_UNTILED, TILE, blending_weights, starts
+from DiffuGTSLib.networks.attention_blocks import (
+    VIEWS,
+    Adapter,
+    ChannelNorm,
+    ContextAttention,
+    ContextBlock,
+    ImagePath,
+    TextReducer,
+    Unit,
+    upsample,
+    views_of,
+)
+from DiffuGTSLib.networks.tiling import TILE, blending_weights, starts
 
 MODALITIES = ("CT", "MR")
 CLOSING = 5  # voxels of the gate's grid
@@ -75,102 +87,27 @@ class Level:
     gate: torch.Tensor
 
 
-class Adapter(nn.Module):
-    """Two linear layers beside the frozen features: F' = a T(F) + (1 - a) F."""
-
-    def __init__(self, channels: int, ratio: float) -> None:
-        super().__init__()
-        self.first = nn.Conv3d(channels, channels, 1)
-        self.second = nn.Conv3d(channels, channels, 1)
-        self.ratio = ratio
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        adapted = self.second(F.silu(self.first(x)))
-        return self.ratio * adapted + (1 - self.ratio) * x
-
-
-class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of each voxel: no statistics over space, so any crop fits."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        moved = x.movedim(1, -1)
-        normed = F.layer_norm(moved, moved.shape[-1:], self.weight, self.bias)
-        return normed.movedim(-1, 1)
-
-
-class Unit(nn.Module):
-    """Convolution, norm, SiLU. The norm makes the step size fit layers of every width.
-
-    Args:
-        groups: of a GroupNorm, at most; 0 for a norm over the channels of each voxel.
-    """
-
-    def __init__(
-        self, channels: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 8
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(channels, out, kernel, stride=stride, padding=kernel // 2)
-        self.norm = nn.GroupNorm(math.gcd(groups, out), out) if groups else ChannelNorm(out)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.silu(self.norm(self.conv(x)))
-
-
-class ContextBlock(nn.Module):
-    """A residual block of two convolutions that starts as the identity."""
-
-    def __init__(self, channels: int, groups: int = 8) -> None:
-        super().__init__()
-        self.first = Unit(channels, channels, groups=groups)
-        self.second = nn.Conv3d(channels, channels, 3, padding=1)
-        for parameter in self.second.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.second(self.first(x))
-
-
-class ContextAttention(nn.Module):
-    """Self-attention among all voxels of the coarsest level; no positions, so any size fits."""
-
-    def __init__(self, channels: int, heads: int = 4) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = ChannelNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = nn.Linear(channels, channels)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        n, c, *size = x.shape
-        tokens = self.norm(x).flatten(2).transpose(1, 2)
-        q, k, v = (
-            part.reshape(n, -1, self.heads, c // self.heads).transpose(1, 2)
-            for part in self.qkv(tokens).chunk(3, dim=-1)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, -1, c)
-        return x + self.out(mixed).transpose(1, 2).reshape(n, c, *size)
-
-
 class ContextPath(nn.Module):
     """Sees farther than the encoder: levels at 1/4, 1/8 and 1/16, and back up to the scan's grid.
 
     Args:
         features: channels of the encoder's stage ends (at 1, 1/2, 1/4).
         widths: channels at 1/4, 1/8, 1/16.
+        image: channels of the image path at 1, 1/2 and 1/4; none without one.
+        tile: voxels an axis of the tiles in which 1/4 and below are computed.
     """
 
-    def __init__(self, features: Sequence[int], widths: Sequence[int]) -> None:
+    def __init__(
+        self, features: Sequence[int], widths: Sequence[int], image: Sequence[int] = (),
+        tile: int = TILE,
+    ) -> None:
         super().__init__()
         fine, half, quarter = features
         w4, w8, w16 = widths
-        self.enter = Unit(quarter, w4)
+        thin, seen2, seen4 = image or (fine, 0, 0)
+        self.tile = tile
+        self.image = ImagePath(half, (seen2, seen4)) if image else None
+        self.enter = Unit(quarter + seen4, w4)
         self.down8 = Unit(w4, w8, stride=2)
         self.block8 = ContextBlock(w8)
         self.down16 = Unit(w8, w16, stride=2)
@@ -183,31 +120,39 @@ class ContextPath(nn.Module):
         self.join4 = Unit(w8 + w4, w4)
         self.up_block4 = ContextBlock(w4)
         self.narrow2 = nn.Conv3d(w4, half, 1)
-        self.join2 = Unit(2 * half, half, groups=0)
+        self.join2 = Unit(2 * half + seen2, half, groups=0)
         self.up_block2 = ContextBlock(half, groups=0)
-        self.narrow1 = nn.Conv3d(half, fine, 1)
-        self.join1 = Unit(2 * fine, fine, kernel=1, groups=0)
+        self.narrow1 = nn.Conv3d(half, thin, 1)
+        self.join1: nn.Module = Unit(2 * fine, fine, kernel=1, groups=0)
+        if image:  # convolutions at the scan's resolution cost most: few channels there
+            self.join1 = nn.Sequential(
+                nn.Conv3d(thin + fine + VIEWS, thin, 1), nn.SiLU(), Unit(thin, fine, groups=0))
         # Bounded context keeps the attention's logits bounded; without it training diverged.
         self.bounds = nn.ModuleList(ChannelNorm(c) for c in (half, w4))
 
     def at_quarter(
-        self, quarter: torch.Tensor, modality: torch.Tensor
+        self, quarter: torch.Tensor, seen: torch.Tensor | None, modality: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Context at 1/4 from features there and modality (N,); and what `at_half` takes of it."""
-        x4 = by_tiles(lambda tile: self._below_quarter(tile, modality), quarter)
+        """Context at 1/4 from features there, what the image path saw there and modality (N,);
+        and what `at_half` takes of it."""
+        x4 = by_tiles(lambda tile: self._below_quarter(tile, modality), _joined(quarter, seen),
+                      self.tile)
         return self.bounds[1](x4), self.narrow2(x4)
 
     def at_half(
-        self, half: torch.Tensor, from_coarse: torch.Tensor
+        self, half: torch.Tensor, seen: torch.Tensor | None, from_coarse: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Context at 1/2 from features there; and what `at_full` takes of it."""
-        upsampled = _upsample(from_coarse, half)
-        x2 = self.up_block2(self.join2(torch.cat([upsampled, half], 1)))
+        """Context at 1/2 from features there and what the image path saw; and what `at_full`
+        takes of it."""
+        upsampled = upsample(from_coarse, half)
+        x2 = self.up_block2(self.join2(_joined(torch.cat([upsampled, half], 1), seen)))
         return self.bounds[0](x2), self.narrow1(x2)
 
-    def at_full(self, fine: torch.Tensor, from_half: torch.Tensor) -> torch.Tensor:
-        """Context at the scan's resolution from features there."""
-        return self.join1(torch.cat([_upsample(from_half, fine), fine], 1))
+    def at_full(
+        self, fine: torch.Tensor, views: torch.Tensor | None, from_half: torch.Tensor
+    ) -> torch.Tensor:
+        """Context at the scan's resolution from features there and the views of the image."""
+        return self.join1(_joined(torch.cat([upsample(from_half, fine), fine], 1), views))
 
     def _below_quarter(self, quarter: torch.Tensor, modality: torch.Tensor) -> torch.Tensor:
         """The levels from 1/4 down to 1/16 and back; their norms take in all that they see."""
@@ -215,13 +160,12 @@ class ContextPath(nn.Module):
         x8 = self.block8(self.down8(x4))
         x16 = self.down16(x8) + self.modality(modality)[:, :, None, None, None]
         x16 = self.coarse(x16)
-        x8 = self.up_block8(self.join8(torch.cat([_upsample(x16, x8), x8], 1)))
-        return self.up_block4(self.join4(torch.cat([_upsample(x8, x4), x4], 1)))
+        x8 = self.up_block8(self.join8(torch.cat([upsample(x16, x8), x8], 1)))
+        return self.up_block4(self.join4(torch.cat([upsample(x8, x4), x4], 1)))
 
 
-def _upsample(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Trilinear to the size of `like`."""
-    return F.interpolate(x, size=like.shape[2:], mode="trilinear")
+def _joined(x: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    return x if seen is None else torch.cat([x, seen.to(x.dtype)], 1)
 
 
 def closed(x: torch.Tensor, width: int) -> torch.Tensor:
@@ -242,20 +186,6 @@ def _highest(x: torch.Tensor, width: int) -> torch.Tensor:
     return x
 
 
-class TextReducer(nn.Module):
-    """An MLP from the whitened text to a level's keys, of length sqrt(C)."""
-
-    def __init__(self, text_channels: int, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(text_channels, 64), nn.SiLU(), nn.Linear(64, channels)
-        )
-
-    def forward(self, t: torch.Tensor) -> torch.Tensor:
-        keys = self.layers(t)
-        return F.normalize(keys, dim=-1) * math.sqrt(keys.shape[-1])
-
-
 class AnomalyAttention(ModelMixin, ConfigMixin):
     """Cross-attention between voxels (queries) and texts (keys), with context and an organ gate.
 
@@ -268,6 +198,9 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         gate_channels: width of the organ gate's queries and keys.
         mirrors: axes (0 to the right, 1 anterior, 2 superior) along each of which a scan is seen
             mirrored, too; what is seen of all is averaged (encoding.py).
+        image_channels: of the image path at 1, 1/2 and 1/4; empty where the frozen features are all
+            that the attention sees, as METHOD.md 2 has it.
+        tile: voxels an axis of the context's tiles at 1/4, about as many as training windows have.
     """
 
     @register_to_config
@@ -280,10 +213,13 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         adapter_ratio: float = 0.1,
         gate_channels: int = 32,
         mirrors: Sequence[int] = (),
+        image_channels: Sequence[int] = (),
+        tile: int = TILE,
     ) -> None:
         super().__init__()
         self.adapters = nn.ModuleList(Adapter(c, adapter_ratio) for c in feature_channels)
-        self.context = ContextPath(feature_channels, context_channels)
+        self.context = ContextPath(
+            feature_channels, context_channels, image_channels, tile)
         self.queries = nn.ModuleList(
             nn.Conv3d(2 * c, c, 1, bias=False) for c in feature_channels
         )
@@ -329,57 +265,104 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         return F.normalize(moved, dim=-1) * math.sqrt(moved.shape[-1])
 
     def visual(
-        self, features: Sequence[torch.Tensor], modality: torch.Tensor
+        self, features: Sequence[torch.Tensor], modality: torch.Tensor, image: torch.Tensor
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """What of the scan does not depend on the prompt: computed once per scan.
 
         Args:
             features: stage ends of the encoder, (N, C_l, X/2^l, Y/2^l, Z/2^l).
             modality: (N,), index into MODALITIES.
+            image: (N, 1, X, Y, Z), the normalised scan itself.
 
         Returns:
             Adapted features concatenated with their context, (N, 2 C_l, ...) a level; and the
             gate's queries (N, G, X/2, Y/2, Z/2).
         """
         fine, half, quarter = features
-        coarse = self.coarse_level(quarter, modality)
-        middle = self.half_level(half, coarse.context, coarse.gate)
-        finest = self.fine_level(fine, middle.context)
+        views = self.views(image, modality)
+        seen = self.seen_at_half(half, views)
+        coarse = self.coarse_level(quarter, self.seen_at_quarter(seen), modality)
+        middle = self.half_level(half, seen, coarse.context, coarse.gate)
+        finest = self.fine_level(fine, views, middle.context)
         return [finest, middle.features, coarse.features], middle.gate
 
-    def coarse_level(self, quarter: torch.Tensor, modality: torch.Tensor) -> Level:
+    @property
+    def sees_image(self) -> bool:
+        """Whether the context sees the scan itself, beside the frozen features."""
+        return self.context.image is not None
+
+    @property
+    def finest_context(self) -> int:
+        """Channels of the context that the finest level takes of the one at half the resolution."""
+        return int(self.context.narrow1.out_channels)
+
+    def views(self, image: torch.Tensor, modality: torch.Tensor) -> torch.Tensor | None:
+        """Channels of the scan (N, 1, X, Y, Z) for the image path; None without one."""
+        return views_of(image.float(), modality) if self.sees_image else None
+
+    def seen_at_half(
+        self, half: torch.Tensor, views: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """What the image path sees at half the resolution; of a slab, three outermost planes are
+        wrong.
+
+        Args:
+            half: the encoder's stage end there, (N, C_1, X/2, Y/2, Z/2).
+            views: of the image, for the same region.
+        """
+        if self.context.image is None or views is None:
+            return None
+        return self.context.image.at_half(self._adapted(half, 1), views.to(half.dtype))
+
+    def seen_at_quarter(self, seen: torch.Tensor | None) -> torch.Tensor | None:
+        """The same at a quarter of the resolution, from what was seen at half of it."""
+        if self.context.image is None or seen is None:
+            return None
+        return self.context.image.at_quarter(seen)
+
+    def coarse_level(
+        self, quarter: torch.Tensor, seen: torch.Tensor | None, modality: torch.Tensor
+    ) -> Level:
         """The level at 1/4 of the resolution, which has to be seen whole.
 
         Args:
             quarter: the encoder's stage end there, (N, C_2, X/4, Y/4, Z/4).
+            seen: what the image path saw there.
             modality: (N,), index into MODALITIES.
         """
         adapted = self._adapted(quarter, 2)
-        context, from_coarse = self.context.at_quarter(adapted, modality)
+        context, from_coarse = self.context.at_quarter(adapted, seen, modality)
         return Level(torch.cat([adapted, context], 1), from_coarse, self.gate_context(context))
 
-    def half_level(self, half: torch.Tensor, context: torch.Tensor, gate: torch.Tensor) -> Level:
+    def half_level(
+        self, half: torch.Tensor, seen: torch.Tensor | None, context: torch.Tensor,
+        gate: torch.Tensor,
+    ) -> Level:
         """The level at half the resolution; of a slab, the outermost planes are wrong.
 
         Args:
             half: the encoder's stage end there, (N, C_1, X/2, Y/2, Z/2).
+            seen: what the image path saw there.
             context, gate: of the coarse level, for the same region.
         """
         adapted = self._adapted(half, 1)
-        own, from_half = self.context.at_half(adapted, context)
+        own, from_half = self.context.at_half(adapted, seen, context)
         queries = self.gate_query(own)
-        gate = queries + _upsample(gate, queries)
+        gate = queries + upsample(gate, queries)
         return Level(torch.cat([adapted, own], 1), from_half, gate)
 
-    def fine_level(self, fine: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def fine_level(
+        self, fine: torch.Tensor, views: torch.Tensor | None, context: torch.Tensor
+    ) -> torch.Tensor:
         """Concatenated features (N, 2 C_0, X, Y, Z) at the scan's resolution.
 
         Args:
             fine: the encoder's first stage end, (N, C_0, X, Y, Z).
+            views: of the image, for the same region.
             context: of the level at half the resolution, for the same region.
         """
         adapted = self._adapted(fine, 0)
-        return torch.cat([adapted, self.context.at_full(adapted, context)], 1)
+        return torch.cat([adapted, self.context.at_full(adapted, views, context)], 1)
 
     def attend(
         self, features: Sequence[torch.Tensor], gate_queries: torch.Tensor, texts: Texts
@@ -397,7 +380,7 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
             apart = abnormal - normal + self.generic[level]
             folded = apart @ query / math.sqrt(query.shape[0])
             scores = F.conv3d(features[level], folded[:, :, None, None, None])
-            total = scores if total is None else scores + _upsample(total, scores)
+            total = scores if total is None else scores + upsample(total, scores)
         assert total is not None
         anomaly = total.float() + self.anomaly_bias
         gate = closed(self.gates(gate_queries, texts), CLOSING)
@@ -414,10 +397,12 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
         return reduce(self.whiten(texts.normal)), reduce(self.whiten(texts.abnormal))
 
     def forward(
-        self, features: Sequence[torch.Tensor], modality: torch.Tensor, texts: Texts
+        self, features: Sequence[torch.Tensor], modality: torch.Tensor, image: torch.Tensor,
+        texts: Texts,
     ) -> Maps:
-        """Features (N, C_l, ...), modality (N,), texts (T, E) -> maps (N, T, X, Y, Z)."""
-        return self.attend(*self.visual(features, modality), texts)
+        """Features (N, C_l, ...), modality (N,), image (N, 1, ...), texts (T, E) -> maps
+        (N, T, X, Y, Z)."""
+        return self.attend(*self.visual(features, modality, image), texts)
 
     def _adapted(self, feature: torch.Tensor, level: int) -> torch.Tensor:
         """Standardised and adapted."""
@@ -428,7 +413,6 @@ class AnomalyAttention(ModelMixin, ConfigMixin):
 
 def by_tiles(
     function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, tile: int = TILE,
-    max_untiled: int = MAX_UNTILED,
 ) -> torch.Tensor:
     """`function`, which keeps the grid, in tiles that overlap by half and fade into each other.
 
@@ -438,7 +422,7 @@ def by_tiles(
     Args:
         x: (N, C, X, Y, Z), axes multiples of STEP where they are tiled.
     """
-    axes = [starts(n, tile, max_untiled) for n in x.shape[2:]]
+    axes = [starts(n, tile) for n in x.shape[2:]]
     if all(len(axis) == 1 for axis in axes):
         return function(x)
     weights = [blending_weights(axis, n, tile) for axis, n in zip(axes, x.shape[2:], strict=True)]

@@ -20,7 +20,6 @@ MIN_MAP_SLAB = 8
 GATE_MARGIN = 12
 TILE = 24  # voxels of the context's finest grid, a quarter of the scan's resolution: 192 mm at 2 mm
 EDGE = 2  # of a tile's border inside the scan does not count: there it sees padding
-MAX_UNTILED = 28  # an axis of up to this many voxels is not tiled
 STEP = 4  # the coarsest voxel, on the same grid
 
 
@@ -64,9 +63,10 @@ def around(ranges: Sequence[Range], margin: int, length: int) -> list[Range]:
     return [(max(0, first - margin), min(length, end + margin)) for first, end in ranges]
 
 
-def starts(length: int, tile: int = TILE, max_untiled: int = MAX_UNTILED) -> list[int]:
-    """Where the tiles of an axis begin, overlapping by half; one at 0 where it is not tiled."""
-    if length <= max(max_untiled, tile):
+def starts(length: int, tile: int = TILE) -> list[int]:
+    """Where the tiles of an axis begin, overlapping by half; one at 0 where it is not tiled: up to
+    one coarsest voxel more than a tile."""
+    if length <= tile + STEP:
         return [0]
     count = -(-(length - tile) // (tile // 2)) + 1
     return [round(i * (length - tile) / (count - 1) / STEP) * STEP for i in range(count)]

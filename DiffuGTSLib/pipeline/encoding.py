@@ -21,11 +21,11 @@ from DiffuGTSLib.networks.slabs import Computed, Planes, Stored, store
 from DiffuGTSLib.networks.tiling import GATE_MARGIN, Range, Tiling, around, spans
 
 # Planes by which slabs overlap, since what is computed at a slab's ends depends on planes beyond.
-# At the finest level: three for the two interpolations from the coarser ones. At half the
-# resolution: one for the interpolation, three for the convolutions. Multiples of 4 at the finest
-# level, even at half the resolution.
+# At the finest level: three for the two interpolations from the coarser ones, one for the
+# convolution. At half the resolution: one for the interpolation, six for the convolutions.
+# Multiples of 4 at the finest level, even at half the resolution.
 MARGIN = 4
-HALF_MARGIN = 6
+HALF_MARGIN = 8
 StepsDone = Callable[[int, int], None]
 
 
@@ -36,11 +36,15 @@ class FineLevels:
     Attributes:
         finest: F_0 of the autoencoder, (1, C_0, X, Y, Z).
         half: the attention's level at half the resolution, concatenated along the channels: its
-            features (2 C_1), the gate's queries (G) and the context for the finest level (C_0).
+            features (2 C_1), the gate's queries (G) and the context for the finest level.
+        image: the normalised scan, (1, 1, X, Y, Z).
+        modality: (1,), index into MODALITIES.
     """
 
     finest: Planes
     half: Planes
+    image: torch.Tensor
+    modality: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def encode(
             latent, stage_ends = autoencoder.encode_with_features(x.to(autoencoder.dtype))
             steps = 2 + len(attention.config.mirrors)
             report(1, steps)
-            levels, gate_queries = attention.visual(stage_ends, modality)
+            levels, gate_queries = attention.visual(stage_ends, modality, x)
             del stage_ends
             report(2, steps)
             for done, axis in enumerate(attention.config.mirrors, 3):
@@ -102,10 +106,10 @@ def encode(
         return Encoding(latent, levels, gate_queries)
     with precision(device):
         latent, planes = tiles.encode(autoencoder, x, tiling, report)
-        coarsest, half = _coarser_levels(attention, planes, modality)
+        coarsest, half = _coarser_levels(attention, planes, x, modality, tiling)
         if tiling.layers_from <= 1:
-            half = store(half, max(2, tiling.slab(half.plane_elements) // 2 * 2))
-    fine = FineLevels(planes[0], half)
+            half = store(half, _even_slab(tiling, half))
+    fine = FineLevels(planes[0], half, x, modality)
     return Encoding(latent, [coarsest], None, fine, tiling.map_slab(x.shape[2:]))
 
 
@@ -116,21 +120,25 @@ def _add_mirrored(
     """Adds what is seen of the scan mirrored along an axis, mirrored back, to what was `seen`."""
     mirrored = x.flip(2 + axis).to(autoencoder.dtype)
     levels, gate_queries = attention.visual(
-        autoencoder.encode_with_features(mirrored)[1], modality)
+        autoencoder.encode_with_features(mirrored)[1], modality, x.flip(2 + axis))
     for own, other in zip(seen, (*levels, gate_queries), strict=True):
         own += other.flip(2 + axis)
 
 
 def _coarser_levels(
-    attention: AnomalyAttention, stage_ends: Sequence[Planes], modality: torch.Tensor
+    attention: AnomalyAttention, stage_ends: Sequence[Planes], image: torch.Tensor,
+    modality: torch.Tensor, tiling: Tiling,
 ) -> tuple[torch.Tensor, Planes]:
     """The coarsest level's features, in one piece, and `FineLevels.half`."""
-    finest, half, quarter = stage_ends
-    coarse = attention.coarse_level(next(quarter.slabs(quarter.length)), modality)
+    half, quarter = stage_ends[1:]
+
+    def seen_of(x: torch.Tensor, low: int, high: int) -> torch.Tensor | None:
+        return attention.seen_at_half(
+            x, attention.views(_planes(image, 2 * low, 2 * high), modality))
 
     def slab(x: torch.Tensor, low: int, high: int) -> torch.Tensor:
         context, gate = (_planes(y, low // 2, high // 2) for y in (coarse.context, coarse.gate))
-        level = attention.half_level(x, context, gate)
+        level = attention.half_level(x, seen_of(x, low, high), context, gate)
         return torch.cat([level.features, level.gate, level.context], 1)
 
     def make(ranges: Sequence[Range]) -> Iterator[torch.Tensor]:
@@ -140,8 +148,31 @@ def _coarser_levels(
             # Nothing of a slab may stay alive here while the next one is computed.
             yield _planes(slab(next(source), low, high), first - low, end - low)
 
-    channels = 2 * half.shape[1] + coarse.gate.shape[1] + finest.shape[1]
+    seen = None
+    if attention.sees_image:
+        seen = _seen_at_quarter(attention, half, seen_of, _even_slab(tiling, half))
+    coarse = attention.coarse_level(next(quarter.slabs(quarter.length)), seen, modality)
+    channels = 2 * half.shape[1] + coarse.gate.shape[1] + attention.finest_context
     return coarse.features, Computed((1, channels, *half.shape[2:]), half, make)
+
+
+def _even_slab(tiling: Tiling, half: Planes) -> int:
+    return max(2, tiling.slab(half.plane_elements) // 2 * 2)
+
+
+def _seen_at_quarter(
+    attention: AnomalyAttention, half: Planes,
+    seen_of: Callable[[torch.Tensor, int, int], torch.Tensor | None], slab: int,
+) -> torch.Tensor:
+    """What the attention's image path sees at a quarter of the resolution, in one piece."""
+    ranges = spans(half.length, slab)
+    wider = around(ranges, HALF_MARGIN, half.length)
+    source, parts = half.windows(wider), []
+    for (first, end), (low, high) in zip(ranges, wider, strict=True):
+        quarter = attention.seen_at_quarter(seen_of(next(source), low, high))
+        assert quarter is not None
+        parts.append(_planes(quarter, (first - low) // 2, (end - low) // 2).clone())
+    return torch.cat(parts, 2)
 
 
 def maps(
@@ -192,7 +223,7 @@ def _inputs(
     fine, config = encoding.fine, attention.config
     device = encoding.latent.device.type
     finest_slabs, half_slabs = fine.finest.windows(ranges), fine.half.windows(gate_halves)
-    widths = [2 * config.feature_channels[1], config.gate_channels, config.feature_channels[0]]
+    widths = [2 * config.feature_channels[1], config.gate_channels, attention.finest_context]
     for (low, high), (gate_low, _) in zip(halves, gate_halves, strict=True):
         with precision(device):
             features, gates, context = next(half_slabs).split(widths, 1)
@@ -201,7 +232,8 @@ def _inputs(
             )
             coarser = [features, next(quarters)]
             # No name for the finest level: it would stay alive while the next slab is computed.
-            yield [attention.fine_level(next(finest_slabs), context), *coarser], gates
+            views = attention.views(_planes(fine.image, 2 * low, 2 * high), fine.modality)
+            yield [attention.fine_level(next(finest_slabs), views, context), *coarser], gates
 
 
 def _halved(ranges: Sequence[Range]) -> list[Range]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,31 +21,16 @@ from DiffuGTSLib.training.loop import CHECKPOINT, Loop, LoopConfig
 # Findings in the training prompts; the ensembles of templates come from the vocabulary.
 FINDINGS = ("tumor", "cancer", "metastasis", "mass", "lesion")
 SIMILARITY_WEIGHT = 0.1
-IMAGE_WEIGHT = 0.1
-GATE_WEIGHT = 1.0
+GATE_WEIGHT = 0.3
+OTHER_ORGAN_WEIGHT = 0.25  # of the map of an organ without a lesion, where nothing is right
+# Largest weight of a lesion voxel, at first, so that lesions are found at all, and in the last
+# part of the training, for fewer false positives.
+BALANCE, LATER_BALANCE, LATER = 8.0, 3.0, 0.8
+DICE_WEIGHT, SPILL_WEIGHT = 0.7, 0.3
 # The gate losses of absent organs are summed and divided by this; those of present organs averaged.
 ABSENT_ORGANS = 4
-WINDOWS_PER_STEP = 1
-FALSE_POSITIVE_VOXELS = 200.0  # marked in a window without a lesion, these cost half of fp_weight
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weight of lesions against everything else in the loss of the map.
-
-    Attributes:
-        balance: largest weight of a lesion voxel, in the first three fifths of the training and in
-            the rest: large, so that lesions are found at all; then smaller, for fewer false
-            positives.
-        fp_weight: weight of false positives in windows without a lesion.
-    """
-
-    balance: tuple[float, float] = (20.0, 5.0)
-    fp_weight: float = 0.0
-
-
-SENSITIVE = LossWeights()
-SPECIFIC = LossWeights((8.0, 3.0), 0.5)
+WINDOWS_PER_STEP = 2
+FALSE_POSITIVE_VOXELS = 200.0  # marked in a window without a lesion, cost half of SPILL_WEIGHT
 
 
 class PromptTexts:
@@ -79,37 +65,40 @@ class PromptTexts:
         return Texts(self.normal[:, finding], self.abnormal[:, finding], self.gate)
 
 
-def texts_of_organ(texts: Texts, index: int) -> Texts:
-    """The texts of one organ, (1, E) each."""
-    row = slice(index, index + 1)
-    return Texts(texts.normal[row], texts.abnormal[row], texts.gate[row])
+def texts_of(texts: Texts, rows: Sequence[int]) -> Texts:
+    """The texts of some organs, (len(rows), E) each."""
+    chosen = list(rows)
+    return Texts(texts.normal[chosen], texts.abnormal[chosen], texts.gate[chosen])
 
 
 def map_loss(
-    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, balance: float = 40.0,
-    fp_weight: float = 0.0,
+    anomaly: torch.Tensor, gate: torch.Tensor, target: torch.Tensor, weight: torch.Tensor,
+    balance: float = BALANCE,
 ) -> torch.Tensor:
-    """Balanced cross-entropy and Dice over the map itself (L_dice); all (X, Y, Z).
+    """Balanced cross-entropy and Dice over the AOVA map itself (L_dice); all (X, Y, Z).
 
     Dice alone converges to an empty map, where its gradient vanishes. So lesion voxels together
     have the weight of all others (one at most `balance`), and Dice counts only where there is a
-    lesion. In windows without one, the sum of the map, p, costs `fp_weight` times
-    p / (p + FALSE_POSITIVE_VOXELS).
+    lesion. Where there is none, the sum of the map, p, costs SPILL_WEIGHT times
+    p / (p + FALSE_POSITIVE_VOXELS): whether there is an anomaly at all (L_ano).
 
     Args:
+        anomaly, gate: logits, whose sigmoids multiplied are the map.
         weight: 0 for voxels that do not count.
     """
+    log_p = F.logsigmoid(anomaly) + F.logsigmoid(gate)
+    p = log_p.exp()
+    entropy = -(target * log_p + (1 - target) * torch.log1p(-p.clamp(max=1 - 1e-6)))
     positive = float((target * weight).sum())
     negative = float(weight.sum()) - positive
     share = float(np.clip(negative / max(positive, 1.0), 1.0, balance))
     balanced = weight * (1 + (share - 1) * target)
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     loss = (entropy * balanced).sum() / balanced.sum().clamp_min(1)
-    p = torch.sigmoid(logits) * weight
+    p = p * weight
     if positive < 8:
-        return loss + fp_weight * p.sum() / (p.sum() + FALSE_POSITIVE_VOXELS) if fp_weight else loss
+        return loss + SPILL_WEIGHT * p.sum() / (p.sum() + FALSE_POSITIVE_VOXELS)
     dice = 1 - 2 * (p * target).sum() / (p.sum() + positive)
-    return loss + 0.5 * dice
+    return loss + DICE_WEIGHT * dice
 
 
 def gate_loss(gates: torch.Tensor, window: Window) -> torch.Tensor:
@@ -139,14 +128,6 @@ def gate_loss(gates: torch.Tensor, window: Window) -> torch.Tensor:
     parts = [torch.stack(present).mean()] if present else []
     parts += [torch.stack(absent).sum() / ABSENT_ORGANS] if absent else []
     return torch.stack(parts).sum() if parts else gates.sum() * 0.0
-
-
-def image_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L_ano: whether there is an anomaly, by the mean logit of the highest 0.1 % of voxels."""
-    count = max(20, logits.numel() // 1000)
-    highest = logits.flatten().topk(count).values.mean()
-    present = (target.sum() > 30).float()
-    return F.binary_cross_entropy_with_logits(highest, present)
 
 
 def similarity_loss(
@@ -221,43 +202,76 @@ def _initialised(
     return model.to(memory_format=torch.channels_last_3d)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Windows of one size, side by side.
+
+    Attributes:
+        image: (N, 1, X, Y, Z).
+        modality: (N,).
+        organs: indices of what is prompted for in any of them.
+    """
+
+    windows: Sequence[Window]
+    image: torch.Tensor
+    modality: torch.Tensor
+    organs: tuple[int, ...]
+
+    @classmethod
+    def of(cls, windows: Sequence[Window], device: str) -> Batch:
+        """The batch on a device."""
+        moved = [window.to(device) for window in windows]
+        return cls(
+            moved, torch.cat([window.image for window in moved]),
+            torch.tensor([window.modality for window in moved], device=device),
+            tuple(sorted({organ for w in moved for organ in (w.organ, *w.others)})),
+        )
+
+
+def batch_losses(
+    autoencoder: Autoencoder, model: AnomalyAttention, batch: Batch, texts: Texts, balance: float,
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> dict[str, torch.Tensor]:
+    """The parts of the loss, each averaged over the windows."""
+    with autocast():
+        features = window_features(autoencoder, batch.image)
+        concatenated, gate_queries = model.visual(features, batch.modality, batch.image)
+        maps = model.attend(concatenated, gate_queries, texts_of(texts, batch.organs))
+        gates = model.gates(gate_queries, texts)
+    parts: dict[str, list[torch.Tensor]] = {"map": [], "gate": [], "similarity": []}
+    for n, window in enumerate(batch.windows):
+        anomaly, gate = (logits[n].float().unbind(0) for logits in (maps.anomaly, maps.gate))
+        own = batch.organs.index(window.organ)
+        loss = map_loss(anomaly[own], gate[own], window.lesion, window.weight, balance)
+        nothing = torch.zeros_like(window.lesion)
+        for row in map(batch.organs.index, window.others):
+            loss = loss + OTHER_ORGAN_WEIGHT * map_loss(
+                anomaly[row], gate[row], nothing, window.inside, balance)
+        parts["map"].append(loss)
+        parts["gate"].append(GATE_WEIGHT * gate_loss(gates[n].float(), window))
+        own_features = [level[n : n + 1] for level in concatenated]
+        parts["similarity"].append(
+            SIMILARITY_WEIGHT * similarity_loss(model, own_features, window, texts))
+    return {name: torch.stack(losses).mean() for name, losses in parts.items()}
+
+
 def train(
     autoencoder: Autoencoder, loader: WindowLoader, held_out: Sequence[Window],
     config: LoopConfig, prompts: PromptTexts, network: Mapping[str, Any] | None = None,
-    start: AnomalyAttention | None = None, weights: LossWeights = SENSITIVE,
 ) -> AnomalyAttention:
     """Trains the attention; the autoencoder stays frozen and outside the optimizer.
 
     Args:
         held_out: windows of patients that are not trained on; their Dice is logged.
         network: arguments of AnomalyAttention beyond those that follow from the frozen parts.
-        start: a trained attention of the same configuration to continue from.
     """
     model = _initialised(autoencoder, loader, config, prompts, network or {})
-    if start is not None:
-        model.load_state_dict(start.state_dict())
-
-    def window_losses(window: Window, texts: Texts, balance: float) -> dict[str, torch.Tensor]:
-        with config.autocast():
-            features = window_features(autoencoder, window.image)
-            modality = torch.tensor([window.modality], device=config.device)
-            concatenated, gate_queries = model.visual(features, modality)
-            prompt = texts_of_organ(texts, window.organ)
-            maps = model.attend(concatenated, gate_queries, prompt)
-            gates = model.gates(gate_queries, texts)[0]
-        logits = maps.anomaly[0, 0].float()
-        return {
-            "map": map_loss(logits, window.lesion, window.weight, balance, weights.fp_weight),
-            "gate": GATE_WEIGHT * gate_loss(gates.float(), window),
-            "image": IMAGE_WEIGHT * image_loss(logits, window.lesion),
-            "similarity": SIMILARITY_WEIGHT * similarity_loss(model, concatenated, window, texts),
-        }
 
     def loss(step: int, generator: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        balance = weights.balance[int(step >= 0.6 * config.steps)]
-        losses = [window_losses(window.to(config.device), prompts.draw(generator), balance)
-                  for window in loader.windows(step, config)]
-        parts = {k: torch.stack([of[k] for of in losses]).mean() for k in losses[0]}
+        balance = LATER_BALANCE if step >= LATER * config.steps else BALANCE
+        batch = Batch.of(loader.windows(step, config), config.device)
+        parts = batch_losses(
+            autoencoder, model, batch, prompts.draw(generator), balance, config.autocast)
         return torch.stack(list(parts.values())).sum(), {
             k: float(v.detach()) for k, v in parts.items()
         }
@@ -278,7 +292,7 @@ def held_out_dice(
     scores: dict[str, list[float]] = {}
     texts = prompts.draw(np.random.default_rng(0))
     for window in (w.to(str(model.device)) for w in windows):
-        maps = window_maps(autoencoder, model, window, texts_of_organ(texts, window.organ))
+        maps = window_maps(autoencoder, model, window, texts_of(texts, [window.organ]))
         p = maps.probability()[0, 0] > 0.5
         target = window.lesion > 0.5
         dice = 2 * (p & target).sum() / (p.sum() + target.sum()).clamp_min(1)
@@ -294,4 +308,4 @@ def window_maps(
     with torch.no_grad():
         features = window_features(autoencoder, window.image)
         modality = torch.tensor([window.modality], device=window.image.device)
-        return model(features, modality, texts)
+        return model(features, modality, window.image, texts)

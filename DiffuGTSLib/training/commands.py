@@ -67,7 +67,7 @@ def train_attention(config: AttentionConfig, log: Log | None = None) -> Training
     left_out = classes_named(config.left_out)
     with process_group(choose_device(config.training.device)) as (ranks, device):
         foundation = load_foundation(config.model)
-        card, network = foundation.card, _attention_network(config, foundation.autoencoder)
+        card, network = foundation.card, _attention_network(config, foundation)
         selection = DataSelection(card.spacing_mm, card.modalities, left_out, config.synthetic,
                         config.largest_window, config.held_out)
         corpus = _corpus(config, selection, ranks, log)
@@ -188,16 +188,20 @@ def _log_split(config: Config, corpus: Corpus, log: Log) -> None:
             "learning_rate")
 
 
-def _attention_network(config: AttentionConfig, frozen: Autoencoder) -> dict[str, Any]:
+def _attention_network(config: AttentionConfig, foundation: Foundation) -> dict[str, Any]:
     """The arguments of AnomalyAttention beyond those that follow from the frozen parts.
+
+    What the package's own attention sees of the image, the new one sees, too: that depends on what
+    the frozen features lack.
 
     Raises:
         BadConfiguration: they do not fit the autoencoder.
     """
-    last = frozen.config.num_channels[-1]
+    last = foundation.autoencoder.config.num_channels[-1]
     # In the proportions of the embedded model (64, 96, 128), with an upper limit.
     widths = (last, min(3 * last // 2, 192), min(2 * last, 256))
-    network: dict[str, Any] = {"context_channels": widths} | config.network
+    network: dict[str, Any] = {"context_channels": widths} | _image_path(foundation.folder)
+    network |= config.network
     first, *_, coarsest = network["context_channels"]
     if first != last or coarsest % 4:
         raise BadConfiguration(
@@ -205,6 +209,13 @@ def _attention_network(config: AttentionConfig, frozen: Autoencoder) -> dict[str
             f"{last}, the third a multiple of 4.", "Leave it out to take the usual ones.",
         )
     return network
+
+
+def _image_path(folder: Path) -> dict[str, Any]:
+    """The entries about the image path of a package's own attention, if it has one."""
+    path = folder / "aova" / "config.json"
+    own = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: own[name] for name in ("image_channels", "tile") if own.get("image_channels")}
 
 
 def _card_entries(config: AttentionConfig, card: Card, corpus: Corpus) -> dict[str, Any]:

@@ -65,9 +65,7 @@ class Training:
 # Of the embedded model.
 AUTOENCODER = Training(2000, 4e-4, warmup=100, clip=0.3, save_every=400)
 DENOISER = Training(5000, 6e-4, warmup=200, clip=1.0, save_every=500)
-ATTENTION = Training(5000, 6e-4, warmup=100, clip=1.0, save_every=500)
-# Afterwards, on windows as large as the tiles of large scans (networks/attention.py).
-ATTENTION_WIDE = Training(3600, 5e-4, warmup=100, clip=1.0, save_every=250, average=0.998)
+ATTENTION = Training(12_000, 8e-4, warmup=150, clip=1.0, save_every=500, average=0.998)
 DEFAULTS = {"attention": ATTENTION, "autoencoder": AUTOENCODER, "denoiser": DENOISER}
 
 
@@ -84,7 +82,7 @@ class AttentionConfig:
     left_out: tuple[str, ...] = ()
     synthetic: bool = True
     held_out: float = 0.1
-    largest_window: int = 72
+    largest_window: int = 64
     workers: int = 0
     calibrate: int = 4
     network: dict[str, Any] = field(default_factory=dict)

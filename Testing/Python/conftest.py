@@ -31,6 +31,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared_tumors(shared_data: Path) -> Path:
+    """The folder of real scans with outlined tumors, beside that of `shared_data`."""
+    folder = shared_data.parent / "tumors"
+    if not (folder / "manifest.json").exists():
+        pytest.skip("the real tumors (../shared/tumors) are not here")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """This process, and those that it starts, compute with one thread until the end of the file.

@@ -36,6 +36,74 @@ def random_contrast(image: np.ndarray, generator: np.random.Generator) -> np.nda
     return (gain * np.clip(image, 0, None) ** gamma).astype(np.float32)
 
 
+def random_gain(
+    image: np.ndarray, generator: np.random.Generator, darkest: float = -0.5
+) -> np.ndarray:
+    """A mild change of an MR's contrast: a gain and a gamma, zero kept at zero.
+
+    Where lesions are learned: with the wilder curves of `random_contrast` fewer are found.
+
+    Args:
+        darkest: the least gain, its logarithm.
+    """
+    gain = np.exp(generator.uniform(darkest, 0.3))
+    gamma = np.exp(generator.uniform(-0.3, 0.3))
+    return (gain * np.clip(image, 0, None) ** gamma).astype(np.float32)
+
+
+def simulated_head(
+    image: np.ndarray, brain: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Fluid, skull, scalp and neck around a stripped brain, so that a network sees whole heads.
+
+    Shells at random distances from the brain, with random intensities: every sequence differs.
+
+    Args:
+        image: an MR (X, Y, Z) at 2 mm, 0 outside the brain.
+        brain: bool, the same size.
+    """
+    middle = float(np.median(image[brain]))
+    distance = ndimage.distance_transform_edt(~brain).astype(np.float32)
+    distance += generator.uniform(0.2, 0.8) * smooth_noise(
+        image.shape, generator.uniform(3, 8), generator)
+    inner = generator.uniform(0.8, 2.0)
+    outer = inner + generator.uniform(1.5, 4.0)
+    height = np.arange(image.shape[2], dtype=np.float32)[None, None]
+    planes = np.flatnonzero(brain.any((0, 1)))
+    base = planes[0] + generator.uniform(0.0, 0.5) * (planes[-1] - planes[0])
+    skin = (outer + generator.uniform(1.0, 4.0)
+            + generator.uniform(0, 1.5) * np.maximum(0, base - height))
+
+    def level(low: float, high: float) -> float:
+        return float(middle * np.exp(generator.uniform(np.log(low), np.log(high))))
+
+    air = np.abs(generator.normal(0, 0.01) * generator.standard_normal(image.shape))
+    grain = smooth_noise(image.shape, generator.uniform(2, 6), generator)
+    fat, muscle = level(0.8, 2.6), level(0.3, 0.9)
+    soft = np.where(grain > generator.uniform(-0.8, 1.2), fat, muscle)
+    soft = soft * (1 + 0.15 * smooth_noise(image.shape, 2.0, generator))
+    soft = np.where((grain < -1.2) & (height < base), 0.02, soft)
+    head = np.where((distance > outer) & (distance <= skin), soft, air)
+    head = np.where((distance > inner) & (distance <= outer), level(0.03, 0.25), head)
+    if generator.random() < 0.5:  # marrow between the two tables of the skull
+        depth = (distance - inner) / (outer - inner)
+        head = np.where((depth > 0.3) & (depth < 0.75), level(0.3, 1.5), head)
+    head = np.where((distance > 0) & (distance <= inner), level(0.15, 2.0), head)
+    return np.where(brain, image, ndimage.gaussian_filter(head, 0.4)).astype(np.float32)
+
+
+def smooth_noise(
+    shape: tuple[int, ...], scale: float, generator: np.random.Generator
+) -> np.ndarray:
+    """Smooth noise of unit deviation with features of `scale` voxels."""
+    coarse = [max(3, int(np.ceil(n / max(scale, 1.0))) + 2) for n in shape]
+    grid = generator.standard_normal(coarse).astype(np.float32)
+    zoom = [n / c for n, c in zip(shape, coarse, strict=True)]
+    smooth = ndimage.zoom(grid, zoom, order=1, grid_mode=True, mode="nearest")
+    smooth = smooth[tuple(slice(0, n) for n in shape)]
+    return (smooth / (smooth.std() + 1e-6)).astype(np.float32)
+
+
 def clip_as_published(image: np.ndarray, ends_hu: tuple[float, float]) -> np.ndarray:
     """A normalised CT, clipped as liver scans are published: below the lower end the body is at
     -100 HU and what is outside it at -1000, above the upper end is the upper end."""
@@ -103,21 +171,27 @@ def _affine(generator: np.random.Generator, mirror_x: bool) -> np.ndarray:
 def degrade(
     image: np.ndarray, generator: np.random.Generator, floor: float | None
 ) -> np.ndarray:
-    """Thick slices, blur and noise, each at random; clipped to `floor`..1 where given (CT)."""
-    if generator.random() < 0.35:  # slices of 4 to 7 mm, in the plane that most scans have
-        thickness = generator.uniform(2.0, 3.5)
-        image = ndimage.uniform_filter1d(image, round(thickness), axis=2)
-        coarse = image[:, :, :: round(thickness)]
-        if coarse.shape[2] > 1:
-            positions = np.linspace(0, coarse.shape[2] - 1, image.shape[2])
-            image = ndimage.map_coordinates(
-                coarse, np.meshgrid(*[np.arange(n) for n in image.shape[:2]], positions,
-                                    indexing="ij"), order=1)
+    """Blur, thick slices and noise, each at random; clipped to `floor`..1 where given (CT).
+
+    The noise of a CT stays below that of its soft tissue, or it would hide what tells a lesion from
+    the liver.
+    """
     if generator.random() < 0.2:
-        image = ndimage.gaussian_filter(image, generator.uniform(0.3, 0.9))
-    if generator.random() < 0.4:
-        amount = generator.uniform(0.002, 0.02) if floor is not None else generator.uniform(0, 0.05)
+        image = ndimage.gaussian_filter(image, generator.uniform(0.3, 0.8))
+    if generator.random() < 0.25 and image.shape[2] > 8:
+        image = _thick_slices(image, int(generator.integers(2, 4)))
+    if generator.random() < 0.3:
+        amount = generator.uniform(*((0.001, 0.008) if floor is not None else (0, 0.04)))
         image = image + amount * generator.standard_normal(image.shape).astype(np.float32)
     if floor is not None:
         image = np.clip(image + generator.normal(0, 0.003), floor, 1.0)
     return image.astype(np.float32)
+
+
+def _thick_slices(image: np.ndarray, voxels: int) -> np.ndarray:
+    """As if its slices, in the plane that most scans have, were so many voxels thick."""
+    coarse = ndimage.uniform_filter1d(image, voxels, axis=2)[:, :, ::voxels]
+    places = np.linspace(0, coarse.shape[2] - 1, image.shape[2])
+    low = np.floor(places).astype(int)
+    high, share = np.minimum(low + 1, coarse.shape[2] - 1), places - low
+    return np.asarray(coarse[:, :, low] * (1 - share) + coarse[:, :, high] * share)

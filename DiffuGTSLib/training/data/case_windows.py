@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +18,22 @@ from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.prompt.vocabulary import vocabulary
 from DiffuGTSLib.scan import to_canonical
 from DiffuGTSLib.scan.canonical import Modality, mask_on_grid
-from DiffuGTSLib.training.data import augment
 from DiffuGTSLib.training.data.cases import write_cached
 from DiffuGTSLib.training.data.organs import stripped_brain
-from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
-from DiffuGTSLib.training.data.windows import Sampler, Window, as_window
+from DiffuGTSLib.training.data.scan_table import ScanKind
+from DiffuGTSLib.training.data.windows import (
+    HEAD_MARGIN,
+    LESION_SHARE,
+    ORGAN_SHARE,
+    LabelledVolume,
+    Sampler,
+    Window,
+    WindowMaker,
+    full_edge,
+)
 
 TUMOR, ORGAN = 1, 2  # bits of the stored labels
-# Share of the windows that are drawn around a tumor, and around the organ, where there is one.
-TUMOR_SHARE, ORGAN_SHARE = 0.6, 0.25
-SYNTHETIC_SHARE = 0.3  # of the windows, where synthetic lesions may be added
-OTHER_ORGAN_SHARE = 0.15  # of the windows are prompted for another organ, known to be absent
+SYNTHETIC_SHARE = 0.5  # of the windows without a lesion, where the organ is outlined
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class CachedCase:
     Attributes:
         organ: of the case's prompt; an id of anatomies.json.
         outlined: whether the case has an organ mask.
+        stripped: nothing but the brain is left of a head.
         files: image (float16) and labels (uint8, bits TUMOR and ORGAN), each (X, Y, Z), .npy.
     """
 
@@ -46,6 +52,7 @@ class CachedCase:
     organ: str
     modality: Modality
     outlined: bool
+    stripped: bool
     files: tuple[Path, Path] = field(repr=False)
 
     @property
@@ -88,7 +95,7 @@ def cached_case(
         _write(case, spacing, image, labels, about)
     facts = json.loads(about.read_text(encoding="utf-8"))
     return CachedCase(case.name, case.patient, understand(case.prompt).anatomy, facts["modality"],
-                      facts["outlined"], (image, labels))
+                      facts["outlined"], bool(case.skull_stripped), (image, labels))
 
 
 def _write(
@@ -130,60 +137,38 @@ class CaseSampler:
 
     Args:
         organs: what `Window.organ` is an index of; contains every case's organ.
-        largest: voxels an axis of a window, at most.
-        lesion_organs: where synthetic lesions may be added.
-        prompt_organs: what prompts may name beside the case's own organ.
-        voxel_mm: edge of the cases' voxels.
+        largest: voxels of a window's edge.
+        lesion_organs, prompt_organs, voxel_mm: see WindowMaker.
     """
 
     def __init__(
-        self, cases: Sequence[CachedCase], organs: Sequence[str], largest: int = 96,
+        self, cases: Sequence[CachedCase], organs: Sequence[str], largest: int = 64,
         lesion_organs: Collection[str] = (), prompt_organs: Collection[str] = (),
         voxel_mm: float = 2.0,
     ) -> None:
-        self.cases, self.organs, self.largest = cases, organs, largest
-        self.lesion_organs, self.prompt_organs = lesion_organs, prompt_organs
-        self.voxel_mm = voxel_mm
+        self.cases = cases
+        prompted = {*prompt_organs, *(case.organ for case in cases)}
+        self.maker = WindowMaker(
+            tuple(organs), full_edge(largest), lesion_organs, prompted, voxel_mm)
 
     def draw(self, generator: np.random.Generator) -> Window:
-        """A deformed window of a case."""
+        """A window of one of the cases."""
         case = self.cases[int(generator.integers(len(self.cases)))]
-        own = self.organs.index(case.organ)
-        known = known_organs(case, self.organs)
-        region = vocabulary().anatomies[case.organ].region
-        stack = augment.deformed_window(
-            *self._around(case, generator), generator, mirror_x=region in ("head", "thorax")
-        ).numpy()
-        image, lesion = stack[0], stack[1] > 0.5
-        inside = (stack[2] > 0.5) | lesion
-        index = np.where(inside, own + 1, 0).astype(np.uint8)
-        halo = np.zeros_like(lesion)
-        if case.modality == "MR":
-            image = augment.random_contrast(image, generator)
-        if case.organ in self.lesion_organs and generator.random() < SYNTHETIC_SHARE:
-            synthetic = add_lesion(image, inside & ~lesion, case.organ, case.modality, generator,
-                                   self.voxel_mm)
-            if synthetic is not None:
-                lesion = lesion | synthetic.mask
-                image, halo = synthetic.image, synthetic.halo & ~lesion
-        image = augment.degrade(image, generator, floor=0.0 if case.modality == "CT" else None)
-        prompted, others = own, [i for i, organ in enumerate(self.organs)
-                                 if known[i] and i != own and organ in self.prompt_organs]
-        if others and generator.random() < OTHER_ORGAN_SHARE:
-            prompted = int(generator.choice(others))
-        return as_window(image, lesion, halo, index, known, int(case.modality == "MR"), prompted)
+        kind = _kind_of(case)
+        size = self.maker.size(case.image.shape, kind, generator)
+        volume, focus = self._around(case, kind, size, generator)
+        return self.maker.window(volume, size, focus, generator)
 
     def _around(
-        self, case: CachedCase, generator: np.random.Generator
-    ) -> tuple[torch.Tensor, list[int], np.ndarray]:
-        """A crop around a random focus: intensity, tumor, organ (3, X, Y, Z); the window's size;
-        and the focus in voxels of the crop."""
+        self, case: CachedCase, kind: ScanKind, size: Sequence[int],
+        generator: np.random.Generator,
+    ) -> tuple[LabelledVolume, np.ndarray]:
+        """A crop around a random focus, as large as a window of `size` can need; and the focus in
+        voxels of the crop."""
         image, labels = case.image, case.labels
-        size = [max(12, int(generator.integers(min(48, n, self.largest), min(n, self.largest) + 1))
-                    // 8 * 8) for n in image.shape]
         choice = generator.random()
-        voxels = case.voxels[TUMOR if choice < TUMOR_SHARE else ORGAN]
-        if len(voxels) and choice < TUMOR_SHARE + ORGAN_SHARE:
+        voxels = case.voxels[TUMOR if choice < LESION_SHARE else ORGAN]
+        if len(voxels) and choice < LESION_SHARE + ORGAN_SHARE:
             focus = voxels[int(generator.integers(len(voxels)))]
         else:
             focus = np.array([int(generator.integers(n)) for n in image.shape])
@@ -191,8 +176,24 @@ class CaseSampler:
         low = [max(0, int(f) - s - 8) for f, s in zip(focus, size, strict=True)]
         crop = tuple(slice(a, int(f) + s + 8) for a, f, s in zip(low, focus, size, strict=True))
         bits = labels[crop]
-        stack = np.stack([image[crop].astype(np.float32), bits & TUMOR, (bits & ORGAN) // ORGAN])
-        return torch.from_numpy(stack.astype(np.float32)), size, focus - np.array(low)
+        organ = (bits > 0) * float(self.maker.organs.index(case.organ) + 1)
+        stack = np.stack([image[crop].astype(np.float32), organ, bits & TUMOR, bits * 0])
+        volume = LabelledVolume(
+            kind, torch.from_numpy(stack.astype(np.float32)),
+            known_organs(case, self.maker.organs), int(case.modality == "MR"), case.stripped)
+        moved = focus - np.array(low) + (HEAD_MARGIN if case.stripped else 0)
+        return volume.with_margin(), moved
+
+
+@lru_cache(maxsize=1024)
+def _kind_of(case: CachedCase) -> ScanKind:
+    """How windows of a case are drawn: synthetic lesions where its organ is outlined."""
+    anatomy = vocabulary().anatomies[case.organ]
+    return ScanKind(
+        name=case.name, share=1.0, prompt=f"{anatomy.name} tumor",
+        mirror=anatomy.region in ("head", "thorax"),
+        synthetic={case.organ: SYNTHETIC_SHARE} if case.outlined else {},
+    )
 
 
 class MixedSampler:

@@ -60,6 +60,11 @@ class TrainingCase:
         """The name of the mask that outlines its lesions; "" where there is none."""
         return scan_table().lesion_mask(self.masks)
 
+    @property
+    def healthy(self) -> bool:
+        """Nothing is outlined in it that is no organ."""
+        return not self.lesion_mask and not set(self.masks) & set(scan_table().ignored_masks)
+
     @classmethod
     def of(cls, entry: Mapping[str, Any], root: Path) -> TrainingCase:
         """The case that an entry of the manifest in `root` lists."""

@@ -66,9 +66,9 @@ def real_examples(cases: Sequence[TrainingCase]) -> list[CalibrationExample]:
 
 def wrong_organ_examples(cases: Sequence[TrainingCase]) -> list[CalibrationExample]:
     """Negative examples: scans prompted for an organ that is not in them, as their kind says."""
-    outlined = [c for c in cases if c.lesion_mask and c.prompt and c.kind.wrong_prompt]
+    outlined = [c for c in cases if c.lesion_mask and c.prompt and c.kind.wrong_prompts]
     return [
-        replace(example, truth=empty_like(example.truth), prompt=case.kind.wrong_prompt)
+        replace(example, truth=empty_like(example.truth), prompt=case.kind.wrong_prompts[0])
         for case, example in zip(outlined, real_examples(outlined), strict=True)
     ]
 

@@ -56,7 +56,7 @@ class DataSelection:
     modalities: tuple[str, ...] = ("CT", "MR")
     left_out: frozenset[str] = frozenset()
     synthetic: bool = True
-    largest: int = 72
+    largest: int = 64
     held_out: float = 0.1
 
     def allows(self, organ: str) -> bool:
@@ -166,7 +166,7 @@ class ProjectFolder:
         return WindowSampler(
             volumes, self.selection.largest,
             lesion_organs=allowed if self.selection.synthetic else (), prompt_organs=allowed,
-            voxel_mm=self.selection.voxel_mm)
+            voxel_mm=self.selection.voxel_mm, organs=organs)
 
     def held_out(self, organs: Sequence[str]) -> list[Window]:
         """Validation windows: of tuning patients, and synthetic lesions in training scans."""

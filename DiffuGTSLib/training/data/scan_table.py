@@ -45,14 +45,15 @@ class ScanKind:
         remainder: the organ that the body outside all given masks counts as.
         known: organs whose presence and absence are known; None: all but `unknown`.
         unknown: see `known`.
-        around_organs: half of the windows lie around a labelled organ.
         synthetic: organs in which synthetic lesions may be added, with their rates. Without a
             prompt they are the only lesions; beside real ones, the rate is a share of windows.
         synthetic_copies: copies with synthetic lesions for the calibration, by organ.
         stripped_share: of the windows, in which all but the brain is removed.
         clipped_hu: ends at which the intensities were clipped before the scans were published.
         tuning_patients: how many patients of the training split are kept for the calibration.
-        wrong_prompt: names an organ that is not in the scan, for negative examples.
+        title: of its group in the tables of the validation.
+        asked: prompts for scans of which none is stated: of the tumors there, or of healthy organs.
+        wrong_prompts: name organs that are not in the scan, for negative examples.
         phantom: kind of digital phantom; "" for real scans.
     """
 
@@ -66,13 +67,14 @@ class ScanKind:
     remainder: str = ""
     known: tuple[str, ...] | None = None
     unknown: tuple[str, ...] = ()
-    around_organs: bool = False
     synthetic: Mapping[str, float] = field(default_factory=dict)
     synthetic_copies: Mapping[str, int] = field(default_factory=dict)
     stripped_share: float = 0.0
     clipped_hu: tuple[float, float] | None = None
     tuning_patients: int = 0
-    wrong_prompt: str = ""
+    title: str = ""
+    asked: tuple[str, ...] = ()
+    wrong_prompts: tuple[str, ...] = ()
     phantom: str = ""
 
     @cached_property

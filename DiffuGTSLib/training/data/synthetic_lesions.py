@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from DiffuGTSLib.scan.canonical import Modality
+from DiffuGTSLib.training.data.augment import smooth_noise
 
 HU = 1 / 2000.0  # one Hounsfield unit on the normalised CT scale
 # Smallest and largest radius in mm, by organ.
@@ -82,16 +83,6 @@ def add_lesion(
     return SyntheticLesion(result, full, around)
 
 
-def _noise(shape: tuple[int, ...], scale: float, generator: np.random.Generator) -> np.ndarray:
-    """Smooth noise of unit deviation with features of `scale` voxels."""
-    coarse = [max(3, int(np.ceil(n / max(scale, 1.0))) + 2) for n in shape]
-    grid = generator.standard_normal(coarse).astype(np.float32)
-    zoom = [n / c for n, c in zip(shape, coarse, strict=True)]
-    smooth = ndimage.zoom(grid, zoom, order=1, grid_mode=True, mode="nearest")
-    smooth = smooth[tuple(slice(0, n) for n in shape)]
-    return (smooth / (smooth.std() + 1e-6)).astype(np.float32)
-
-
 def _distance(
     shape: tuple[int, ...], centre: np.ndarray, radius: float, generator: np.random.Generator
 ) -> np.ndarray:
@@ -100,8 +91,8 @@ def _distance(
     rotation, _ = np.linalg.qr(generator.standard_normal((3, 3)))
     offsets = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1) - centre
     distance = np.linalg.norm((offsets @ rotation) / axes, axis=-1)
-    dents = generator.uniform(0.05, 0.35) * _noise(shape, radius * 0.7, generator)
-    fine = generator.uniform(0.0, 0.12) * _noise(shape, max(1.5, radius * 0.25), generator)
+    dents = generator.uniform(0.05, 0.35) * smooth_noise(shape, radius * 0.7, generator)
+    fine = generator.uniform(0.0, 0.12) * smooth_noise(shape, max(1.5, radius * 0.25), generator)
     return (distance * (1 + np.clip(dents + fine, -0.6, 0.9))).astype(np.float32)
 
 
@@ -110,7 +101,7 @@ def _ct_intensities(
     generator: np.random.Generator,
 ) -> np.ndarray:
     """Intensities of a CT lesion; figures in HU."""
-    rough = _noise(scan.shape, generator.uniform(1.0, 3.0), generator)
+    rough = smooth_noise(scan.shape, generator.uniform(1.0, 3.0), generator)
     if name == "lung":
         solid = generator.random() < 0.88
         value = generator.uniform(-60, 90) if solid else generator.uniform(-650, -300)
@@ -141,7 +132,7 @@ def _mr_intensities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Intensities of an MR lesion relative to the tissue around, and its halo."""
     middle = float(np.median(scan[inside]))
-    rough = _noise(scan.shape, generator.uniform(1.0, 4.0), generator)
+    rough = smooth_noise(scan.shape, generator.uniform(1.0, 4.0), generator)
     # Tumors are bright on FLAIR, T2 and, where they enhance, on T1. Networks that were trained for
     # minutes could not separate dark lesions from fluid, and learned the bright ones less well.
     brighter = generator.random() < 0.8

@@ -1,13 +1,15 @@
 """Training windows for the attention: real tumors, synthetic lesions, organs and prompts.
 
-`WindowSampler` draws them; `WindowLoader` gives the windows of each step, from worker processes
-where there are any.
+`WindowMaker` makes one of a place in a scan, the same way for every source of scans;
+`WindowSampler` chooses the places; `WindowLoader` gives the windows of each step, from worker
+processes where there are any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -31,9 +33,15 @@ PHANTOM_SEEDS = range(1000, 1004)  # of each kind; the demonstration's phantom i
 # must not take the clipping for a sign of the organ.
 CLIPPED_SHARE = 0.15
 MULTIPLE = 16  # the context path's coarsest voxel
-# Below three coarsest voxels an axis, bfloat16 gradients of convolutions overflow on CPUs.
-SMALLEST = 48
-UNKNOWN = 255
+# Of the windows: around a lesion where it is not in the middle anyway, around an organ that may
+# get one.
+LESION_SHARE, ORGAN_SHARE = 0.6, 0.2
+CROP_SHARE = (0.55, 0.95)  # of an axis of a crop around a lesion: else its middle marks the lesion
+LEAST_VOXELS = 10  # of an axis; a thinner crop is taken whole
+HEAD_SHARE = 0.4  # of the windows of stripped brains, that get a simulated head around them
+HEAD_MARGIN = 9  # voxels of room for it on each side
+COMMON_SHARE = 0.75  # of the synthetic lesions that a kind of scans asks for
+COPIES = ([1, 2, 3], [0.65, 0.2, 0.15])  # of synthetic lesions in a window, and how often
 _PURPOSE = 0xFEED  # makes the windows' random generator independent of the loss function's
 
 
@@ -49,6 +57,8 @@ class Window:
         known: (len(ORGANS),), whether presence and absence of the organ are known here.
         organ: index into ORGANS of the prompt's organ.
         modality: index into attention.MODALITIES.
+        inside: float (X, Y, Z), 1 where the scan is, 0 in the padding.
+        others: organs that are known and hold no lesion: prompted for one, nothing is right.
     """
 
     image: torch.Tensor
@@ -58,13 +68,15 @@ class Window:
     known: torch.Tensor
     organ: int
     modality: int
+    inside: torch.Tensor
+    others: tuple[int, ...] = ()
 
     def to(self, device: str) -> Window:
         """The same window on a device."""
         return replace(
             self, image=self.image.to(device), lesion=self.lesion.to(device),
             weight=self.weight.to(device), organs=self.organs.to(device),
-            known=self.known.to(device),
+            known=self.known.to(device), inside=self.inside.to(device),
         )
 
 
@@ -77,12 +89,20 @@ class LabelledVolume:
         stack: float32 (4, X, Y, Z): intensity, organ index, lesion, ignore.
         known: (organs,), whether presence and absence of each organ are known.
         modality: index into attention.MODALITIES.
+        stripped: nothing but the brain is left of a head.
     """
 
     kind: ScanKind
     stack: torch.Tensor
     known: np.ndarray
     modality: int
+    stripped: bool = False
+
+    def with_margin(self) -> LabelledVolume:
+        """With room for a simulated head, where the scan is a stripped brain."""
+        if not self.stripped:
+            return self
+        return replace(self, stack=F.pad(self.stack, (HEAD_MARGIN,) * 6))
 
 
 def label_volume(volume: TrainingVolume, cache: Path | None = None) -> LabelledVolume:
@@ -105,7 +125,8 @@ def label_volume(volume: TrainingVolume, cache: Path | None = None) -> LabelledV
         index[lesion] = ORGANS.index(kind.prompted_organ) + 1
     stack = np.stack([volume.image.astype(np.float32), index, lesion, ignore]).astype(np.float32)
     modality = 0 if volume.case.modality == "CT" else 1
-    return LabelledVolume(kind, torch.from_numpy(stack), np.array(kind.known_organs), modality)
+    return LabelledVolume(kind, torch.from_numpy(stack), np.array(kind.known_organs), modality,
+                          volume.case.skull_stripped)
 
 
 def phantom_volumes() -> list[LabelledVolume]:
@@ -116,7 +137,7 @@ def phantom_volumes() -> list[LabelledVolume]:
             continue
         modality: Modality = "MR" if kind.phantom == "brain" else "CT"
         for number, seed in enumerate(PHANTOM_SEEDS):
-            phantom = make_phantom(kind.phantom, seed, number % 4 != 3)  # type: ignore[arg-type]
+            phantom = make_phantom(kind.phantom, seed, tumor=number % 4 != 3)  # type: ignore[arg-type]
             canonical = to_canonical(phantom.image, modality, SPACING_MM)
             tumor, organ = (mask_on_grid(m, canonical.geometry)
                             for m in (phantom.mask, phantom.organ))
@@ -128,152 +149,215 @@ def phantom_volumes() -> list[LabelledVolume]:
     return volumes
 
 
-class WindowSampler:
-    """Draws windows: kinds of scans by their shares, scans of a kind with equal probability.
+@dataclass(frozen=True)
+class WindowMaker:
+    """Makes training windows.
 
-    Args:
-        largest: voxels an axis of a window, at most.
+    Attributes:
+        organs: what `Window.organ` is an index of.
+        edge: voxels of a window's edge, a multiple of MULTIPLE; smaller ones are padded.
         lesion_organs: where synthetic lesions may be added.
-        prompt_organs: what prompts may name; each volume knows at least one of them.
+        prompt_organs: what prompts may name.
         voxel_mm: edge of the voxels.
+        clipped_hu: ends at which some of the CTs were published; others are clipped there at times.
     """
 
-    def __init__(
-        self, volumes: Sequence[LabelledVolume], largest: int = 96,
-        lesion_organs: Collection[str] = ORGANS, prompt_organs: Collection[str] = ORGANS,
-        voxel_mm: float = 2.0,
-    ) -> None:
-        self.lesion_organs, self.prompt_organs = lesion_organs, prompt_organs
-        self.voxel_mm = voxel_mm
-        table = scan_table().kinds
-        self.volumes = {k: [v for v in volumes if v.kind.name == k] for k in table}
-        self.kinds = [table[k] for k in table if self.volumes[k]]
-        shares = np.array([kind.share for kind in self.kinds])
-        self.shares = shares / shares.sum()
-        self.clipped = [kind.clipped_hu for kind in self.kinds if kind.clipped_hu is not None]
-        self.largest = largest
+    organs: tuple[str, ...] = ORGANS
+    edge: int = 64
+    lesion_organs: Collection[str] = ORGANS
+    prompt_organs: Collection[str] = ORGANS
+    voxel_mm: float = 2.0
+    clipped_hu: tuple[float, float] | None = None
 
-    def draw(self, generator: np.random.Generator) -> Window:
-        """A deformed window; three of four without a real lesion get a synthetic one."""
-        kind = self.kinds[generator.choice(len(self.kinds), p=self.shares)]
-        volumes = self.volumes[kind.name]
-        volume = volumes[generator.integers(len(volumes))]
-        stack = augment.deformed_window(
-            volume.stack, self._size(volume, generator), self._focus(volume, generator), generator,
-            mirror_x=kind.mirror,
-        ).numpy()
-        image, index = stack[0], np.rint(stack[1]).astype(np.uint8)
-        lesion, ignore = stack[2] > 0.5, stack[3] > 0.5
-        modality = "CT" if volume.modality == 0 else "MR"
-        organ = kind.prompted_organ
-        if kind.stripped_share and generator.random() < kind.stripped_share:
-            image = np.where(index == ORGANS.index("brain") + 1, image, 0.0)
-        if modality == "MR":
-            image = augment.random_contrast(image, generator)
-        elif self.clipped and kind.clipped_hu is None and generator.random() < CLIPPED_SHARE:
-            image = augment.clip_as_published(image, self.clipped[0])
-        if self._adds_lesions(kind, generator):
-            organ, image, more, halo = self._add_lesions(kind, image, index, modality, generator)
-            lesion, ignore = lesion | more, (ignore | halo) & ~more
-        image = augment.degrade(image, generator, floor=0.0 if modality == "CT" else None)
-        prompted = ORGANS.index(organ)
-        if organ not in self.prompt_organs or generator.random() < 0.15:
-            known = [i for i in np.flatnonzero(volume.known) if ORGANS[i] in self.prompt_organs]
-            prompted = int(generator.choice(known))
-        return as_window(image, lesion, ignore, index, volume.known, volume.modality, prompted)
-
-    @staticmethod
-    def _adds_lesions(kind: ScanKind, generator: np.random.Generator) -> bool:
-        if not kind.synthetic or not kind.prompt:
-            return bool(kind.synthetic)
-        return bool(generator.random() < sum(kind.synthetic.values()))
-
-    def _size(self, volume: LabelledVolume, generator: np.random.Generator) -> list[int]:
-        """Smaller than the scan: else the centre of a crop around a tumor marks the tumor."""
+    def size(self, shape: Sequence[int], kind: ScanKind, generator: np.random.Generator
+             ) -> list[int]:
+        """Voxels of a window of a scan of `shape`; smaller than a crop around a lesion."""
         sizes = []
-        for n in volume.stack.shape[1:]:
-            bound = min(self.largest, n)
-            least = min(bound, self.largest * 2 // 3)
-            size = int(generator.integers(least, bound + 1))
-            if volume.kind.crop:
-                size = min(size, int(n * generator.uniform(0.55, 0.95)))
-            sizes.append(max(12, size // 8 * 8))
+        for n in shape:
+            size = min(self.edge, n)
+            if kind.crop and n > LEAST_VOXELS / CROP_SHARE[0]:
+                size = min(size, max(LEAST_VOXELS, int(n * generator.uniform(*CROP_SHARE))))
+            sizes.append(size)
         return sizes
 
-    def _focus(self, volume: LabelledVolume, generator: np.random.Generator) -> np.ndarray | None:
-        """A voxel of a labelled organ, for half of the windows of some kinds; a voxel of a lesion,
-        for half of the windows of scans that are no crops around one."""
-        kind = volume.kind
-        if kind.prompt and not kind.crop and not kind.phantom and bool(volume.stack[2].any()):
-            return self._voxel_of(volume.stack[2] > 0.5, generator)
-        if not kind.around_organs or generator.random() < 0.5:
-            return None
-        present = np.unique(volume.stack[1][::4, ::4, ::4].numpy()).astype(int)
-        possible = [ORGANS.index(o) + 1 for o in kind.synthetic]
-        present = np.intersect1d(present, possible)
-        if present.size == 0:
-            return None
-        voxels = torch.nonzero(volume.stack[1] == int(generator.choice(present)))
-        return voxels[int(generator.integers(len(voxels)))].numpy()
-
-    @staticmethod
-    def _voxel_of(mask: torch.Tensor, generator: np.random.Generator) -> np.ndarray | None:
-        if generator.random() < 0.5:
-            return None
-        voxels = torch.nonzero(mask)
-        return voxels[int(generator.integers(len(voxels)))].numpy()
-
-    def _add_lesions(
-        self, kind: ScanKind, image: np.ndarray, index: np.ndarray, modality: str,
+    def window(
+        self, volume: LabelledVolume, size: Sequence[int], focus: np.ndarray | None,
         generator: np.random.Generator,
-    ) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-        """Adds none (one in four), one, or up to three lesions to one of the window's organs.
+    ) -> Window:
+        """A deformed window of `size` voxels that holds the voxel `focus`, or lies anywhere.
 
-        Returns:
-            The organ, the image, the lesion mask and the halo.
+        Most windows of scans without a lesion get synthetic ones.
         """
-        lesion, halo = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
+        kind, modality = volume.kind, ("CT", "MR")[volume.modality]
+        stack = augment.deformed_window(
+            volume.stack.float(), size, focus, generator, mirror_x=kind.mirror).numpy()
+        image, index = stack[0], np.rint(stack[1]).astype(np.uint8)
+        lesion, ignore = stack[2] > 0.5, stack[3] > 0.5
+        organ = kind.prompted_organ
+        if chosen := self._lesion_organ(kind, index, bool(lesion.any()), generator):
+            image, more, halo = self._with_lesions(image, index, chosen, modality, generator)
+            if chosen == organ:
+                ignore, lesion = (ignore | halo) & ~(lesion | more), lesion | more
+            else:  # what is outlined belongs to another prompt
+                ignore, lesion = (ignore | halo | lesion) & ~more, more
+            organ = chosen
+        image = self._augmented(image, index, volume, generator)
+        known = [i for i in np.flatnonzero(volume.known) if self.organs[i] in self.prompt_organs]
+        common = [i for i in known if self.organs[i] in prompted_organs()] or known
+        own = self.organs.index(organ) if organ in self.prompt_organs else -1
+        if own < 0:  # no lesion of a class that may be prompted for
+            own = int(generator.choice(common))
+            lesion, ignore = np.zeros_like(lesion), ignore | lesion
+        others: list[int] = []
+        for among in (common, known):
+            left = [i for i in among if i != own and i not in others]
+            others += [int(generator.choice(left))] if left else []
+        return as_window(image, lesion, ignore, index, volume.known, volume.modality, own,
+                         tuple(others), self.edge, generator)
+
+    def _augmented(
+        self, image: np.ndarray, index: np.ndarray, volume: LabelledVolume,
+        generator: np.random.Generator,
+    ) -> np.ndarray:
+        """Other contrasts, heads, clipping; then blur, thick slices, noise."""
+        kind = volume.kind
+        if volume.modality == 0:
+            if self.clipped_hu and not kind.clipped_hu and generator.random() < CLIPPED_SHARE:
+                image = augment.clip_as_published(image, self.clipped_hu)
+            return augment.degrade(image, generator, floor=0.0)
+        brain = index == self.organs.index("brain") + 1
+        darkest = -0.5
+        if volume.stripped and brain.sum() > 500 and generator.random() < HEAD_SHARE:
+            image, darkest = augment.simulated_head(image, brain, generator), -0.75
+        elif kind.stripped_share and not volume.stripped and (
+                generator.random() < kind.stripped_share):
+            image = np.where(brain, image, 0.0)
+        return augment.degrade(
+            augment.random_gain(image, generator, darkest), generator, floor=None)
+
+    def _lesion_organ(
+        self, kind: ScanKind, index: np.ndarray, real: bool, generator: np.random.Generator
+    ) -> str:
+        """The organ that gets synthetic lesions; "" for none."""
+        if not kind.synthetic or (real and len(kind.synthetic) == 1):
+            return ""
+        if generator.random() >= min(1.0, sum(kind.synthetic.values())) * COMMON_SHARE:
+            return ""
         rates = {
-            o: r for o, r in kind.synthetic.items()
-            if o in self.lesion_organs and (index == ORGANS.index(o) + 1).sum() > 200
+            organ: rate for organ, rate in kind.synthetic.items() if organ in self.lesion_organs
+            and np.count_nonzero(index == self.organs.index(organ) + 1) > 200
         }
         if not rates:
-            return next(iter(kind.synthetic)), image, lesion, halo
+            return ""
         weights = np.array(list(rates.values()))
-        organ = list(rates)[generator.choice(len(rates), p=weights / weights.sum())]
-        inside = index == ORGANS.index(organ) + 1
-        count = int(generator.choice([0, 1, 2, 3], p=[0.25, 0.5, 0.15, 0.1]))
-        for _ in range(count):
+        return list(rates)[generator.choice(len(rates), p=weights / weights.sum())]
+
+    def _with_lesions(
+        self, image: np.ndarray, index: np.ndarray, organ: str, modality: str,
+        generator: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The image with up to three lesions in an organ, their mask and their halo."""
+        lesion, halo = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
+        inside = index == self.organs.index(organ) + 1
+        for _ in range(int(generator.choice(COPIES[0], p=COPIES[1]))):
             synthetic = add_lesion(
                 image, inside, organ, modality, generator, self.voxel_mm  # type: ignore[arg-type]
             )
             if synthetic is not None:
                 image = synthetic.image
                 lesion, halo = lesion | synthetic.mask, halo | synthetic.halo
-        return organ, image, lesion, halo & ~lesion
+        return image, lesion, halo & ~lesion
+
+
+@lru_cache(maxsize=1)
+def prompted_organs() -> frozenset[str]:
+    """The organs of which there are outlined tumors: what is prompted for most."""
+    return frozenset(kind.prompted_organ for kind in scan_table().kinds.values()
+                     if kind.prompt and not kind.phantom)
+
+
+class WindowSampler:
+    """Draws windows: kinds of scans by their shares, scans of a kind with equal probability.
+
+    Args:
+        largest: voxels of a window's edge; taken to the next multiple of MULTIPLE.
+        lesion_organs, prompt_organs, voxel_mm: see WindowMaker; each volume knows at least one of
+            the organs that may be prompted for.
+    """
+
+    def __init__(
+        self, volumes: Sequence[LabelledVolume], largest: int = 64,
+        lesion_organs: Collection[str] = ORGANS, prompt_organs: Collection[str] = ORGANS,
+        voxel_mm: float = 2.0, organs: Sequence[str] = ORGANS,
+    ) -> None:
+        table = scan_table().kinds
+        self.volumes = {k: [v.with_margin() for v in volumes if v.kind.name == k] for k in table}
+        self.kinds = [table[k] for k in table if self.volumes[k]]
+        shares = np.array([kind.share for kind in self.kinds])
+        self.shares = shares / shares.sum()
+        clipped = [kind.clipped_hu for kind in self.kinds if kind.clipped_hu is not None]
+        self.maker = WindowMaker(
+            tuple(organs), full_edge(largest), lesion_organs, prompt_organs, voxel_mm,
+            clipped[0] if clipped else None)
+
+    def draw(self, generator: np.random.Generator) -> Window:
+        """A window of one of the volumes."""
+        kind = self.kinds[generator.choice(len(self.kinds), p=self.shares)]
+        volumes = self.volumes[kind.name]
+        volume = volumes[generator.integers(len(volumes))]
+        size = self.maker.size(volume.stack.shape[1:], kind, generator)
+        return self.maker.window(volume, size, self._focus(volume, generator), generator)
+
+    def _focus(self, volume: LabelledVolume, generator: np.random.Generator) -> np.ndarray | None:
+        """A voxel of a lesion, of an organ that may get one, or none."""
+        kind, choice = volume.kind, generator.random()
+        if choice < LESION_SHARE and not kind.crop and bool(volume.stack[2].any()):
+            return _voxel_of(volume.stack[2] > 0.5, generator)
+        if choice < LESION_SHARE + ORGAN_SHARE and kind.synthetic:
+            organ = ORGANS.index(str(generator.choice(list(kind.synthetic)))) + 1
+            return _voxel_of(volume.stack[1] == organ, generator)
+        return None
+
+
+def _voxel_of(mask: torch.Tensor, generator: np.random.Generator) -> np.ndarray | None:
+    """One of a mask's voxels, looked for in every second plane; None where there is none."""
+    voxels = torch.nonzero(mask[::2, ::2, ::2])
+    if not len(voxels):
+        return None
+    return 2 * voxels[int(generator.integers(len(voxels)))].numpy()
+
+
+def full_edge(largest: int) -> int:
+    """The next multiple of MULTIPLE."""
+    return -(-largest // MULTIPLE) * MULTIPLE
 
 
 def as_window(
     image: np.ndarray, lesion: np.ndarray, ignore: np.ndarray, index: np.ndarray,
-    known: np.ndarray, modality: int, organ: int,
+    known: np.ndarray, modality: int, organ: int, others: tuple[int, ...], edge: int,
+    generator: np.random.Generator,
 ) -> Window:
-    """A window from arrays (X, Y, Z), padded to multiples of MULTIPLE with weight 0.
+    """A cube of `edge` voxels from arrays (X, Y, Z), which lie anywhere in it; the padding is 0 and
+    has weight 0.
 
     Args:
         known: (organs,), whether presence and absence of each organ are known.
         modality: index into attention.MODALITIES.
         organ: index of the prompt's organ.
+        others: of organs that hold no lesion.
     """
-    pads = [max(int(-n % MULTIPLE), SMALLEST - n) for n in image.shape]
-    order = (0, pads[2], 0, pads[1], 0, pads[0])
+    starts = [int(generator.integers(edge - n + 1)) for n in image.shape]
+    where = tuple(slice(a, a + n) for a, n in zip(starts, image.shape, strict=True))
 
     def tensor(array: np.ndarray) -> torch.Tensor:
-        return F.pad(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)), order)
+        cube = torch.zeros((edge,) * 3)
+        cube[where] = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        return cube
 
     return Window(
         image=tensor(image)[None, None], lesion=tensor(lesion), weight=tensor(~ignore),
         organs=tensor(index).to(torch.uint8), known=torch.from_numpy(known), organ=organ,
-        modality=modality,
+        modality=modality, inside=tensor(np.ones(image.shape)), others=others,
     )
 
 

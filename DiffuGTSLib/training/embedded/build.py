@@ -30,28 +30,31 @@ from DiffuGTSLib.training import (
     denoiser_trainer,
 )
 from DiffuGTSLib.training.calibration import CALIBRATED_ON
-from DiffuGTSLib.training.config import ATTENTION, ATTENTION_WIDE, AUTOENCODER, DENOISER, Training
-from DiffuGTSLib.training.data.cases import SPACING_MM, read_cases
+from DiffuGTSLib.training.config import ATTENTION, AUTOENCODER, DENOISER, Training
+from DiffuGTSLib.training.data.cases import SPACING_MM
 from DiffuGTSLib.training.data.corpus import Corpus
 from DiffuGTSLib.training.data.project_folder import DataSelection, ProjectFolder
 from DiffuGTSLib.training.data.windows import WindowLoader
 from DiffuGTSLib.training.embedded import validation
 from DiffuGTSLib.training.loop import CHECKPOINT, LoopConfig
 
-SMALL_WINDOW, WIDE_WINDOW = 72, 96  # voxels an axis, at most
+WINDOW = 64  # voxels an axis
+# What the small autoencoder needs beside its frozen features: the attention sees the scan itself,
+# in tiles as large as its windows at a quarter of the resolution. Of the same 4 mm and coarser
+# convolutions a plain network is made (Testing/Benchmarks/plain_unet.py).
+NETWORK = {"image_channels": (8, 32, 48), "tile": WINDOW // 4}
+LIMIT = 10_000  # examples of a class and modality for the calibration: all
 LOADER_WORKERS = 1  # processes that draw windows while the attention trains
 # Mean error when healthy tissue is inpainted, two samples: 4 steps 0.052 (CT) and 0.134 (MR),
 # 12 steps 0.053 and 0.140. Four samples of 4 steps: 0.050 and 0.130, at twice the time.
 STEPS = 4
 SAMPLES = 2
-# Mean calibration score of the committed attention over anatomies and modalities: 0.54 with scans
-# mirrored along x and y as well, 0.53 without.
-MIRRORS = (0, 1)
 CLASSES = "classes.json"  # beside the attention's checkpoint: the classes it was trained on
 TRAINED_ON = (
-    "Soft-tissue-Sarcoma (TCIA) patients 001-028, NSCLC Radiogenomics r01-001, TotalSegmentator "
-    "test data (abdomen, liver slab, two mediastinum crops), open_ms_data p07 and p19, FNNDSC "
-    "volunteers, Colin27 (MRIcron), pyradiomics breast1; synthetic lesions in them."
+    "Soft-tissue-Sarcoma (TCIA) patients 001-028; TCGA-LGG and UCSF-PDGM gliomas with the outlines "
+    "of BraTS 2021; NSCLC Radiogenomics; LIDC-IDRI; Medical Segmentation Decathlon Task03 (livers, "
+    "share-alike); TotalSegmentator test data; open_ms_data; FNNDSC volunteers; Colin27 (MRIcron); "
+    "pyradiomics breast1; synthetic lesions in them."
 )
 _POLL_SECONDS = 1.0
 _TERMINATION_SECONDS = 10.0
@@ -71,25 +74,27 @@ class EmbeddedBuild:
     """Trains the parts of the embedded model from the data into the folder of runs.
 
     Attributes:
-        data: folder with manifest.json and the scans.
+        data: folders, each with manifest.json and the scans.
         runs: folder for checkpoints, curves and the cache.
         log: receives each line of progress.
         quick: steps of each training, for a trial; 0: those of the embedded model.
     """
 
-    data: Path
+    data: Sequence[Path]
     runs: Path
     log: Callable[[str], None] = to_terminal
     quick: int = 0
 
     @property
-    def folder(self) -> ProjectFolder:
-        """The data for training."""
-        return ProjectFolder(self.data, self.runs / "cache", DataSelection())
+    def corpus(self) -> Corpus:
+        """The data for training, kinds of scans by their shares whatever folder they lie in."""
+        selection = DataSelection(largest=WINDOW)
+        folders = [ProjectFolder(root, self.runs / "cache", selection) for root in self.data]
+        return Corpus([(f, sum(f.kinds.values())) for f in folders], selection)
 
     def vae(self, training: Training = AUTOENCODER) -> None:
         """Trains the autoencoder, moves its latents' mean to 0 and stores their scale factor."""
-        folder = self.folder
+        folder = self.corpus
         config = self._loop(training, "vae")
         model = autoencoder_trainer.train(
             folder.volumes("training"), folder.volumes("validation"), config)
@@ -102,48 +107,22 @@ class EmbeddedBuild:
         """Trains the denoiser on the latents of healthy tissue."""
         scale = json.loads((self.runs / "vae" / "scale_factor.json").read_text())
         scans = denoiser_trainer.encode_copies(
-            self.autoencoder(), self.folder.labelled_volumes("training"), scale,
+            self.autoencoder(), self.corpus.labelled_volumes("training"), scale,
             denoiser_trainer.COPIES, seed=0,
         )
         config = self._loop(training, "unet")
         denoiser_trainer.train(scans, config).save_pretrained(self.runs / "unet" / "model")
 
-    def aova(self, training: Training = ATTENTION, wide: Training = ATTENTION_WIDE) -> None:
-        """Trains the attention over the frozen autoencoder: on small windows, then on wide ones."""
-        encoder = TextEncoder.from_package()
-
-        def train(
-            part: str, settings: Training, largest: int, weights: attention_trainer.LossWeights,
-            start: AnomalyAttention | None = None,
-        ) -> AnomalyAttention:
-            corpus = self._corpus(largest)
-            loader = WindowLoader(
-                corpus.sampler(), attention_trainer.WINDOWS_PER_STEP, LOADER_WORKERS)
-            return attention_trainer.train(
-                self.autoencoder(), loader, corpus.held_out(), self._loop(settings, part),
-                attention_trainer.PromptTexts(encoder, corpus.organs), {"mirrors": MIRRORS},
-                start=start, weights=weights,
-            )
-
-        small = train("aova_small", training, SMALL_WINDOW, attention_trainer.SENSITIVE)
-        model = train("aova", wide, WIDE_WINDOW, attention_trainer.SPECIFIC, small)
-        classes = json.dumps(self._corpus(WIDE_WINDOW).trained_classes())
-        (self.runs / "aova" / CLASSES).write_text(classes)
+    def aova(self, training: Training = ATTENTION) -> None:
+        """Trains the attention over the frozen autoencoder."""
+        corpus = self.corpus
+        loader = WindowLoader(
+            corpus.sampler(), attention_trainer.WINDOWS_PER_STEP, LOADER_WORKERS)
+        model = attention_trainer.train(
+            self.autoencoder(), loader, corpus.held_out(), self._loop(training, "aova"),
+            attention_trainer.PromptTexts(TextEncoder.from_package(), corpus.organs), NETWORK)
+        (self.runs / "aova" / CLASSES).write_text(json.dumps(corpus.trained_classes()))
         model.save_pretrained(self.runs / "aova" / "model")
-
-    def average(self, before: Path, share: float) -> None:
-        """Averages the attention's weights with those that it was fine-tuned from.
-
-        Such averages can combine the strengths of both (model soups, Wortsman et al., ICML 2022).
-
-        Args:
-            before: folder of runs with the earlier attention.
-            share: weight of the later one, 0 to 1.
-        """
-        later, earlier = (trained_attention(runs) for runs in (self.runs, before))
-        start, end = earlier.state_dict(), later.state_dict()
-        later.load_state_dict({name: torch.lerp(start[name], end[name], share) for name in end})
-        later.save_pretrained(self.runs / "aova" / "model")
 
     def package(self, output: Path) -> None:
         """Writes the model package from the trained parts, as they are now."""
@@ -151,8 +130,7 @@ class EmbeddedBuild:
 
     def fuse(self, model: Path) -> None:
         """Fits calibration and fusion on tuning patients and synthetic lesions; updates `model`."""
-        unlimited = len(read_cases(self.data)) * 10
-        calibration.calibrate(model, self.folder.examples(unlimited), self.runs / "fusion.json",
+        calibration.calibrate(model, self.corpus.examples(LIMIT), self.runs / "fusion.json",
                               log=self.log)
 
     def validate(
@@ -167,11 +145,6 @@ class EmbeddedBuild:
         model = Autoencoder.from_pretrained(self.runs / "vae" / "model", low_cpu_mem_usage=False)
         model.requires_grad_(False).eval()
         return model.to(memory_format=torch.channels_last_3d)
-
-    def _corpus(self, largest: int) -> Corpus:
-        """The data in windows of at most `largest` voxels an axis."""
-        folder = ProjectFolder(self.data, self.runs / "cache", DataSelection(largest=largest))
-        return Corpus([(folder, 1.0)], folder.selection)
 
     def _loop(self, training: Training, part: str) -> LoopConfig:
         steps = self.quick or training.steps
@@ -192,7 +165,7 @@ def _trained_part(runs: Path, name: str, blank: ModelMixin) -> ModelMixin:
 
 def trained_attention(runs: Path) -> AnomalyAttention:
     """The attention of a folder of runs."""
-    attention = _trained_part(runs, "aova", AnomalyAttention(mirrors=MIRRORS))
+    attention = _trained_part(runs, "aova", AnomalyAttention(**NETWORK))
     assert isinstance(attention, AnomalyAttention)
     return attention
 

@@ -6,7 +6,6 @@ docs/validation.md as Markdown.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,14 +22,10 @@ from DiffuGTSLib.files import write_atomically
 from DiffuGTSLib.pipeline import Options
 from DiffuGTSLib.training.data.cases import TrainingCase, read_cases
 
-LUNG, BRAIN, LIVER, SARCOMA = "lung tumor", "brain tumor", "liver tumor", "soft tissue sarcoma"
-ABDOMEN = (LIVER, "kidney tumor", "pancreatic tumor", "colon tumor")
-VOLUNTEERS = ("volunteer_t1", "volunteer_t2", "volunteer2_t1", "colin27_t1")
-MEDIASTINUM = ("mediastinum_a", "mediastinum_b")
 TABLE = "table.md"
 WIDTH = 1200  # pixels of a picture in the docs
 _FOR_THE_DOCS = (TABLE, "cases.csv", "groups.csv")
-_SEQUENCES = {"t1": "t1", "t1c": "t1c", "t2": "t2", "fla": "flair"}
+SEQUENCES = {"t1": "T1", "t1c": "T1 Gd", "t2": "T2", "flair": "FLAIR"}
 DASH = "\N{EN DASH}"
 _PARTS = {"map": "AOVA map", "attention": "AOVA", "pixel": "+ pixel", "feature": "+ feature",
           "both": "+ both"}
@@ -43,77 +38,69 @@ class Task:
     """One scan and one prompt.
 
     Attributes:
-        scan: its name in the manifest.
-        mask: the outline; "" where the scan holds no tumor.
         group: rows of one group are averaged.
         wrong_organ: the prompt does not name what the mask outlines.
     """
 
-    scan: str
+    scan: TrainingCase
     prompt: str
-    mask: str
     group: str
     wrong_organ: bool = False
 
     @property
     def name(self) -> str:
         """The case's name, and its picture's."""
-        return f"{self.scan}_{self.prompt.replace(' ', '_')}"
+        return f"{self.scan.name}_{self.prompt.replace(' ', '_')}"
+
+    @property
+    def labelled(self) -> LabelledCase:
+        """The task as a case of an evaluation."""
+        scan = self.scan
+        return LabelledCase(
+            name=self.name, patient=scan.patient, image=scan.folder / "image.nii.gz",
+            prompt=self.prompt, modality=scan.modality, sequence=scan.sequence,
+            skull_stripped=scan.skull_stripped,
+            mask=scan.folder / f"{scan.lesion_mask}.nii.gz" if scan.lesion_mask else None,
+            dataset="validation", group=self.group, wrong_organ=self.wrong_organ,
+        )
 
 
-def tasks() -> list[Task]:
-    """The prompts for the validation scans, and for scans without a tumor.
+def tasks(cases: Sequence[TrainingCase]) -> list[Task]:
+    """The prompts for the scans of validation patients, and for scans of healthy ones.
 
     Prompts of one scan are consecutive, so that it is encoded once.
     """
     listed: list[Task] = []
-    for scan in ("lung1", "lidc0314"):
-        listed += _tasks_of(scan, LUNG, "tumor", "lung CT", (BRAIN, LIVER))
-    listed += _tasks_of("brain1", BRAIN, "tumor", "brain T1 Gd", (LUNG, LIVER))
-    for sequence, title in (("t1c", "brain T1 Gd"), ("fla", "brain FLAIR"), ("t2", "brain T2"),
-                            ("t1", "brain T1")):
-        listed += _tasks_of(f"fg-6692_{sequence}", BRAIN, "tumor_silver", title, (LUNG, LIVER))
-    for kind, title in (("ct", "sarcoma CT"), ("t1", "sarcoma MR")):
-        for number in range(33, 41):
-            listed += _tasks_of(f"sts_{number:03d}_{kind}", SARCOMA, "tumor", title, (BRAIN,))
-    listed += [Task("abdomen_3mm", prompt, "", "no tumor: abdomen") for prompt in ABDOMEN]
-    listed += [Task(scan, BRAIN, "", "no tumor: volunteers") for scan in VOLUNTEERS]
-    return listed + [Task(scan, LUNG, "", "no tumor: mediastinum") for scan in MEDIASTINUM]
+    for case in cases:
+        if case.split == "validation" and case.lesion_mask:
+            prompt = case.prompt or case.kind.asked[0]
+            listed.append(Task(case, prompt, title(case)))
+            listed += [Task(case, wrong, "wrong organ", wrong_organ=True)
+                       for wrong in case.kind.wrong_prompts]
+        elif case.healthy:
+            listed += [Task(case, asked, f"no tumor: {case.kind.title}")
+                       for asked in case.kind.asked]
+    return listed
 
 
-def _tasks_of(scan: str, prompt: str, mask: str, group: str, wrong: Sequence[str]) -> list[Task]:
-    return [Task(scan, prompt, mask, group),
-            *(Task(scan, other, mask, "wrong organ", wrong_organ=True) for other in wrong)]
-
-
-def labelled(task: Task, scan: TrainingCase) -> LabelledCase:
-    """A task as a case of an evaluation."""
-    last = scan.name.rpartition("_")[2]
-    return LabelledCase(
-        name=task.name, patient=_patient(scan.name), image=scan.folder / "image.nii.gz",
-        prompt=task.prompt, modality=scan.modality,
-        sequence=_SEQUENCES.get(last, "") if scan.modality == "MR" else "",
-        skull_stripped=scan.name.startswith("fg-"),
-        mask=scan.folder / f"{task.mask}.nii.gz" if task.mask else None,
-        dataset="validation", group=task.group, wrong_organ=task.wrong_organ,
-    )
-
-
-def _patient(scan: str) -> str:
-    """Sequences and modalities of one patient share it."""
-    return re.sub(r"_(ct|t1|t1c|t2|fla)$", "", scan)
+def title(case: TrainingCase) -> str:
+    """The group of a scan: what is scored together."""
+    if not case.sequence or case.kind.organs != "brain":
+        return f"{case.kind.title} {case.modality}"
+    whole = "" if case.skull_stripped else ", whole head"
+    return f"{case.kind.title} {SEQUENCES[case.sequence]}{whole}"
 
 
 def run(
-    data: Path, output: Path, model: str, only: Sequence[str] | None = None, threads: int = 2,
-    docs: Path | None = None, scorer: CaseScorer | None = None,
+    data: Sequence[Path], output: Path, model: str, only: Sequence[str] | None = None,
+    threads: int = 2, docs: Path | None = None, scorer: CaseScorer | None = None,
 ) -> Evaluation:
     """Scores every task and writes tables, figures, the report and table.md into `output`.
 
     Started again, it goes on where it was; other weights are scored anew.
 
     Args:
-        data: folder with manifest.json and the scans.
+        data: folders, each with manifest.json and the scans.
         only: names of scans; None: all of them.
         docs: folder that gets the tables, and anew the pictures that lie there already.
         scorer: scores the cases; a `ScoringProcess` if None.
@@ -121,13 +108,13 @@ def run(
     Raises:
         BadDataSet: a name in `only` is none of the scans.
     """
-    scans = {scan.name: scan for scan in read_cases(data)}
-    unknown = sorted(set(only or ()) - {task.scan for task in tasks()})
+    listed = tasks([case for root in data for case in read_cases(root)])
+    unknown = sorted(set(only or ()) - {task.scan.name for task in listed})
     if unknown:
         raise BadDataSet(f"No scan is called {', '.join(unknown)}.",
-                         f"Scans: {', '.join(dict.fromkeys(t.scan for t in tasks()))}.")
-    selected = {task.name: task for task in tasks() if not only or task.scan in only}
-    cases = tuple(labelled(task, scans[task.scan]) for task in selected.values())
+                         f"Scans: {', '.join(dict.fromkeys(t.scan.name for t in listed))}.")
+    selected = {task.name: task for task in listed if not only or task.scan.name in only}
+    cases = tuple(task.labelled for task in selected.values())
     dataset = choose(DataSet("validation scans of the embedded model", "", cases))
     settings = EvaluationSettings(
         Options(model, "cpu"), ablation=True, baselines=True, threads=threads)
@@ -135,7 +122,7 @@ def run(
     summary = summarise(done.cases)
     write_tables(done, summary, output)
     write_report(done, summary, output)
-    rows = [ValidationRow(scan, scans[scan].split, case) for case in done.cases
+    rows = [ValidationRow(scan.name, scan.split, case) for case in done.cases
             for scan in (selected[case.name].scan,)]
     write_atomically(output / TABLE, markdown(rows, summary).encode("utf-8"))
     if docs is not None:

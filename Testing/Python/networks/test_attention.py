@@ -19,6 +19,10 @@ def features(size: int = 48, seed: int = 0) -> list[torch.Tensor]:
     ]
 
 
+def image(size: int = 48) -> torch.Tensor:
+    return torch.rand(1, 1, size, size, size, generator=torch.Generator().manual_seed(3))
+
+
 def texts(count: int = 2, seed: int = 1) -> Texts:
     generator = torch.Generator().manual_seed(seed)
     return Texts(*(F.normalize(torch.randn(count, 384, generator=generator), dim=1)
@@ -40,13 +44,13 @@ CT = torch.tensor([0])
 
 
 def test_maps_have_the_scans_size_and_a_row_a_prompt(model: AnomalyAttention) -> None:
-    maps = model(features(), CT, texts(3))
+    maps = model(features(), CT, image(), texts(3))
     assert maps.anomaly.shape == maps.gate.shape == (1, 3, 48, 48, 48)
     assert 0 <= maps.probability().min() <= maps.probability().max() <= 1
 
 
 def test_folded_attention_equals_queries_times_keys(model: AnomalyAttention) -> None:
-    joined, gate_queries = model.visual(features(), CT)
+    joined, gate_queries = model.visual(features(), CT, image())
     asked = texts(2)
     total = torch.zeros(1, 2, 48, 48, 48)
     for level, visual in enumerate(joined):
@@ -69,9 +73,9 @@ def test_exchanging_normal_and_abnormal_turns_the_map_around(model: AnomalyAtten
     asked = texts(1)
     turned = Texts(asked.abnormal, asked.normal, asked.gate)
     same = Texts(asked.normal, asked.normal, asked.gate)  # bias and generic part alone
-    bias = model(features(), CT, same).anomaly
-    there = model(features(), CT, asked).anomaly - bias
-    back = model(features(), CT, turned).anomaly - bias
+    bias = model(features(), CT, image(), same).anomaly
+    there = model(features(), CT, image(), asked).anomaly - bias
+    back = model(features(), CT, image(), turned).anomaly - bias
     assert torch.allclose(there, -back, atol=1e-4)
     assert there.abs().max() > 0.1
 
@@ -79,20 +83,21 @@ def test_exchanging_normal_and_abnormal_turns_the_map_around(model: AnomalyAtten
 def test_a_prompt_is_answered_alike_alone_and_among_others(model: AnomalyAttention) -> None:
     asked = texts(3)
     alone = Texts(asked.normal[1:2], asked.abnormal[1:2], asked.gate[1:2])
-    among = model(features(), CT, asked).probability()[:, 1]
-    assert torch.allclose(model(features(), CT, alone).probability()[:, 0], among, atol=1e-5)
+    among = model(features(), CT, image(), asked).probability()[:, 1]
+    found = model(features(), CT, image(), alone).probability()[:, 0]
+    assert torch.allclose(found, among, atol=1e-5)
 
 
 def test_the_gate_depends_on_the_gate_text_alone(model: AnomalyAttention) -> None:
     asked, other = texts(1, seed=1), texts(1, seed=2)
     same_gate = Texts(other.normal, other.abnormal, asked.gate)
-    first, second = model(features(), CT, asked), model(features(), CT, same_gate)
+    first, second = model(features(), CT, image(), asked), model(features(), CT, image(), same_gate)
     assert torch.equal(first.gate, second.gate)
     assert not torch.allclose(first.anomaly, second.anomaly)
 
 
 def test_modality_changes_the_map(model: AnomalyAttention) -> None:
-    ct, mr = (model(features(), torch.tensor([m]), texts(1)).anomaly for m in (0, 1))
+    ct, mr = (model(features(), torch.tensor([m]), image(), texts(1)).anomaly for m in (0, 1))
     assert not torch.allclose(ct, mr)
 
 
@@ -122,8 +127,8 @@ def test_adapters_mix_at_the_constant_ratio() -> None:
 def test_saved_and_loaded_it_answers_the_same(model: AnomalyAttention, tmp_path) -> None:
     model.save_pretrained(tmp_path)
     loaded = AnomalyAttention.from_pretrained(tmp_path, low_cpu_mem_usage=False)
-    assert torch.allclose(loaded(features(), CT, texts(1)).anomaly,
-                          model(features(), CT, texts(1)).anomaly, atol=1e-4)
+    assert torch.allclose(loaded(features(), CT, image(), texts(1)).anomaly,
+                          model(features(), CT, image(), texts(1)).anomaly, atol=1e-4)
 
 
 def test_the_closed_gate_fills_a_hole_and_keeps_the_outline() -> None:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from DiffuGTSLib.networks.attention import by_tiles
-from DiffuGTSLib.networks.tiling import MAX_UNTILED, STEP, TILE, starts
+from DiffuGTSLib.networks.tiling import STEP, TILE, starts
 
 
-@pytest.mark.parametrize("length", range(MAX_UNTILED + STEP, 140, STEP))
+@pytest.mark.parametrize("length", range(TILE + 2 * STEP, 140, STEP))
 def test_the_tiles_of_an_axis_overlap_and_reach_its_end(length: int) -> None:
     begins = starts(length)
     assert (begins[0], begins[-1] + TILE) == (0, length)
@@ -21,7 +21,7 @@ def test_the_tiles_of_an_axis_overlap_and_reach_its_end(length: int) -> None:
                for before, after in itertools.pairwise(begins))
 
 
-@pytest.mark.parametrize("length", range(MAX_UNTILED + STEP, 140, STEP))
+@pytest.mark.parametrize("length", range(TILE + 2 * STEP, 140, STEP))
 def test_every_voxel_counts_once_in_all(length: int) -> None:
     x = torch.rand(1, 1, length, 8, 8)
     assert torch.allclose(by_tiles(lambda part: part, x), x, atol=1e-6)

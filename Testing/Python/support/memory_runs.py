@@ -57,7 +57,8 @@ def networks() -> Networks:
     denoiser = Denoiser(num_channels=(8, 16), attention_levels=(False, True), num_head_channels=8,
                         num_res_blocks=1, norm_num_groups=8)
     attention = AnomalyAttention(feature_channels=(8, 16, 32), text_dim=20, text_rank=10,
-                                 context_channels=(32, 24, 16), gate_channels=8)
+                                 context_channels=(32, 24, 16), gate_channels=8,
+                                 image_channels=(6, 12, 16))
     for parameter in attention.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)

@@ -11,9 +11,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
-from typer.testing import CliRunner
 
-from DiffuGTSLib.cli.embedded import app
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.package import load
 from DiffuGTSLib.networks.attention import AnomalyAttention
@@ -22,7 +20,7 @@ from DiffuGTSLib.networks.denoiser import Denoiser
 from DiffuGTSLib.training.calibration import calibrate
 from DiffuGTSLib.training.data.examples import CalibrationExample
 from DiffuGTSLib.training.denoiser_trainer import EMBEDDED_CONFIG
-from DiffuGTSLib.training.embedded.build import MIRRORS, trained_attention, write_package
+from DiffuGTSLib.training.embedded.build import NETWORK, write_package
 
 
 def example(seed: int, sequence: str, larger: int) -> CalibrationExample:
@@ -67,31 +65,15 @@ def test_what_was_fitted_is_logged_and_reported(calibrated) -> None:
 
 def test_a_package_of_finished_parts_sees_scans_mirrored(tmp_path: Path) -> None:
     parts = {"vae": Autoencoder(), "unet": Denoiser(**EMBEDDED_CONFIG),
-             "aova": AnomalyAttention(mirrors=MIRRORS)}
+             "aova": AnomalyAttention(**NETWORK)}
     for name, network in parts.items():
         network.save_pretrained(tmp_path / "runs" / name / "model")
     (tmp_path / "runs" / "vae" / "scale_factor.json").write_text("1.5")
     write_package(tmp_path / "runs", tmp_path / "package")
     package = load(tmp_path / "package")
-    assert tuple(package.attention.config.mirrors) == MIRRORS
+    assert tuple(package.attention.config.image_channels) == NETWORK["image_channels"]
     assert package.card.scale_factor == 1.5
     key = "reducers.0.layers.0.weight"
     torch.testing.assert_close(package.attention.state_dict()[key],
                                parts["aova"].state_dict()[key].half().float())
 
-
-def test_the_weights_of_two_runs_are_averaged(tmp_path: Path) -> None:
-    networks = []
-    for name in ("first", "second"):
-        networks.append(AnomalyAttention(mirrors=MIRRORS))
-        networks[-1].save_pretrained(tmp_path / name / "aova" / "model")
-    command = ["average", "--runs", str(tmp_path / "second"), "--before", str(tmp_path / "first"),
-               "--share", "0.75"]
-    assert CliRunner().invoke(app, command).exit_code == 0
-    found = trained_attention(tmp_path / "second")
-    assert tuple(found.config.mirrors) == MIRRORS
-    first, second = (network.state_dict() for network in networks)
-    for key, value in found.state_dict().items():
-        torch.testing.assert_close(value, 0.25 * first[key] + 0.75 * second[key])
-    untouched = trained_attention(tmp_path / "first").state_dict()
-    assert all(torch.equal(untouched[key], value) for key, value in first.items())

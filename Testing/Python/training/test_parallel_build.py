@@ -106,7 +106,7 @@ class Endless(Meeting):
 
 def test_two_parts_are_built_in_parallel(tmp_path: Path) -> None:
     lines: list[str] = []
-    build = Meeting(tmp_path, tmp_path / "runs")
+    build = Meeting([tmp_path], tmp_path / "runs")
     reproduce(build, tmp_path / "out", 2, lines.append)
     assert {"unet: met aova", "aova: met unet"} <= set(lines)
     record = json.loads((build.runs / RECORD).read_text(encoding="utf-8"))

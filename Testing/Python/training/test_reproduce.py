@@ -53,7 +53,7 @@ class NotingBuild(EmbeddedBuild):
 
 def run(tmp_path: Path, *breaks: str) -> tuple[list[str], list[str]]:
     lines: list[str] = []
-    build = NotingBuild(tmp_path, tmp_path / "runs", breaks=list(breaks))
+    build = NotingBuild([tmp_path], tmp_path / "runs", breaks=list(breaks))
     try:
         reproduce(build, tmp_path / "out", 1, lines.append)
     except KeyboardInterrupt:

@@ -26,21 +26,18 @@ from DiffuGTSLib.errors import (
 )
 from DiffuGTSLib.models import store
 from DiffuGTSLib.models.card import Card
-from DiffuGTSLib.models.package import ATTENTION_ALONE, load
+from DiffuGTSLib.models.package import ATTENTION_ALONE, load, load_foundation
 from DiffuGTSLib.networks.text_encoder import TextEncoder
 from DiffuGTSLib.pipeline.segmenter import Segmenter
-from DiffuGTSLib.training import attention_trainer
+from DiffuGTSLib.training import commands
 from DiffuGTSLib.training.attention_trainer import PromptTexts, gate_loss
 from DiffuGTSLib.training.commands import train_attention, train_autoencoder, train_denoiser
 from DiffuGTSLib.training.config import (
     AttentionConfig,
     AutoencoderConfig,
-    Data,
     DenoiserConfig,
     read_config,
 )
-from DiffuGTSLib.training.data.corpus import gather
-from DiffuGTSLib.training.data.project_folder import DataSelection
 from DiffuGTSLib.training.data.windows import ORGANS, Window, WindowLoader
 from DiffuGTSLib.training.loop import LoopConfig, read_curve
 
@@ -186,7 +183,7 @@ def test_two_processes_train_one_package_by_the_command(bench: Path) -> None:
     assert process.returncode == 0, err
     document = json.loads(out)  # one, though two processes ran
     assert document["left_out"] == ["liver tumor"]
-    assert set(document["figures"]["train"]) >= {"loss", "map", "gate", "image", "similarity"}
+    assert set(document["figures"]["train"]) >= {"loss", "map", "gate", "similarity"}
     assert load(bench / "two").card.trained_classes == {
         "real": ["brain tumor"], "frozen": [], "synthetic": []}
 
@@ -250,7 +247,8 @@ class NoiseSampler:
     def draw(self, generator: np.random.Generator) -> Window:
         value = torch.from_numpy(generator.standard_normal((1, 1, 2, 2, 2)))
         blank = torch.zeros(2, 2, 2)
-        return Window(value, blank, blank, blank.byte(), torch.zeros(3, dtype=torch.bool), 0, 0)
+        return Window(value, blank, blank, blank.byte(), torch.zeros(3, dtype=torch.bool), 0, 0,
+                      blank)
 
 
 def test_workers_draw_the_windows_that_one_process_draws(tmp_path: Path) -> None:
@@ -271,7 +269,7 @@ def test_each_process_draws_windows_of_its_own(tmp_path: Path) -> None:
 def test_a_lesion_opens_the_gate_of_an_organ_without_outline() -> None:
     lesion, known = torch.zeros(8, 8, 8), torch.zeros(len(ORGANS), dtype=torch.bool)
     blank = torch.zeros(8, 8, 8)
-    window = Window(blank[None, None], lesion, blank, blank.byte(), known, 2, 0)
+    window = Window(blank[None, None], lesion, blank, blank.byte(), known, 2, 0, blank + 1)
     closed = torch.full((len(ORGANS), 4, 4, 4), -4.0)
     assert gate_loss(closed, window) == 0
     lesion[2:6, 2:6, 2:6] = 1
@@ -285,13 +283,12 @@ def test_prompts_of_organs_beyond_the_usual_ones_are_encoded() -> None:
     assert torch.equal(prompts.gate[:-1], PromptTexts(encoder).gate)
 
 
-def test_training_starts_from_another_attention(whole: Path, bench: Path, tmp_path: Path) -> None:
-    package = load(whole)
-    corpus = gather([Data(bench / "cases")], tmp_path, DataSelection(largest=48, held_out=0.5))
-    prompts = PromptTexts(TextEncoder.from_package(), corpus.organs)
-    network = {"context_channels": (16, 8, 8), "gate_channels": 8}
-    still = LoopConfig(1, 0.0, tmp_path / "still", bfloat16=False)
-    made = attention_trainer.train(
-        package.autoencoder, WindowLoader(corpus.sampler()), [], still, prompts, network,
-        start=package.attention)
-    assert same(made.state_dict(), package.attention.state_dict())
+def test_what_the_packages_attention_sees_of_the_image_the_new_one_sees_too() -> None:
+    config = AttentionConfig("embedded", Path(), Path(), ())
+    foundation = load_foundation("embedded")
+    network = commands._attention_network(config, foundation)
+    package = load("embedded").attention.config
+    assert tuple(network["image_channels"]) == tuple(package.image_channels)
+    assert network["tile"] == package.tile
+    changed = replace(config, network={"image_channels": [], "tile": 24})
+    assert commands._attention_network(changed, foundation) == network | changed.network

@@ -17,42 +17,61 @@ from DiffuGTSLib.evaluation.tables import summarise
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.training.data.cases import read_cases
-from DiffuGTSLib.training.embedded.validation import ValidationRow, labelled, markdown, run, tasks
+from DiffuGTSLib.training.embedded.validation import ValidationRow, markdown, run, tasks
 
 
-def test_every_case_has_a_name_of_its_own_and_a_prompt_that_is_understood():
-    names = [task.name for task in tasks()]
+@pytest.fixture(scope="module")
+def listed(shared_data):
+    return tasks(read_cases(shared_data))
+
+
+def test_every_case_has_a_name_of_its_own_and_a_prompt_that_is_understood(listed):
+    names = [task.name for task in listed]
     assert len(set(names)) == len(names)
-    assert all(understand(prompt).known for prompt in {task.prompt for task in tasks()})
+    assert all(understand(prompt).known for prompt in {task.prompt for task in listed})
 
 
-def test_scans_without_a_tumor_get_prompts_for_what_is_not_there():
-    absent = {task.scan for task in tasks() if not task.mask}
-    assert {"abdomen_3mm", "volunteer_t1", "volunteer_t2", "volunteer2_t1", "mediastinum_a",
-            "mediastinum_b"} <= absent
-    assert ("lung1", "brain tumor") in {(t.scan, t.prompt) for t in tasks() if t.wrong_organ}
+def test_scans_without_a_tumor_get_prompts_for_what_is_not_there(listed):
+    absent = {task.scan.name for task in listed if task.labelled.mask is None}
+    assert absent == {"abdomen_3mm", "volunteer_t1", "volunteer_t2", "volunteer2_t1", "colin27_t1",
+                      "mediastinum_a", "mediastinum_b"}
+    assert ("lung1", "brain tumor") in {(t.scan.name, t.prompt) for t in listed if t.wrong_organ}
 
 
-def test_every_scored_tumor_is_in_the_validation_split_and_every_scan_of_it_is_scored(shared_data):
+def test_every_scored_tumor_is_in_the_validation_split_and_every_scan_of_it_is_scored(
+    listed, shared_data
+):
     splits = {scan.name: scan.split for scan in read_cases(shared_data)}
-    scored = {task.scan for task in tasks() if task.mask}
+    scored = {task.scan.name for task in listed if task.labelled.mask}
     assert scored == {name for name, split in splits.items() if split == "validation"}
 
 
-def test_sequences_of_a_patient_share_the_patient(shared_data):
-    scans = {scan.name: scan for scan in read_cases(shared_data)}
-    cases = [labelled(task, scans[task.scan]) for task in tasks() if not task.wrong_organ]
+def test_groups_tell_sequences_and_whole_heads_apart(listed):
+    groups = {t.scan.name: t.group for t in listed if not t.wrong_organ}
+    assert groups["brain1"] == "brain T1 Gd, whole head"
+    assert groups["fg-6692_fla"] == "brain FLAIR"
+    assert groups["sts_033_t1"] == "sarcoma MR"
+    assert groups["lung1"] == "lung, chest CT"
+
+
+def test_the_other_folder_has_its_groups(shared_tumors):
+    groups = {t.group for t in tasks(read_cases(shared_tumors)) if not t.wrong_organ}
+    assert groups == {"glioma FLAIR", "glioma T1", "glioma T1 Gd", "glioma T2", "liver tumor CT",
+                      "lung cancer, cube CT", "lung nodule, crop CT"}
+
+
+def test_sequences_of_a_patient_share_the_patient(listed):
+    cases = [task.labelled for task in listed if not task.wrong_organ]
     patients = {case.image.parent.name: case.patient for case in cases}
     assert patients["sts_033_ct"] == patients["sts_033_t1"] == "sts_033"
     assert patients["fg-6692_fla"] == patients["fg-6692_t1c"] == "fg-6692"
     assert {c.sequence for c in cases if c.patient == "fg-6692"} == {"t1", "t1c", "t2", "flair"}
 
 
-def test_the_scans_and_masks_can_be_used(shared_data):
-    scans = {scan.name: scan for scan in read_cases(shared_data)}
-    few = [t for t in tasks() if t.scan in ("brain1", "sts_033_ct", "fg-6692_fla", "mediastinum_a")]
-    report = check(DataSet("few", "", tuple(labelled(t, scans[t.scan]) for t in few)))
-    assert report.findings == []
+def test_the_scans_and_masks_can_be_used(listed):
+    names = ("brain1", "sts_033_ct", "fg-6692_fla", "mediastinum_a")
+    few = tuple(task.labelled for task in listed if task.scan.name in names)
+    assert check(DataSet("few", "", few)).findings == []
 
 
 @pytest.fixture
@@ -90,15 +109,15 @@ def test_one_scan_is_validated_from_end_to_end(shared_data, tmp_path):
     (docs / "mediastinum_b_lung_tumor.png").touch()
     (docs / "other.png").touch()
     settings = EvaluationSettings(Options(model, "cpu"), ablation=True, baselines=True)
-    run(shared_data, tmp_path / "out", model, ["mediastinum_b"], docs=docs,
+    run([shared_data], tmp_path / "out", model, ["mediastinum_b"], docs=docs,
         scorer=InProcessScorer(settings, tmp_path / "out"))
     assert "| mediastinum_b | lung tumor | training |" in (docs / "table.md").read_text("utf-8")
     assert (docs / "mediastinum_b_lung_tumor.png").stat().st_size > 10_000
     assert (docs / "other.png").stat().st_size == 0
     groups = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))["groups"]
-    assert [group["name"] for group in groups] == ["no tumor: mediastinum"]
+    assert [group["name"] for group in groups] == ["no tumor: lung, chest"]
 
 
 def test_a_scan_without_a_prompt_is_named(shared_data, tmp_path):
     with pytest.raises(BadDataSet, match="No scan is called lung1_lung_tumor"):
-        run(shared_data, tmp_path, "embedded", ["lung1_lung_tumor"])
+        run([shared_data], tmp_path, "embedded", ["lung1_lung_tumor"])
