@@ -58,19 +58,20 @@ class DiffuGTS(ScriptedLoadableModule):
 
 
 def registerSampleData() -> None:
-    """Registers the library's example_scans.json with the module Sample Data."""
+    """Registers the scans that come with the library with the module Sample Data."""
     if LibraryLauncher.libraryFolder() is None:
         return
     LibraryLauncher.useLibrary()
     import SampleData
 
+    from DiffuGTSLib.files import sha256
     from DiffuGTSLib.scan.example_scans import example_scans
 
-    for scan in example_scans().values():
+    for scan in example_scans():
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category="DiffuGTS", sampleName=f"{scan.name} ({scan.prompt})",
-            uris=scan.url, fileNames=scan.file, nodeNames=scan.name,
-            checksums=f"SHA256:{scan.sha256}",
+            uris=scan.path.as_uri(), fileNames=scan.image,
+            nodeNames=scan.name, checksums=f"SHA256:{sha256(scan.path)}",
         )
 
 

@@ -115,28 +115,31 @@ def demo(
         "--output", "-o", help="Folder for the picture and the segmentation.")
     ] = Path("diffugts-demo"),
     phantom_only: Annotated[bool, typer.Option(
-        "--phantom", help="Use the digital phantom; no network.")] = False,
+        "--phantom", help="Take a digital phantom, not the real scans.")] = False,
     kind: Annotated[PhantomKind, typer.Option(help="Of the phantom.")] = PhantomKind.chest,
     model: ModelOption = "embedded",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Show the method on a public scan or, without network, on a digital phantom."""
+    """Show the method on two real scans that come with it: a lung cancer and a glioma."""
     with own_stdout(as_json) as out:
         from DiffuGTSLib.cli.common import bar
-        from DiffuGTSLib.cli.demo import comparison, run_demo
+        from DiffuGTSLib.cli.demo import comparison, examples, run_demo
         from DiffuGTSLib.pipeline import Options
 
-        notes = sys.stderr if as_json else out
-        finished = run_demo(
-            output, phantom_only, kind.value, Options(model, device), bar,
-            lambda text: print(text, file=notes, flush=True),
-        )
-        _print(finished, as_json, out)
-        if not as_json:
-            if words := comparison(finished.document):
-                print(words, file=out)
-            print(f"Picture: {finished.document['prompts'][0]['figure']}", file=out)
+        notes, documents = sys.stderr if as_json else out, []
+        for number, example in enumerate(examples(kind.value if phantom_only else None)):
+            if number and not as_json:
+                print(file=out)
+            finished = run_demo(output, example, Options(model, device), bar,
+                                lambda text: print(text, file=notes, flush=True))
+            documents.append(finished.document)
+            if not as_json:
+                _print(finished, as_json, out)
+                print(comparison(finished.document), file=out)
+                print(f"Picture: {finished.document['prompts'][0]['figure']}", file=out)
+        if as_json:
+            print_json({"scans": documents}, out)
 
 
 @app.command()
@@ -219,6 +222,8 @@ def _print(finished: Run, as_json: bool, out: TextIO) -> None:
             console.print(lesion_table(result))
         for note in result.notes:
             console.print(f"Note: {note}")
+        if result.reliability:
+            console.print(result.reliability)
     document = finished.document
     console.print(f"Taken for {document['modality']}, {document['modality_reason']}.")
 

@@ -6,6 +6,7 @@
     python -m DiffuGTSLib.cli.embedded package --runs runs --output DIR
     python -m DiffuGTSLib.cli.embedded fuse --data DIR --data DIR2 --runs runs --model DIR
     python -m DiffuGTSLib.cli.embedded validate --data DIR --data DIR2 --model DIR --output OUT
+    python -m DiffuGTSLib.cli.embedded record --model DIR --output OUT
 
 `unet` and `aova` depend on `vae`, not on each other, and can run in parallel. All parts:
 
@@ -91,6 +92,16 @@ def validate(data: DataOption, output: Annotated[Path, typer.Option(help="Folder
                  help="For the tables; pictures that are there are replaced.")] = None) -> None:
     """Scores the model on the validation patients: tables, ablation, baselines, report."""
     EmbeddedBuild(data, Path()).validate(output, model, only, threads, docs)
+
+
+@app.command()
+@plain_errors
+def record(
+    model: Annotated[Path, typer.Option(help="The package.")],
+    output: Annotated[Path, typer.Option(help="Folder that `validate` wrote.")],
+) -> None:
+    """Writes the scores of a validation into the package's card, which results cite."""
+    EmbeddedBuild((), Path()).record(output, model)
 
 
 @app.command()

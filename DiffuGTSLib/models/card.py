@@ -72,6 +72,28 @@ def logits(probability: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """How good a model was on a group of scans of patients that it was not trained on.
+
+    Attributes:
+        group: of scans, in words: "glioma FLAIR".
+        anatomy, modality, sequence: of the scans; "" for CT, and where sequences are mixed.
+        dsc: mean Dice of the final mask.
+    """
+
+    group: str
+    anatomy: str
+    modality: str
+    sequence: str
+    patients: int
+    dsc: float
+
+    def __str__(self) -> str:
+        patients = "1 patient" if self.patients == 1 else f"{self.patients} patients"
+        return f"{self.group}, DSC {self.dsc:.2f} on {patients}"
+
+
+@dataclass(frozen=True)
 class Card:
     """The content of card.json; the attributes have the names of its keys.
 
@@ -92,6 +114,7 @@ class Card:
         fusion: by modality ("CT"), and by anatomy and modality ("brain/MR") where it has its own.
         files: SHA-256 of every file but this one, by its path in the package.
         trained_on, calibrated_on, scores: for people.
+        validation: how good it was, by group of scans.
         trained_classes: lesion classes seen in training, by "real" masks, real masks behind the
             "frozen" networks and "synthetic" lesions; None where the package does not say (see
             lesion_classes.py).
@@ -124,6 +147,7 @@ class Card:
     least_crop: tuple[int, int, int] = (0, 0, 0)
     open_gates: tuple[str, ...] = ()
     calibrated_on: str = ""
+    validation: tuple[Measured, ...] = ()
 
     @property
     def frozen_classes(self) -> list[str]:
@@ -174,6 +198,7 @@ class Card:
             }
             entries["spacing_mm"] = tuple(entries["spacing_mm"])
             entries["modalities"] = tuple(entries["modalities"])
+            entries["validation"] = tuple(Measured(**e) for e in entries.get("validation", ()))
             entries["left_out"] = tuple(entries.get("left_out", ()))
             entries["open_gates"] = tuple(entries.get("open_gates", ()))
             entries["sources"] = tuple(entries.get("sources", ()))
@@ -212,6 +237,7 @@ class Card:
         """
         entries = {k: v for k, v in self.__dict__.items() if k != "fusion"}
         entries["fusion"] = {m: f.__dict__ for m, f in self.fusion.items()}
+        entries["validation"] = [measured.__dict__ for measured in self.validation]
         write_json(folder / CARD, entries)
 
     def shift_of(self, anatomy: str, modality: str, sequence: str = "") -> float | None:

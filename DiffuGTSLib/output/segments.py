@@ -42,6 +42,7 @@ def describe(result: Result) -> dict[str, Any]:
         "needed_score": float(result.needed_score),
         "lesions": [lesion.as_dict() for lesion in result.lesions],
         "notes": list(result.notes),
+        "reliability": result.reliability,
     }
 
 

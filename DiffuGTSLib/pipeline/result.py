@@ -95,6 +95,8 @@ class Result:
         model: its name; "" where it is not known.
         prominence: a lesion counts only if its highest score lies above the threshold by so much,
             as logits.
+        reliability: how good the model is for such a prompt and scan, a sentence; "" where that
+            is not stated.
     """
 
     prompt: Prompt
@@ -105,6 +107,7 @@ class Result:
     notes: Sequence[str] = ()
     model: str = ""
     prominence: float = 0.0
+    reliability: str = ""
 
     def __repr__(self) -> str:
         count, total = len(self.lesions), sum(lesion.volume_ml for lesion in self.lesions)

@@ -38,6 +38,7 @@ from DiffuGTSLib.pipeline.result import Evidence, Result
 from DiffuGTSLib.pipeline.scan_size import TILINGS, SizeLimits
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt import Prompt, understand
+from DiffuGTSLib.prompt.lesion_classes import reliability
 from DiffuGTSLib.scan import Canonical, Scan, as_scan, to_canonical
 from DiffuGTSLib.scan.canonical import boxes_to_input_grid, image_on_input_grid
 from DiffuGTSLib.scan.header import ScanGrid
@@ -319,6 +320,7 @@ class Segmenter:
         result = Result(
             prompt, evidence, scan.canonical, scan.image, level, notes, card.name,
             fusion.prominence.get(fusion.used, 0.0),
+            reliability(card, prompt.anatomy, scan.canonical.modality, scan.sequence),
         )
         if preview is not None:
             preview(_preview(result, candidates))

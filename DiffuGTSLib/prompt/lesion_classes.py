@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from DiffuGTSLib.errors import PromptNotUnderstood
 from DiffuGTSLib.prompt.parsing import EXAMPLE, understand
 from DiffuGTSLib.prompt.vocabulary import vocabulary
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.models import Card
 
 # Anatomies whose tumors are those of another one: hepatic vessel data sets outline liver tumors.
 SAME_TUMORS = {"liver_vessels": "liver"}
@@ -30,6 +34,14 @@ class Exposure(enum.StrEnum):
     SYNTHETIC = "synthetic"
     UNSEEN = "unseen"
     UNKNOWN = "unknown"
+
+
+_SEEN = {
+    Exposure.REAL: "trained on outlined tumors of this organ",
+    Exposure.FROZEN: "trained on tumors of this organ in its frozen networks alone",
+    Exposure.SYNTHETIC: "trained on synthetic lesions of this organ only",
+    Exposure.UNSEEN: "never trained on lesions of this organ",
+}
 
 
 def class_of_organ(organ: str) -> str:
@@ -54,6 +66,32 @@ def lesion_class(text: str) -> str:
     return class_of_organ(organ)
 
 
+def reliability(card: Card, organ: str, modality: str, sequence: str) -> str:
+    """How good a model is for lesions of an organ in such a scan, in a sentence.
+
+    Args:
+        card: of the model.
+        organ: an id of anatomies.json; "" where the text names none.
+        sequence: of an MR scan; "" where it is not known.
+
+    Returns:
+        "" where the card states neither what it was trained on nor how good it was.
+    """
+    of_organ = [m for m in card.validation if m.anatomy == organ and m.modality == modality]
+    like_it = [m for m in of_organ if not sequence or m.sequence in ("", sequence)]
+    if like_it:
+        return f"How good this model is here: {'; '.join(map(str, like_it))}."
+    if not organ:
+        seen = "not validated where no organ is named" if card.validation else ""
+    elif card.trained_classes is None:
+        seen = "not validated" if card.validation else ""
+    else:
+        seen = f"{_SEEN[_exposure(card.trained_classes, class_of_organ(organ))]}, not validated"
+    if of_organ and seen:
+        seen += f" on this sequence (on others: {'; '.join(map(str, of_organ))})"
+    return f"How good this model is here is not known: {seen}." if seen else ""
+
+
 def exposure(trained_classes: Mapping[str, Sequence[str]] | None, text: str) -> Exposure:
     """What training has seen of the class that `text` names.
 
@@ -64,7 +102,10 @@ def exposure(trained_classes: Mapping[str, Sequence[str]] | None, text: str) -> 
     Raises:
         PromptNotUnderstood: see `lesion_class`.
     """
-    named = lesion_class(text)
+    return _exposure(trained_classes, lesion_class(text))
+
+
+def _exposure(trained_classes: Mapping[str, Sequence[str]] | None, named: str) -> Exposure:
     if trained_classes is None:
         return Exposure.UNKNOWN
     for kind in (Exposure.REAL, Exposure.FROZEN, Exposure.SYNTHETIC):

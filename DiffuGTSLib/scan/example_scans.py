@@ -1,74 +1,62 @@
-"""Public example scans: downloaded once, checked by SHA-256, kept in the cache folder."""
+"""Real scans that come with the program, with the outlines of experts (Resources/Samples).
+
+For the demonstration and for 3D Slicer's module Sample Data. Their patients are of the validation:
+no network was trained on them.
+"""
 
 from __future__ import annotations
 
 import json
-import time
-import urllib.request
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 
-from DiffuGTSLib.errors import DownloadFailed
-from DiffuGTSLib.files import cache_folder, resource, sha256, temporary_path
+import SimpleITK as sitk
 
-CONNECT_SECONDS = 5.0
-TOTAL_SECONDS = 180.0
-_CHUNK_BYTES = 1 << 16
+from DiffuGTSLib.errors import UnreadableImage
+from DiffuGTSLib.files import resource
+
+FOLDER = "Samples"
 
 
 @dataclass(frozen=True)
 class ExampleScan:
-    """An entry of example_scans.json; `source` states where the scan comes from."""
+    """A scan with the outline of its tumor.
+
+    Attributes:
+        name: in words; of a volume node, too, so that it tells the MR sequence.
+        prompt: for its tumor.
+        modality: "CT" or "MR".
+        image, outline: files in Resources/Samples.
+        source: where the scan comes from, its authors and licence.
+    """
 
     name: str
     prompt: str
     modality: str
-    file: str
-    url: str
-    sha256: str
+    image: str
+    outline: str
     source: str
 
+    @property
+    def path(self) -> Path:
+        """The scan's file."""
+        return resource(f"{FOLDER}/{self.image}")
 
-def example_scans() -> dict[str, ExampleScan]:
-    """All example scans by name."""
-    entries = json.loads(resource("example_scans.json").read_text(encoding="utf-8"))["scans"]
-    return {entry["name"]: ExampleScan(**entry) for entry in entries}
+    def read_outline(self) -> sitk.Image:
+        """The tumor, uint8 0 and 1, on the scan's grid.
 
-
-def fetch(scan: ExampleScan) -> Path:
-    """The scan's file: from the cache, else from the network.
-
-    Raises:
-        DownloadFailed: no answer within 5 s, too slow, or the file has another SHA-256; nothing
-            is left in the cache then.
-    """
-    path = cache_folder() / "samples" / scan.file
-    if path.is_file() and sha256(path) == scan.sha256:
-        return path
-    temporary = temporary_path(path, ".download")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _download(scan.url, temporary)
-        if sha256(temporary) != scan.sha256:
-            raise DownloadFailed(f"The example scan {scan.name} arrived damaged.", "Try again.")
-        temporary.replace(path)
-    except (OSError, HTTPException):
-        raise DownloadFailed(
-            f"The example scan {scan.name} could not be fetched.",
-            "Check the network or the proxy.",
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        Raises:
+            UnreadableImage: the program is not whole.
+        """
+        path = resource(f"{FOLDER}/{self.outline}")
+        try:
+            return sitk.ReadImage(str(path), sitk.sitkUInt8)
+        except RuntimeError:
+            raise UnreadableImage(f"The sample's outline {path.name} cannot be read.",
+                                 "Install the program again.") from None
 
 
-def _download(url: str, path: Path) -> None:
-    """Raises OSError: no connection, no data for 5 s, or longer than three minutes in all."""
-    end = time.monotonic() + TOTAL_SECONDS
-    request = urllib.request.Request(url, headers={"User-Agent": "DiffuGTS"})
-    with urllib.request.urlopen(request, timeout=CONNECT_SECONDS) as answer, path.open("wb") as out:
-        while chunk := answer.read(_CHUNK_BYTES):
-            out.write(chunk)
-            if time.monotonic() > end:
-                raise TimeoutError("too slow")
+def example_scans() -> list[ExampleScan]:
+    """All of them, in the order in which they are shown."""
+    listed = json.loads(resource(f"{FOLDER}/scans.json").read_text(encoding="utf-8"))["scans"]
+    return [ExampleScan(**entry) for entry in listed]

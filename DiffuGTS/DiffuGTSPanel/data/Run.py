@@ -224,6 +224,7 @@ class PromptResult:
         files: where the evidence lies, by kind.
         frame: of the sequence; None without one.
         notes: further sentences to show with it.
+        reliability: how good the model is here, a sentence; "" where it does not say.
     """
 
     index: int
@@ -240,6 +241,7 @@ class PromptResult:
     files: dict[str, Path] = field(default_factory=dict)
     frame: int | None = None
     notes: list[str] = field(default_factory=list)
+    reliability: str = ""
 
 
 @dataclass

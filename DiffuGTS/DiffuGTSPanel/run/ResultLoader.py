@@ -196,7 +196,7 @@ def resultFrom(event: Event, frame: int | None) -> PromptResult:
     return PromptResult(
         event["index"], event["prompt"], event["title"], event["found"], event["highest_score"],
         event["threshold"], event["terminology"], sentence, files=files, frame=frame,
-        notes=list(event.get("notes", ())))
+        notes=list(event.get("notes", ())), reliability=event.get("reliability", ""))
 
 
 def _removeNode(node: Any) -> None:

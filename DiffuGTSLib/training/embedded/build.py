@@ -18,7 +18,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.models.modeling_utils import ModelMixin
 
 from DiffuGTSLib.errors import DiffuGTSError, TrainingImpossible
-from DiffuGTSLib.evaluation.evaluate import Evaluation
+from DiffuGTSLib.evaluation.evaluate import SCORES, Evaluation
 from DiffuGTSLib.models import Card, catalogue, save
 from DiffuGTSLib.models.package import ATTENTION_ALONE
 from DiffuGTSLib.networks import AnomalyAttention, Autoencoder, Denoiser, TextEncoder
@@ -139,6 +139,10 @@ class EmbeddedBuild:
     ) -> Evaluation:
         """Scores the model on the validation patients: tables, figures, baselines."""
         return validation.run(self.data, output, model, only, threads, docs)
+
+    def record(self, output: Path, model: Path) -> None:
+        """Writes the scores of a validation into the card of the package."""
+        validation.record(output / SCORES, model)
 
     def autoencoder(self) -> Autoencoder:
         """The trained autoencoder, frozen."""

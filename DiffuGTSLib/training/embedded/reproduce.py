@@ -18,7 +18,7 @@ from DiffuGTSLib.training.embedded.build import EmbeddedBuild, build_parallel
 
 RECORD = "reproduce.json"
 # Parts of one stage do not depend on each other.
-STAGES = (("vae",), ("unet", "aova"), ("package",), ("fuse",), ("validate",))
+STAGES = (("vae",), ("unet", "aova"), ("package",), ("fuse",), ("validate",), ("record",))
 NAMES = tuple(part for stage in STAGES for part in stage)
 
 
@@ -88,6 +88,7 @@ def reproduce(
         "package": package,
         "fuse": lambda build: build.fuse(model),
         "validate": lambda build: build.validate(output / "validation", str(model), only, threads),
+        "record": lambda build: build.record(output / "validation", model),
     }
     for stage in STAGES if threads > 1 else [(name,) for name in NAMES]:
         for part in stage:

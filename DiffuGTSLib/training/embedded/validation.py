@@ -6,10 +6,12 @@ docs/validation.md as Markdown.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from DiffuGTSLib.datasets import DataSet, LabelledCase
 from DiffuGTSLib.errors import BadDataSet
@@ -19,10 +21,14 @@ from DiffuGTSLib.evaluation.report import write_report
 from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores, EvaluationSettings
 from DiffuGTSLib.evaluation.tables import Group, Mean, Summary, group, summarise, write_tables
 from DiffuGTSLib.files import write_atomically
+from DiffuGTSLib.models import Card
+from DiffuGTSLib.models.card import Measured
 from DiffuGTSLib.pipeline import Options
+from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.training.data.cases import TrainingCase, read_cases
 
 TABLE = "table.md"
+MEASURE = "mean Dice of the final mask, validation patients"
 WIDTH = 1200  # pixels of a picture in the docs
 _FOR_THE_DOCS = (TABLE, "cases.csv", "groups.csv")
 SEQUENCES = {"t1": "T1", "t1c": "T1 Gd", "t2": "T2", "flair": "FLAIR"}
@@ -157,6 +163,33 @@ def _report(done: int, total: int, outcome: CaseOutcome) -> None:
         score = f"{outcome.measures.segmented_ml:8.1f} ml" if dsc is None else f"DSC {dsc:.3f}"
         text = f"{outcome.name:36s} {outcome.kind:12s} {score:12s} {outcome.seconds:4.0f} s"
     print(f"[{done}/{total}] {text}", flush=True)
+
+
+def record(scores: Path, model: Path) -> None:
+    """Writes the mean Dice of each group of tumors into the card of a package.
+
+    Args:
+        scores: scores.json of a validation of it.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for case in json.loads(scores.read_text(encoding="utf-8"))["cases"]:
+        if case["kind"] == "tumor":
+            groups.setdefault(case["group"], []).append(case)
+    measured = tuple(_measured(name, cases) for name, cases in groups.items())
+    figures = {m.group: round(m.dsc, 3) for m in measured}
+    card = replace(Card.read(model), validation=measured,
+                   scores={"measure": MEASURE, **figures})
+    card.write(model)
+
+
+def _measured(group: str, cases: Sequence[Mapping[str, Any]]) -> Measured:
+    first = cases[0]
+    sequences = {case["sequence"] for case in cases}
+    dsc = sum(case["measures"]["dsc"] for case in cases) / len(cases)
+    return Measured(
+        group, understand(first["prompt"]).anatomy, first["modality"],
+        sequences.pop() if len(sequences) == 1 else "", len({c["patient"] for c in cases}),
+        round(dsc, 3))
 
 
 @dataclass(frozen=True)

@@ -281,25 +281,32 @@ def test_a_phantom_that_cannot_be_written_fails_in_one_sentence(tmp_path):
     assert failed_plainly(diffugts("phantom", "--output", tmp_path / "file"), "file")
 
 
-def test_without_network_the_demo_takes_the_phantom_and_prints_the_dsc(tmp_path, model):
-    done = diffugts(
-        "demo", "--output", tmp_path / "demo", "--kind", "brain", "--model", model,
-        DIFFUGTS_CACHE=str(tmp_path / "cache"), https_proxy="http://127.0.0.1:9",
-    )
+def test_the_demo_segments_two_real_scans_without_network(tmp_path, model):
+    done = diffugts("demo", "--output", tmp_path / "demo", "--model", model,
+                    DIFFUGTS_CACHE=str(tmp_path / "cache"), https_proxy="http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
-    assert "could not be fetched. The digital phantom is used instead." in done.stdout
+    for name in ("lung_cancer", "glioma_flair_stripped"):
+        assert (tmp_path / "demo" / f"{name}.png").stat().st_size > 50_000
+        assert (tmp_path / "demo" / f"{name}.seg.nrrd").stat().st_size > 1000
+    assert done.stdout.count("(1: the same voxels)") == 2
+    assert "CC BY 3.0" in done.stdout
+
+
+def test_the_demo_with_a_phantom_prints_its_truth_and_the_dsc(tmp_path, model):
+    done = diffugts("demo", "--output", tmp_path / "demo", "--phantom", "--kind", "brain",
+                    "--model", model)
+    assert done.returncode == 0, done.stderr
     truth = sitk.GetArrayFromImage(make_phantom("brain").mask) > 0
-    labels = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "segmentation.seg.nrrd"))
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "phantom_brain.seg.nrrd"))
     dsc = 2 * (truth & (labels > 0)).sum() / (truth.sum() + (labels > 0).sum())
     assert f"DSC {dsc:.2f}" in done.stdout
     assert f"there is 1 tumor, {truth.sum() * 0.008:.2f} ml; found " in done.stdout
-    assert (tmp_path / "demo" / "overview.png").stat().st_size > 50_000
 
 
 def test_the_demos_json_is_one_document(tmp_path, model):
     done = diffugts("demo", "--phantom", "--kind", "brain", "--json", "--output", tmp_path / "demo",
                     "--model", model)
-    document = json.loads(done.stdout)
+    (document,) = json.loads(done.stdout)["scans"]
     assert document["scan"] == "phantom brain"
     assert 0 <= document["dsc"] <= 1
     assert document["truth"]["tumors"] == 1

@@ -1,91 +1,60 @@
-"""Example scans: over a real connection, checked, kept, and never half there."""
+"""The scans that come with the program: whole, with their outline, named so that they are read."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
-from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import jsonschema
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
-from DiffuGTSLib.errors import DownloadFailed
-from DiffuGTSLib.files import cache_folder, resource
-from DiffuGTSLib.scan.example_scans import ExampleScan, example_scans, fetch
+from DiffuGTSLib.files import resource
+from DiffuGTSLib.scan import as_scan
+from DiffuGTSLib.scan.example_scans import ExampleScan, example_scans
+from DiffuGTSLib.scan.modality import guess_sequence, guess_skull_stripped
 
-CONTENT = b"a scan " * 50_000
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Serves /whole, and /half of what it promises."""
-
-    def do_GET(self):
-        self.send_response(404 if self.path == "/none" else 200)
-        self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        self.wfile.write(CONTENT if self.path == "/whole" else CONTENT[: len(CONTENT) // 2])
-
-    def log_message(self, *_):
-        """Keeps quiet."""
+SCANS = example_scans()
 
 
-@pytest.fixture
-def server():
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def test_the_list_fits_its_schema():
+    jsonschema.validate(*(json.loads(resource(f"Samples/{name}.json").read_text("utf-8"))
+                          for name in ("scans", "scans.schema")))
 
 
-@pytest.fixture
-def scan(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUGTS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    url = f"http://127.0.0.1:{server.server_port}/whole"
-    return ExampleScan("Test", "liver tumor", "CT", "test.nrrd", url,
-                  hashlib.sha256(CONTENT).hexdigest(), "here")
+@pytest.mark.parametrize("scan", SCANS, ids=lambda scan: scan.image)
+def test_a_scan_has_an_outline_on_its_grid(scan: ExampleScan):
+    image, outline = sitk.ReadImage(str(scan.path)), scan.read_outline()
+    assert outline.GetSize() == image.GetSize()
+    np.testing.assert_allclose(outline.GetOrigin(), image.GetOrigin(), atol=1e-3)
+    assert set(np.unique(sitk.GetArrayFromImage(outline))) == {0, 1}
+    assert scan.path.stat().st_size < 500_000
 
 
-def kept():
-    return [path.name for path in cache_folder().rglob("*") if path.is_file()]
+@pytest.mark.parametrize("scan", SCANS, ids=lambda scan: scan.image)
+def test_a_scan_is_taken_for_what_it_is(scan: ExampleScan):
+    read = as_scan(scan.path)
+    assert read.modality == scan.modality
+    assert read.skull_stripped == (scan.modality == "MR")
+    assert read.sequence == ("flair" if scan.modality == "MR" else "")
+    # In Slicer the node's name is all that there is.
+    assert guess_sequence(scan.name) == read.sequence
+    assert guess_skull_stripped(scan.name) == read.skull_stripped
 
 
-def test_the_catalogue_fits_its_schema_and_urls_name_their_checksum():
-    read = (json.loads(resource(name).read_text("utf-8")) for name in ("example_scans.json",
-                                                               "example_scans.schema.json"))
-    jsonschema.validate(*read)
-    assert all(scan.url.endswith(scan.sha256) for scan in example_scans().values())
+@pytest.mark.parametrize("scan", SCANS, ids=lambda scan: scan.image)
+def test_its_patient_is_of_the_validation(scan: ExampleScan, shared_tumors):
+    entries = json.loads((shared_tumors / "manifest.json").read_text("utf-8"))
+    ours = scan.path.read_bytes()
+    same = [e for e in entries if (shared_tumors / e["group"] / e["case"] / "image.nii.gz")
+            .stat().st_size == len(ours)]
+    found = [e for e in same if (shared_tumors / e["group"] / e["case"] / "image.nii.gz")
+             .read_bytes() == ours]
+    assert [e["split"] for e in found] == ["validation"]
 
 
-def test_a_sample_is_fetched_once_and_then_taken_from_the_cache(scan, server):
-    assert fetch(scan).read_bytes() == CONTENT
-    server.shutdown()
-    server.server_close()
-    assert fetch(scan).read_bytes() == CONTENT
-    assert kept() == ["test.nrrd"]
-
-
-def test_a_damaged_file_in_the_cache_is_fetched_again(scan):
-    fetch(scan).write_bytes(b"damaged")
-    assert fetch(scan).read_bytes() == CONTENT
-
-
-def test_another_file_than_promised_is_refused_and_not_kept(scan):
-    with pytest.raises(DownloadFailed, match="damaged"):
-        fetch(replace(scan, sha256="0" * 64))
-    assert kept() == []
-
-
-@pytest.mark.parametrize("path", ["half", "none"])
-def test_a_broken_download_is_said_plainly_and_not_kept(scan, path):
-    with pytest.raises(DownloadFailed):
-        fetch(replace(scan, url=scan.url.replace("whole", path)))
-    assert kept() == []
-
-
-def test_a_server_that_is_not_there_is_said_plainly(scan):
-    with pytest.raises(DownloadFailed, match="could not be fetched"):
-        fetch(replace(scan, url="http://127.0.0.1:9/whole"))
+def test_the_licences_are_stated():
+    readme = resource("Samples/README.md").read_text("utf-8")
+    for scan in SCANS:
+        assert scan.image in readme
+        assert "CC BY" in scan.source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from support.training_material import part_of, training_case, write_cases
 
 from DiffuGTSLib.errors import PromptNotUnderstood, TrainingImpossible
-from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure, lesion_class
+from DiffuGTSLib.models import store
+from DiffuGTSLib.models.card import Card, Measured
+from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure, lesion_class, reliability
 from DiffuGTSLib.training.config import Data
 from DiffuGTSLib.training.data import project_folder
 from DiffuGTSLib.training.data.cases import TrainingVolume
@@ -46,6 +49,37 @@ def test_only_what_no_mask_was_seen_of_is_unseen() -> None:
     assert exposure(None, "brain tumor") is Exposure.UNKNOWN
     frozen = {"real": [], "frozen": ["liver tumor"], "synthetic": ["liver tumor"]}
     assert exposure(frozen, "HCC") is Exposure.FROZEN
+
+
+def card(**entries) -> Card:
+    """Of a model that was measured on FLAIR and in chests."""
+    measured = (Measured("glioma FLAIR", "brain", "MR", "flair", 3, 0.71),
+                Measured("lung cancer, cube CT", "lung", "CT", "", 14, 0.6),
+                Measured("lung, chest CT", "lung", "CT", "", 1, 0.4))
+    classes = {"real": ["brain tumor"], "synthetic": ["pancreatic tumor"]}
+    return replace(Card.read(store.find("embedded")),
+                   **{"validation": measured, "trained_classes": classes} | entries)
+
+
+@pytest.mark.parametrize(("place", "sentence"), [
+    (("brain", "MR", "flair"), "here: glioma FLAIR, DSC 0.71 on 3 patients."),
+    (("brain", "MR", ""), "here: glioma FLAIR, DSC 0.71 on 3 patients."),
+    (("brain", "MR", "t2"), "not known: trained on outlined tumors of this organ, not validated on "
+     "this sequence (on others: glioma FLAIR, DSC 0.71 on 3 patients)."),
+    (("lung", "CT", ""), "here: lung cancer, cube CT, DSC 0.60 on 14 patients; lung, chest CT, "
+     "DSC 0.40 on 1 patient."),
+    (("pancreas", "CT", ""), "trained on synthetic lesions of this organ only, not validated."),
+    (("prostate", "MR", ""), "never trained on lesions of this organ, not validated."),
+    (("", "CT", ""), "not validated where no organ is named."),
+])
+def test_how_good_a_model_is_for_an_organ_is_said(place: tuple[str, ...], sentence: str) -> None:
+    assert reliability(card(), *place).endswith(sentence)
+
+
+def test_a_card_that_states_nothing_says_nothing() -> None:
+    silent = card(validation=(), trained_classes=None)
+    assert reliability(silent, "liver", "CT", "") == ""
+    assert reliability(silent, "", "CT", "") == ""
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,17 @@ from DiffuGTSLib.errors import BadDataSet
 from DiffuGTSLib.evaluation.measures import Measures
 from DiffuGTSLib.evaluation.scoring import EvaluationSettings
 from DiffuGTSLib.evaluation.tables import summarise
+from DiffuGTSLib.models.card import Card, Measured
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.training.data.cases import read_cases
-from DiffuGTSLib.training.embedded.validation import ValidationRow, markdown, run, tasks
+from DiffuGTSLib.training.embedded.validation import (
+    ValidationRow,
+    markdown,
+    record,
+    run,
+    tasks,
+)
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +128,17 @@ def test_one_scan_is_validated_from_end_to_end(shared_data, tmp_path):
 def test_a_scan_without_a_prompt_is_named(shared_data, tmp_path):
     with pytest.raises(BadDataSet, match="No scan is called lung1_lung_tumor"):
         run([shared_data], tmp_path, "embedded", ["lung1_lung_tumor"])
+
+
+def test_the_scores_of_each_group_get_into_the_card(tmp_path):
+    model = write_tiny_model(tmp_path / "tiny")
+    cases = [
+        {"kind": "tumor", "group": "glioma FLAIR", "prompt": "brain tumor", "modality": "MR",
+         "sequence": "flair", "patient": patient, "measures": {"dsc": dsc}}
+        for patient, dsc in (("a", 0.5), ("a", 0.7), ("b", 0.9))]
+    cases.append(cases[0] | {"kind": "wrong organ", "group": "wrong organ"})
+    (tmp_path / "scores.json").write_text(json.dumps({"cases": cases}))
+    record(tmp_path / "scores.json", model)
+    card = Card.read(model)
+    assert card.validation == (Measured("glioma FLAIR", "brain", "MR", "flair", 2, 0.7),)
+    assert card.scores["glioma FLAIR"] == 0.7
