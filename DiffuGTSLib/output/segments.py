@@ -43,6 +43,8 @@ def describe(result: Result) -> dict[str, Any]:
         "lesions": [lesion.as_dict() for lesion in result.lesions],
         "notes": list(result.notes),
         "reliability": result.reliability,
+        "modality": result.canonical.modality,
+        "modality_reason": result.modality_reason,
     }
 
 

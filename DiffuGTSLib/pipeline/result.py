@@ -97,6 +97,7 @@ class Result:
             as logits.
         reliability: how good the model is for such a prompt and scan, a sentence; "" where that
             is not stated.
+        modality_reason: why the scan was taken for CT or MR, to follow these in a sentence.
     """
 
     prompt: Prompt
@@ -108,6 +109,7 @@ class Result:
     model: str = ""
     prominence: float = 0.0
     reliability: str = ""
+    modality_reason: str = ""
 
     def __repr__(self) -> str:
         count, total = len(self.lesions), sum(lesion.volume_ml for lesion in self.lesions)

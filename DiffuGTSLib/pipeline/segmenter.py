@@ -67,6 +67,7 @@ class EncodedScan:
         class_label: the denoiser's, of modality and sequence.
         sequence: of MR, as `Scan` has it; "" where it is not known.
         notes: what the user should know of how it was encoded; sentences.
+        modality_reason: why it is taken for CT or MR, to follow these in a sentence.
     """
 
     canonical: Canonical
@@ -77,6 +78,7 @@ class EncodedScan:
     class_label: int
     sequence: str = ""
     notes: Sequence[str] = ()
+    modality_reason: str = ""
 
     @property
     def features(self) -> list[torch.Tensor]:
@@ -277,7 +279,7 @@ class Segmenter:
         scaled = encoding.latent.float() * self.package.card.scale_factor
         return EncodedScan(
             canonical, encoding, scaled, scan.image, scan.name, self._class_label(scan),
-            scan.sequence,
+            scan.sequence, modality_reason=scan.modality_reason,
         )
 
     def segment(
@@ -321,6 +323,7 @@ class Segmenter:
             prompt, evidence, scan.canonical, scan.image, level, notes, card.name,
             fusion.prominence.get(fusion.used, 0.0),
             reliability(card, prompt.anatomy, scan.canonical.modality, scan.sequence),
+            scan.modality_reason,
         )
         if preview is not None:
             preview(_preview(result, candidates))

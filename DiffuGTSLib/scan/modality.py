@@ -19,6 +19,8 @@ MAX_CT_MINIMUM_HU = -200.0
 _MAX_SOFT_HU, _MAX_BONE_HU = 300.0, 1000.0
 EIGHT_BIT = (sitk.sitkUInt8, sitk.sitkInt8)
 _SAMPLE_VOXELS = 1_000_000
+OFFSET_HU = 1024
+OFFSET_SHARE = 0.75
 _PREFIX = r"(?:3d|2d|ax|sag|cor|tra)?"
 _T1_CONTRAST = re.compile(_PREFIX + r"(?:t1w?i?(?:ce?|gd|gad|post|km|\+c?)|(?:ce|gd)t1w?i?)")
 _T1 = re.compile(
@@ -117,6 +119,23 @@ def in_hounsfield_units(image: sitk.Image) -> bool:
     # An MR phase image has as many large positive values as negative ones; a body has less bone.
     dark, bone = share(-np.inf, -500), share(500, np.inf)
     return air_or_lung > 0.005 and soft_tissue > 0.05 and dark > 1.5 * bone
+
+
+def offset_note(image: sitk.Image) -> str:
+    """A warning where a scan that is taken for MR looks like a CT whose values were moved; else "".
+
+    Of the body of 78 CTs with 1024 added, 80 % and more lay where soft tissue and fat are then, but
+    in crops of lungs; of MR scans at most 71 %.
+    """
+    voxels = sitk.GetArrayViewFromImage(image).ravel()
+    sample = voxels[:: max(1, voxels.size // _SAMPLE_VOXELS)].astype(np.float32) - OFFSET_HU
+    body = sample[sample > -500]
+    if float(sample.min()) < -1100 or body.size < sample.size / 20:
+        return ""
+    if np.mean(np.abs(body) <= 150) < OFFSET_SHARE:
+        return ""
+    return (f"The scan was taken for MR, but its values look like those of a CT with {OFFSET_HU} "
+            f"added: if it is a CT, subtract {OFFSET_HU} and run again.")
 
 
 def guess_sequence(*names: str) -> Sequence:

@@ -42,6 +42,7 @@ from DiffuGTSLib.scan.modality import (
     guess_sequence,
     guess_skull_stripped,
     modality_reason,
+    offset_note,
     settle_modality,
 )
 from DiffuGTSLib.scan.nifti import (
@@ -207,7 +208,8 @@ def from_image(
     settled = settle_modality(image, modality)
     reason = modality_reason(image, modality)
     image, clipped = without_outliers(image, settled)
-    said = (*notes, *_axes_notes(image), *clipped)
+    moved = offset_note(image) if settled == "MR" and "values" in reason else ""
+    said = (*notes, *_axes_notes(image), *clipped, *([moved] if moved else []))
     if settled == "CT":
         return Scan(image, settled, "", name, notes=said, modality_reason=reason)
     stripped = guess_skull_stripped(name, *hints)

@@ -225,6 +225,7 @@ class PromptResult:
         frame: of the sequence; None without one.
         notes: further sentences to show with it.
         reliability: how good the model is here, a sentence; "" where it does not say.
+        modality: what the scan was taken for, and why; a sentence.
     """
 
     index: int
@@ -242,6 +243,7 @@ class PromptResult:
     frame: int | None = None
     notes: list[str] = field(default_factory=list)
     reliability: str = ""
+    modality: str = ""
 
 
 @dataclass

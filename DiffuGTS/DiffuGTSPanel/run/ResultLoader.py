@@ -196,7 +196,10 @@ def resultFrom(event: Event, frame: int | None) -> PromptResult:
     return PromptResult(
         event["index"], event["prompt"], event["title"], event["found"], event["highest_score"],
         event["threshold"], event["terminology"], sentence, files=files, frame=frame,
-        notes=list(event.get("notes", ())), reliability=event.get("reliability", ""))
+        notes=list(event.get("notes", ())), reliability=event.get("reliability", ""),
+        modality=_("Taken for {modality}, {reason}.").format(
+            modality=event["modality"], reason=event["modality_reason"])
+        if event.get("modality_reason") else "")
 
 
 def _removeNode(node: Any) -> None:

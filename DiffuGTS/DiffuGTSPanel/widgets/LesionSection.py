@@ -163,8 +163,8 @@ class LesionSection(Section):
         dropped = sum(not lesion.kept for lesion in self._lesions)
         droppedText = _("{count} dropped.").format(count=dropped) if dropped else ""
         notes = "".join("<br>" + coloured(text, "bad") for text in result.notes)
-        if result.reliability:
-            notes += "<br>" + coloured(result.reliability, "muted")
+        for text in filter(None, (result.reliability, result.modality)):
+            notes += "<br>" + coloured(text, "muted")
         if result.lesions:
             self.ui.summaryLabel.text = (f"<b>{_escaped(result.sentence)}</b> "
                                          + coloured(droppedText, "muted") + notes)

@@ -73,3 +73,15 @@ def test_a_dicom_ct_that_cannot_be_in_hounsfield_units_is_refused() -> None:
         image.SetMetaData(MODALITY_TAG, "CT")
         with pytest.raises(ModalityMismatch, match="Hounsfield"):
             from_image(image)
+
+
+def test_a_ct_with_1024_added_is_told_from_an_mr(shared_data: Path) -> None:
+    for name, group in (("sts_033_ct", "sarcoma"), ("lung1", "chest")):
+        image = sitk.ReadImage(str(shared_data / group / name / "image.nii.gz"))
+        moved = sitk.Cast(sitk.Maximum(image, -1024), sitk.sitkInt16) + 1024
+        scan = from_image(moved)
+        assert scan.modality == "MR"
+        assert any("a CT with 1024 added" in note for note in scan.notes)
+    for name in ("sarcoma/sts_033_t1", "sarcoma/sts_004_t1", "brain/brain1"):
+        scan = from_image(sitk.ReadImage(str(shared_data / name / "image.nii.gz")))
+        assert list(scan.notes) == []
