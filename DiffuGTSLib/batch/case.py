@@ -34,6 +34,7 @@ class Case:
         prompts: at least one; they share one encoding of the scan.
         series: DICOM series UID where the folder holds several.
         sequence: of an MR scan; "" leaves it to the settings.
+        within: absolute path of a mask to which the search is limited; None for none.
     """
 
     name: str
@@ -41,16 +42,19 @@ class Case:
     prompts: tuple[str, ...]
     series: str = ""
     sequence: str = ""
+    within: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """In plain values, for JSON."""
-        return asdict(self) | {"image": str(self.image), "prompts": list(self.prompts)}
+        entries = asdict(self) | {"image": str(self.image), "prompts": list(self.prompts)}
+        return entries | {"within": str(self.within) if self.within else ""}
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> Case:
         """The case that `as_dict` described."""
         return cls(entries["name"], Path(entries["image"]), tuple(entries["prompts"]),
-                   entries["series"], entries["sequence"])
+                   entries["series"], entries["sequence"],
+                   Path(entries["within"]) if entries.get("within") else None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tables of scans: CSV or JSON with image, prompt, name and MR sequence."""
+"""Tables of scans: CSV or JSON with image, prompt, name, MR sequence and mask to search in."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ class TableRow:
         prompts: empty where the table has none.
         name: may be empty.
         sequence: one of modality.SEQUENCES; empty where the table has none.
+        within: path of a mask to search in, relative ones as `image`; None where there is none.
     """
 
     image: Path
     prompts: tuple[str, ...] = ()
     name: str = ""
     sequence: str = ""
+    within: Path | None = None
 
 
 def is_table(path: Path | str) -> bool:
@@ -53,8 +55,8 @@ def read_table(path: Path) -> list[TableRow]:
     """The rows of a table, in their order.
 
     CSV: separated by commas, semicolons or tabs; the first line names the columns: "image" is
-    required, "prompt", "name" and "sequence" are optional, others are ignored. Several prompts in
-    one cell are separated by semicolons or line breaks. JSON: a list of objects with the
+    required, "prompt", "name", "sequence" and "within" are optional, others are ignored. Several
+    prompts in one cell are separated by semicolons or line breaks. JSON: a list of objects with the
     same fields; "prompt" may be a list.
 
     Raises:
@@ -106,12 +108,12 @@ def _json(text: str) -> list[dict[str, Any]]:
 
 
 def _row(entry: dict[str, Any], number: int, table: Path) -> TableRow:
-    image, name, sequence, prompt = (
-        entry.get(column) or "" for column in ("image", "name", "sequence", "prompt"))
+    image, name, sequence, within, prompt = (
+        entry.get(column) or "" for column in ("image", "name", "sequence", "within", "prompt"))
     texts = prompt if isinstance(prompt, list) else [prompt]
-    if not all(isinstance(text, str) for text in (image, name, sequence, *texts)):
+    if not all(isinstance(text, str) for text in (image, name, sequence, within, *texts)):
         raise BadTable(f"Row {number} of {table.name} holds a value that is not text.", _EXAMPLE)
-    if not all(_is_name(text) for text in (image, name)):
+    if not all(_is_name(text) for text in (image, name, within)):
         raise BadTable(f"Row {number} of {table.name} holds a character that no name can have.",
                        _EXAMPLE)
     if not image.strip():
@@ -121,7 +123,9 @@ def _row(entry: dict[str, Any], number: int, table: Path) -> TableRow:
         raise BadTable(f"Row {number} of {table.name} names an unknown MR sequence.",
                        f"Use one of {', '.join(SEQUENCES)}, or leave the cell empty.")
     prompts = tuple(part for text in texts for part in several(text))
-    return TableRow(table.absolute().parent / image.strip(), prompts, name.strip(), sequence)
+    folder = table.absolute().parent
+    return TableRow(folder / image.strip(), prompts, name.strip(), sequence,
+                    folder / within.strip() if within.strip() else None)
 
 
 def _is_name(text: str) -> bool:

@@ -63,12 +63,14 @@ class Request:
         found: the scan, or why there is none.
         prompts: what to segment in it.
         sequence: of an MR scan, where a table has it.
+        within: a mask to search in, where a table has it.
         refused: why one of the prompts is not accepted.
     """
 
     found: Found
     prompts: tuple[str, ...]
     sequence: str = ""
+    within: Path | None = None
     refused: BatchFailure | None = None
 
 
@@ -129,7 +131,7 @@ def gather(inputs: Sequence[Path | str], prompts: Sequence[str], avoid: Path) ->
     Raises:
         InputMissing: there is no input, or no prompt for some.
         PromptNotUnderstood: one of `prompts`; a table's become problems of their cases.
-        BadTable: see input_table; or two rows name different sequences for one scan.
+        BadTable: see input_table; or two rows name different sequences or masks for one scan.
     """
     # A text without any prompt in it is passed on and refused with a message.
     shared = tuple(part for text in prompts for part in several(text) or [text])
@@ -163,7 +165,7 @@ def name_cases(requests: Sequence[Request], names: Mapping[Identity, str]) -> li
     entries = []
     for one, name in zip(requests, known, strict=True):
         case = Case(name or next(assigned), one.found.image, one.prompts, one.found.series,
-                    one.sequence)
+                    one.sequence, one.within)
         entries.append(BatchEntry(case, one.found.problem or one.refused, one.found.skipped))
     return entries
 
@@ -206,7 +208,7 @@ def _requests(
         finds = find(row.image if from_table else source, avoid)
         left_out |= dict.fromkeys(finds.left_out)
         requests += [Request(replace(found, name=row.name or found.name), row.prompts or shared,
-                             row.sequence) for found in finds.scans]
+                             row.sequence, row.within) for found in finds.scans]
     return requests
 
 
@@ -220,8 +222,11 @@ def _merged(requests: Sequence[Request]) -> list[Request]:
         if len(sequences) > 1:
             raise BadTable(f"{one.found.image.name} has two different MR sequences: "
                            f"{' and '.join(sorted(sequences))}.", "Correct the table.")
+        if key in merged and before.within != one.within:
+            raise BadTable(f"{one.found.image.name} is to be searched in two different masks.",
+                           "Use a table and an output folder for each, or one mask of both.")
         prompts = dict.fromkeys((*before.prompts, *one.prompts))
-        merged[key] = Request(before.found, tuple(prompts), "".join(sequences))
+        merged[key] = Request(before.found, tuple(prompts), "".join(sequences), one.within)
     return list(merged.values())
 
 

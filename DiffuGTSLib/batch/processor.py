@@ -133,7 +133,7 @@ class CaseProcessor:
             watch.resume()
             return list(self._segmenter.segment_all(
                 prepared, case.prompts, self._settings.options, progress=watch.step,
-                estimator=watch.estimator,
+                estimator=watch.estimator, within=case.within,
             ))
 
 

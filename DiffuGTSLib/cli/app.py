@@ -76,6 +76,8 @@ def segment(
     figure: Annotated[Path | None, typer.Option(help="Overview picture, PNG.")] = None,
     series: Annotated[int | None, typer.Option(
         min=1, help="Which series of a DICOM folder with several.")] = None,
+    within: Annotated[Path | None, typer.Option(
+        help="Mask of an organ, from any program: only there is searched.")] = None,
     model: ModelOption = "embedded",
     device: DeviceOption = "auto",
     threshold: ThresholdOption = None,
@@ -102,7 +104,7 @@ def segment(
                           skull_stripped)
         finished = _with_sequence_question(
             lambda chosen: segment_scan(image, prompts, Outputs(output, maps, figure), chosen, bar,
-                                        series=series),
+                                        series=series, within=within),
             options,
         )
         _print(finished, as_json, out)

@@ -23,6 +23,7 @@ from DiffuGTSLib.scan import Scan, as_scan, write_image
 from DiffuGTSLib.scan.dicom import numbered_series
 from DiffuGTSLib.scan.header import ScanGrid
 from DiffuGTSLib.scan.nifti import keep_forms
+from DiffuGTSLib.scan.region import read_region
 from DiffuGTSLib.scan.segmentation_file import check_output, output_suffix, refuse_foreign
 from DiffuGTSLib.scan.volume import grid_of
 
@@ -124,7 +125,7 @@ class Run:
 
 def segment_scan(
     image: Path | sitk.Image, prompts: Sequence[str], outputs: Outputs, options: Options, bar: Bar,
-    reference: sitk.Image | None = None, series: int | None = None,
+    reference: sitk.Image | None = None, series: int | None = None, within: Path | None = None,
 ) -> Run:
     """Segments `image` by each prompt and writes the outputs.
 
@@ -136,11 +137,17 @@ def segment_scan(
         bar: makes the progress callback, given the estimator and the prompts.
         reference: a mask on the same grid, for the figure.
         series: number of the DICOM series in a folder with several; see `scan.dicom`.
+        within: a mask to which the search is limited.
 
     Raises:
         DiffuGTSError: whatever kind fits.
     """
     outputs.check(image, len(prompts))
+    if within is not None:
+        read_region(within)  # before the networks are loaded
+        if any(is_same_file(path, within) for path in outputs.files(len(prompts))):
+            raise OutputNotWritten(f"An output would replace the mask {within.name}.",
+                                   "Choose another name: the mask would be lost.")
     model = ready_to_segment(options.model)
     uid = numbered_series(image, series) if series and isinstance(image, Path) else ""
     scan = _read(image, options, model, uid)
@@ -150,7 +157,7 @@ def segment_scan(
     estimator = ProgressEstimator(len(prompts))
     with bar(estimator, prompts) as progress:
         results = list(segmenter.segment_all(
-            scan, prompts, options, progress=progress, estimator=estimator))
+            scan, prompts, options, progress=progress, estimator=estimator, within=within))
     finished = Run(results, _document(segmenter, scan, results, options))
     _write(finished, scan, outputs, reference)
     return finished

@@ -82,6 +82,7 @@ def find_candidates(
     options: CandidateOptions,
     latent_voxel: int = 4,
     multiple: int = 16,
+    region: np.ndarray | None = None,
 ) -> Candidates:
     """Candidates of an AOVA map (X, Y, Z) at a sensitive threshold, with the crops around them.
 
@@ -90,6 +91,9 @@ def find_candidates(
 
     A component counts by its summed probability; it must reach `threshold` somewhere, or it would
     be noise that the sensitive threshold let in.
+
+    Args:
+        region: bool (X, Y, Z), beyond which nothing is inpainted; the map is 0 there.
     """
     labels, count = ndimage.label(probability > options.sensitive * threshold)
     voxel_ml = float(np.prod(spacing)) / 1000
@@ -113,6 +117,8 @@ def find_candidates(
     mask = ndimage.maximum_filter(
         cores.view(np.uint8), [2 * r + 1 for r in reach], mode="constant"
     ).view(bool)
+    if region is not None:
+        mask &= region
     boxes = _boxes(ndimage.label(mask)[0], mask.shape, spacing, options, latent_voxel, multiple)
     return Candidates(mask, cores, boxes)
 

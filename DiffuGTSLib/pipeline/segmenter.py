@@ -43,6 +43,7 @@ from DiffuGTSLib.scan import Canonical, Scan, as_scan, to_canonical
 from DiffuGTSLib.scan.canonical import boxes_to_input_grid, image_on_input_grid
 from DiffuGTSLib.scan.header import ScanGrid
 from DiffuGTSLib.scan.nifti import states_sides
+from DiffuGTSLib.scan.region import as_region, read_region, region_on_grid
 from DiffuGTSLib.scan.volume import Source, grid_of
 
 
@@ -156,6 +157,7 @@ class Segmenter:
         estimator: ProgressEstimator | None = None,
         preview: Callable[[int, Preview], None] | None = None,
         on_encoded: Callable[[EncodedScan], None] | None = None,
+        within: Path | None = None,
     ) -> Iterator[Result]:
         """Runs prompts on one scan, which is encoded once, and yields each result as it is ready.
 
@@ -168,20 +170,23 @@ class Segmenter:
             estimator: gets the index of each prompt before its first step.
             preview: called as preview(index of the prompt, its attention).
             on_encoded: called with the encoded scan, for a caller that keeps it.
+            within: file of a mask, to which the search is limited.
 
         Raises:
             PromptNotUnderstood: at once, whichever prompt it is.
+            UnreadableImage, RegionUnusable: at once, of the mask.
             DiffuGTSError: while iterating, as `encode` and `segment`.
         """
         understood = [understand(text, self.text_encoder) for text in prompts]
+        region = read_region(within) if within is not None else None
         return self._results(scan, understood, options or Options(), _progress(progress),
-                             estimator, preview, on_encoded)
+                             estimator, preview, on_encoded, region)
 
     def _results(
         self, scan: Source | PreparedScan | EncodedScan, prompts: list[Prompt], options: Options,
         steps: Progress, estimator: ProgressEstimator | None,
         preview: Callable[[int, Preview], None] | None,
-        on_encoded: Callable[[EncodedScan], None] | None,
+        on_encoded: Callable[[EncodedScan], None] | None, region: sitk.Image | None,
     ) -> Iterator[Result]:
         if not isinstance(scan, EncodedScan):
             scan = self.encode(scan, options.modality, steps, options.sequence,
@@ -194,6 +199,7 @@ class Segmenter:
             yield self.segment(
                 scan, prompt, progress=steps, seed=options.seed, threshold=options.threshold,
                 samples=options.samples, preview=partial(preview, index) if preview else None,
+                within=region,
             )
 
     def prepare(self, scan: Scan) -> PreparedScan:
@@ -286,7 +292,7 @@ class Segmenter:
         self, scan: EncodedScan, prompt: str | Prompt, *,
         progress: Callback | Progress | None = None, seed: int = 0,
         threshold: float | None = None, samples: int | None = None,
-        preview: Callable[[Preview], None] | None = None,
+        preview: Callable[[Preview], None] | None = None, within: sitk.Image | None = None,
     ) -> Result:
         """Steps 2 to 5: segments what `prompt` names in an encoded scan.
 
@@ -297,9 +303,11 @@ class Segmenter:
             threshold: of the refined score, 0 to 1; None takes the model's own.
             samples: pseudo-healthy scans to draw; their spread is the uncertainty.
             preview: called once with the attention, well before the end.
+            within: mask that limits the search, in place of the model's own gate; see `region`.
 
         Raises:
             PromptNotUnderstood: with the closest prompts that are.
+            RegionUnusable: nothing of the mask lies in the scan.
             ResultNotFinite, Cancelled: the networks gave NaN; through `progress`.
         """
         steps, card = _progress(progress), self.package.card
@@ -310,11 +318,15 @@ class Segmenter:
 
         # 2. Attend: where the scan looks abnormal in the sense of the text (METHOD.md 2).
         steps.step("attention", 0, 1)
-        attention = _finite(self.attend(scan, prompt, notes.append))
+        inside = None if within is None else region_on_grid(as_region(within), scan.canonical)
+        attention = _finite(self.attend(scan, prompt, notes.append, gated=inside is None))
         attention = self._one_side(attention, prompt, scan, level, notes.append)
+        if inside is not None:
+            attention = attention * inside
+            notes.append("Only the given region was searched.")
         candidates = find_candidates(
             attention, min(level, card.threshold), scan.canonical.spacing, self.candidate_options,
-            self.package.autoencoder.downscale, self.limits.multiple,
+            self.package.autoencoder.downscale, self.limits.multiple, inside,
         )
         steps.step("attention", 1, 1)
         evidence = Evidence.nothing(attention, candidates)
@@ -361,31 +373,36 @@ class Segmenter:
         return on_one_side(attention, prompt.side, middle, threshold)
 
     def attend(
-        self, scan: EncodedScan, prompt: Prompt, on_note: Callable[[str], None] | None = None
+        self, scan: EncodedScan, prompt: Prompt, on_note: Callable[[str], None] | None = None,
+        gated: bool = True,
     ) -> np.ndarray:
         """The calibrated AOVA map of a prompt, float32 (X, Y, Z), canonical grid (METHOD.md 2).
 
         Args:
             on_note: called with a sentence where memory runs out.
+            gated: False leaves the organ gate open, for who knows where the organ is.
         """
         self.package.place(scan.device)
         smaller = replace(scan.encoding, slab=MIN_MAP_SLAB)
         plans = [Plan(scan.device, None, 0), Plan(scan.device, TILINGS[-1], 0)]
         return carry_out(
             iter(plans),
-            lambda plan: self._attended(scan, smaller if plan.tiling else scan.encoding, prompt),
+            lambda plan: self._attended(
+                scan, smaller if plan.tiling else scan.encoding, prompt, gated),
             "The attention was computed", on_note or (lambda note: None),
         )
 
-    def _attended(self, scan: EncodedScan, encoding: Encoding, prompt: Prompt) -> np.ndarray:
+    def _attended(
+        self, scan: EncodedScan, encoding: Encoding, prompt: Prompt, gated: bool
+    ) -> np.ndarray:
         key = f"{prompt.anatomy}/{scan.canonical.modality}"
         shift = self._shift(prompt, scan) or 0.0
-        counts = bool(prompt.gate) and key not in self.package.card.open_gates
+        counts = gated and bool(prompt.gate) and key not in self.package.card.open_gates
         texts, slabs = self._texts(prompt, scan.device), []
         with torch.inference_mode(), precision(scan.device):
             for made in maps(self.package.attention, encoding, texts):
-                gated = made.probability() if counts else torch.sigmoid(made.anomaly)
-                logit = torch.logit(gated[0, 0].float(), eps=1e-7) + shift
+                p = made.probability() if counts else torch.sigmoid(made.anomaly)
+                logit = torch.logit(p[0, 0].float(), eps=1e-7) + shift
                 slabs.append(torch.sigmoid(logit))
         return torch.cat(slabs).cpu().numpy()
 

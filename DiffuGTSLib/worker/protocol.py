@@ -4,7 +4,7 @@ Requests, one JSON object a line:
 
     {"type": "segment", "id": ID, "image": PATH, "prompt": TEXT or [TEXT, ...], "folder": PATH,
      "seed": 0, "threshold": null, "modality": null, "samples": null, "sequence": null,
-     "skull_stripped": null}                                    (from "seed" on all are optional)
+     "skull_stripped": null, "within": null}                    (from "seed" on all are optional)
     {"type": "threshold", "id": ID, "result": ID of a segment job, "threshold": 0.4, "folder": PATH}
     {"type": "cancel", "id": ID of the job}          a job that has ended already is no error
     {"type": "quit"}
@@ -54,13 +54,18 @@ class BadRequest(DiffuGTSError):
 
 @dataclass(frozen=True)
 class Segment:
-    """Run prompts on a scan; the files go to `folder`, which is made if need be."""
+    """Run prompts on a scan; the files go to `folder`, which is made if need be.
+
+    Attributes:
+        within: a mask to which the search is limited.
+    """
 
     id: Id
     image: Path
     prompts: tuple[str, ...]
     folder: Path
     options: Options = field(default_factory=Options)  # model and device are the worker's own
+    within: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def parse(line: bytes) -> Request:
     if kind == "segment":
         request: Request = Segment(
             fields.identity("id"), fields.path("image"), fields.prompts(), fields.path("folder"),
-            fields.options(*OPTIONS),
+            fields.options(*OPTIONS), fields.optional_path("within"),
         )
     elif kind == "threshold":
         threshold = fields.options("threshold").threshold
@@ -151,6 +156,12 @@ class _Fields:
         except UnicodeEncodeError:
             raise self.wrong(name, "a path") from None
         return Path(value)
+
+    def optional_path(self, name: str) -> Path | None:
+        if self._left.get(name) is None:
+            self._left.pop(name, None)
+            return None
+        return self.path(name)
 
     def prompts(self) -> tuple[str, ...]:
         value = self._left.pop("prompt", None)

@@ -296,7 +296,7 @@ class WorkerServer:
         found = self._segmenter.segment_all(
             kept or request.image, request.prompts, request.options, progress=job.progress,
             estimator=job.estimator, on_encoded=keep,
-            preview=lambda index, preview: self._preview(job, preview),
+            preview=lambda index, preview: self._preview(job, preview), within=request.within,
         )
         if kept is None:
             self._scan = None  # its memory is needed for the next one
