@@ -90,7 +90,8 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic):
         onError: Callable[[Run, Failure], None] | None = None,
         onCancelled: Callable[[Run], None] | None = None,
         onUpdated: Callable[[Run], None] | None = None,
-        roi: Any = None, segmentation: Any = None, **options: Any,
+        roi: Any = None, within: Any = None, withinSegment: str = "", segmentation: Any = None,
+        **options: Any,
     ) -> Run:
         """Queues a run and returns at once.
 
@@ -104,6 +105,9 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic):
             onCancelled: called with the run; its nodes have been removed.
             onUpdated: called with the run when its segments have changed later.
             roi: a vtkMRMLMarkupsROINode that limits the search.
+            within: a vtkMRMLSegmentationNode, such as an organ's, that limits the search to its
+                segments.
+            withinSegment: id or name of one of them; "" for all.
             segmentation: a vtkMRMLSegmentationNode to add to; None creates one. Its segments stay
                 unchanged, also where new ones overlap them.
             options: seed, threshold, modality, model, device, samples, frames, sequence,
@@ -117,6 +121,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic):
         # An empty text is passed on; the worker refuses it with a message.
         run = Run(uuid.uuid4().hex[:12], tuple(texts) or ("",), Options(**options), callbacks)
         run.volume, run.roi, run.target = volumeNode, roi, segmentation
+        run.within, run.withinSegment = within, withinSegment
         self.lastRun = run
         self._runQueue.add(run)
         return run

@@ -288,6 +288,8 @@ class Run:
     note: str = ""
     volume: Any = None
     roi: Any = None
+    within: Any = None  # a segmentation that limits the search, and one of its segments
+    withinSegment: str = ""
     target: Any = None  # the segmentation, once there is one or as the caller chose it
 
     @property

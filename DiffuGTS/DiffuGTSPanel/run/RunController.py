@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from slicer.i18n import tr as _
@@ -69,6 +70,7 @@ class RunController:
         self._queuedWork: deque[tuple[Piecewise, Callable[[], None]]] = deque()
         self._task: IdleTask | None = None
         self._jobActive = False
+        self._region: Path | None = None  # of the current job, where there is one
 
     def begin(self) -> None:
         """Starts the run; called from the event loop."""
@@ -158,10 +160,14 @@ class RunController:
         frameNode = self.frames.volume(frame) if self.frames and frame is not None else None
         roi = self.run.roi
         source = ScanExport.readSource(self.run.volumeNode, roi, options.modality, frameNode)
+        region = None if self.run.within is None else ScanExport.readRegion(
+            self.run.volumeNode, self.run.within, self.run.withinSegment, source.grid)
         self.run.note = source.grid.note
         identity = self.run.id if frame is None else f"{self.run.id}-{frame + 1}"
         self.jobs.append(Job(identity, frame, source.grid))
         self._reportProgress("prepare", 0.0)
+        self._region = None if region is None else self._folder.writeRegion(
+            self._job.id, region, source.grid)
         if self._folder.scan(source.key) is None:
             self._enqueue(self._folder.writeScan(source), lambda: self._request(source))
         else:
@@ -179,6 +185,7 @@ class RunController:
                 "seed": options.seed, "threshold": options.threshold,
                 "modality": source.statedModality, "samples": options.samples,
                 "skull_stripped": options.skullStripped, "sequence": options.sequence,
+                "within": str(self._region) if self._region else None,
             })
         except Failure as failure:
             self._jobActive = False

@@ -213,7 +213,8 @@ class RunQueue:
         self._readTasks.clear()
         self._thresholdQueue.clear()
         for controller in self._finished:
-            controller.run.volume = controller.run.roi = controller.run.target = None
+            run = controller.run
+            run.volume = run.roi = run.within = run.target = None
             for job in controller.jobs:
                 self._folder.removeJob(job.id)
         self._finished.clear()

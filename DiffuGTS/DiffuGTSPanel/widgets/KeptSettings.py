@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Annotated
 
 import qt
-from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
+from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
@@ -84,6 +84,7 @@ class Parameters:
     sequence: SequenceChoice = SequenceChoice.AUTOMATIC
     seed: Annotated[int, WithinRange(0, 999999)] = 0
     roi: vtkMRMLMarkupsROINode
+    within: vtkMRMLSegmentationNode
     frames: FrameChoice = FrameChoice.THIS
 
 

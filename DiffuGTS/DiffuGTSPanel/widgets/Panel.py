@@ -230,7 +230,8 @@ class Panel(VTKObservationMixin):
                 onProgress=self._onProgress, onPreview=self._onPreview,
                 onFinished=self._onFinished, onError=self._onError,
                 onCancelled=self._onCancelled, onUpdated=self.lesions.refresh,
-                roi=parameters.roi, seed=parameters.seed, model=parameters.model,
+                roi=parameters.roi, within=parameters.within,
+                withinSegment=self.advanced.segment, seed=parameters.seed, model=parameters.model,
                 device=self.advanced.device, **self._scanOptions(parameters),
                 frames="all" if parameters.frames is FrameChoice.ALL else "this",
             )

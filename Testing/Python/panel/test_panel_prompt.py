@@ -136,6 +136,24 @@ def test_a_new_region_begins_around_the_whole_scan(panel, volume):
     assert list(roi.GetSize()) == [30, 20, 10]
 
 
+def test_the_segments_to_search_in_are_listed_for_the_chosen_segmentation(panel, volume):
+    import slicer
+
+    ui = panel.advanced.ui
+    assert ui.segmentSelector.isHidden()
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    liver = node.GetSegmentation().AddEmptySegment("", "liver")
+    panel.parameters.within = node
+    assert not ui.segmentSelector.isHidden()
+    assert [ui.segmentSelector.itemText(n) for n in range(ui.segmentSelector.count)] == [
+        "All segments", "liver"]
+    assert panel.advanced.segment == ""
+    ui.segmentSelector.setCurrentIndex(1)
+    assert panel.advanced.segment == liver
+    panel.parameters.within = None
+    assert panel.advanced.segment == ""
+
+
 def test_missing_packages_are_one_line_with_one_button_that_can_be_pressed_again(
         host, panel, volume, tmp_path):
     from DiffuGTSPanel.library.PythonPackages import PythonPackages

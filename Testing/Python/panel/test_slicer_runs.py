@@ -132,6 +132,41 @@ def test_a_region_of_interest_limits_the_search(host, logic, volume, scan):
     assert not found[:, :, 44:].any()
 
 
+def add_region(volume, inside, name="thigh"):
+    """A segmentation with one segment, from a bool array (K, J, I)."""
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    segment = node.GetSegmentation().AddEmptySegment("", name)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        inside.astype(np.uint8), node, segment, volume)
+    return node, segment
+
+
+def test_a_segment_limits_the_search(host, logic, volume, scan):
+    whole, _events = run_to_end(host, logic, volume)
+    half = np.zeros(scan.array.shape, bool)
+    half[:, :, : scan.array.shape[2] // 2] = True
+    node, segment = add_region(volume, half)
+    run, events = run_to_end(host, logic, volume, within=node, withinSegment=segment)
+    assert events.failure is None
+    assert "Only the given region was searched." in run.results[0].notes
+    found, everywhere = union(run, volume), union(whole, volume)
+    assert everywhere[~half].sum() > 500
+    assert found[half].sum() > 500
+    assert found[~half].sum() < 0.05 * everywhere[~half].sum()
+
+
+def test_a_segment_that_is_not_there_or_elsewhere_ends_the_run_in_a_sentence(
+    host, logic, volume, scan
+):
+    node, _segment = add_region(volume, np.zeros(scan.array.shape, bool))
+    for segment, words in (("spleen", "is not there"), ("thigh", "Nothing of the segment")):
+        _run, events = run_to_end(host, logic, volume, within=node, withinSegment=segment)
+        assert words in events.failure.message
+
+
 def test_a_new_threshold_changes_the_segments_and_the_newest_counts(host, logic, volume):
     run, events = run_to_end(host, logic, volume)
     before, results = union(run, volume), run.results[0]
