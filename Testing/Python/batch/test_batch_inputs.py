@@ -11,6 +11,7 @@ import pytest
 from support.dicom_files import write_enhanced, write_series
 from support.tiny_model import ball_scan
 
+from DiffuGTSLib.batch.case import Case
 from DiffuGTSLib.batch.find_scans import find
 from DiffuGTSLib.batch.input_table import BadTable, read_table
 from DiffuGTSLib.batch.inputs import (
@@ -182,6 +183,22 @@ def test_a_table_may_give_the_mr_sequence_of_each_scan(tmp_path):
     touch(tmp_path, "a.nii", "b.nii")
     (tmp_path / "t.csv").write_text("image,sequence\na.nii, T1C\nb.nii,\na.nii,\n")
     assert [case.sequence for case in cases(tmp_path / "t.csv")] == ["t1c", ""]
+
+
+def test_a_table_may_name_the_mask_to_search_in(tmp_path):
+    for name in ("a.nii", "b.nii"):
+        (tmp_path / name).touch()
+    (tmp_path / "t.csv").write_text("image,within\na.nii,masks/liver.nii.gz\nb.nii,\n")
+    found = cases(tmp_path / "t.csv")
+    assert [case.within for case in found] == [tmp_path / "masks" / "liver.nii.gz", None]
+    assert [Case.from_dict(case.as_dict()) for case in found] == list(found)
+
+
+def test_two_masks_for_one_scan_are_refused(tmp_path):
+    (tmp_path / "a.nii").touch()
+    (tmp_path / "t.csv").write_text("image,within\na.nii,x.nii\na.nii,y.nii\n")
+    with pytest.raises(BadTable, match=r"a\.nii is to be searched in two different masks"):
+        cases(tmp_path / "t.csv")
 
 
 def test_two_sequences_for_one_scan_are_refused(tmp_path):

@@ -281,6 +281,31 @@ def test_a_phantom_that_cannot_be_written_fails_in_one_sentence(tmp_path):
     assert failed_plainly(diffugts("phantom", "--output", tmp_path / "file"), "file")
 
 
+def test_the_search_can_be_limited_to_a_mask(scan, model, tmp_path):
+    image, ball = ball_scan()
+    inside = ball.copy()
+    inside[:, :, : int(np.median(np.nonzero(ball)[2]))] = False
+    region = sitk.GetImageFromArray(inside.astype(np.uint8))
+    region.CopyInformation(image)
+    sitk.WriteImage(region, str(tmp_path / "half.nii.gz"))
+    done = segment(scan, model, tmp_path / "m.nii.gz", "--within", tmp_path / "half.nii.gz")
+    assert done.returncode == 0, done.stderr
+    assert "Note: Only the given region was searched." in done.stdout
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "m.nii.gz"))) > 0
+    assert found[inside].mean() > 0.5
+    assert found[ball & ~inside].mean() < 0.2
+
+
+def test_a_mask_to_search_in_is_checked_before_the_run_and_never_replaced(scan, model, tmp_path):
+    gone = segment(scan, model, tmp_path / "m.nii.gz", "--within", tmp_path / "gone.nii.gz")
+    failed_plainly(gone, "gone.nii.gz")
+    mask = tmp_path / "mask.nii.gz"
+    sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkUInt8), str(mask))
+    before = mask.read_bytes()
+    failed_plainly(segment(scan, model, mask, "--within", mask), "mask.nii.gz")
+    assert mask.read_bytes() == before
+
+
 def test_the_demo_segments_two_real_scans_without_network(tmp_path, model):
     done = diffugts("demo", "--output", tmp_path / "demo", "--model", model,
                     DIFFUGTS_CACHE=str(tmp_path / "cache"), https_proxy="http://127.0.0.1:9")
