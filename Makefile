@@ -13,10 +13,10 @@ INSTALLED = .venv/.installed
 PIP = $(PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input install \
       --constraint constraints.txt
 
-.PHONY: help demo test lint bench validate reproduce-embedded screenshots architecture cmake clean
+.PHONY: help demo test lint bench validate reproduce-embedded screenshots architecture cmake errors release-tree clean
 
 help:
-	@echo "make demo      segment a public scan, or a phantom without network, into out/demo"
+	@echo "make demo      segment two real scans that come with the program, into out/demo"
 	@echo "make test      run all tests; make test ARGS='-k lesions' runs some"
 	@echo "make lint      check style, types and the layers of the packages"
 	@echo "make bench     measure speed and memory"
@@ -26,6 +26,7 @@ help:
 	@echo "make architecture  draw the packages and their imports, into docs/architecture.png"
 	@echo "make cmake     write the file lists of the CMakeLists anew"
 	@echo "make errors    write docs/errors.md, every error code and sentence, anew"
+	@echo "make release-tree  write what is published, one commit without history, into build/SlicerDiffuGTS"
 	@echo "make clean     remove the environment and what was built"
 
 demo: $(INSTALLED)
@@ -77,6 +78,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) torch setuptools
 	@$(PIP) --no-build-isolation --editable ".[dev]"
 	@touch $@
+
+release-tree:
+	@$(PYTHON3) Testing/release_tree.py build/SlicerDiffuGTS
 
 clean:
 	rm -rf .venv build dist out/demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

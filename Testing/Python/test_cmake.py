@@ -99,7 +99,10 @@ def test_the_extensions_metadata_is_one_quoted_line_each():
     text = (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
     found = dict(re.findall(r'^set\(EXTENSION_(\w+) "([^"\n]+)"\)$', text, re.MULTILINE))
     assert set(found) == {"HOMEPAGE", "CATEGORY", "CONTRIBUTORS", "DESCRIPTION", "ICONURL",
-                          "SCREENSHOTURLS", "DEPENDS"}
+                          "SCREENSHOTURLS", "DEPENDS", "LICENSE_FILE", "README_FILE"}
+    for name in ("LICENSE_FILE", "README_FILE"):
+        assert (REPOSITORY / found[name].removeprefix("${CMAKE_CURRENT_SOURCE_DIR}/")).is_file()
+    assert found["HOMEPAGE"].rpartition("/")[2].startswith("Slicer")  # the index asks for it
     for picture in ("ICONURL", "SCREENSHOTURLS"):
         assert (REPOSITORY / found[picture].split("/main/")[1]).is_file()
     assert "project(DiffuGTS)" in text
