@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 import release_tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -208,7 +208,8 @@ class ProjectFolder:
         """
         examples = self._tuning_examples()
         if self.selection.synthetic:
-            volumes = [load_volume(c, self.cache) for c in self.cases("training")]
+            volumes = [load_volume(c, self.cache) for c in self.cases("training")
+                       if c.kind.synthetic_copies]
             labelled = [label_volume(v, self.cache) for v in volumes]
             examples += synthetic_lesion_examples(volumes, labelled, seed=77)
             examples += healthy_examples(volumes, labelled)

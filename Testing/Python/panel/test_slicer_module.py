@@ -172,7 +172,8 @@ def test_the_module_loads_and_registers_its_samples(host):
     assert "not for clinical decisions" in module.helpText
     assert "Apache" in module.acknowledgementText
     sources = slicer.modules.sampleDataSources["DiffuGTS"]
-    assert {source.sampleName.split()[0] for source in sources} >= {"MRBrainTumor1", "CTChest"}
+    assert {source.sampleName for source in sources} == {
+        "Lung cancer (lung tumor)", "Glioma FLAIR stripped (brain tumor)"}
     assert all(source.checksums[0].startswith("SHA256:") for source in sources)
 
 
