@@ -13,11 +13,12 @@ INSTALLED = .venv/.installed
 PIP = $(PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input install \
       --constraint constraints.txt
 
-.PHONY: help demo test lint bench validate reproduce-embedded screenshots architecture cmake errors release-tree clean
+.PHONY: help demo test test-slicer lint bench validate reproduce-embedded screenshots architecture cmake errors release-tree clean
 
 help:
 	@echo "make demo      segment two real scans that come with the program, into out/demo"
 	@echo "make test      run all tests; make test ARGS='-k lesions' runs some"
+	@echo "make test-slicer  panel, worker and batch in exactly the packages that Slicer ships"
 	@echo "make lint      check style, types and the layers of the packages"
 	@echo "make bench     measure speed and memory"
 	@echo "make validate  score the embedded model on the scans in $(DATA), tables into docs/validation"
@@ -34,6 +35,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+
+test-slicer: $(INSTALLED)
+	@$(PYTHON) Testing/slicer_environment.py 5.12 5.10
 
 lint: $(INSTALLED)
 	@$(PYTHON) -m ruff check .

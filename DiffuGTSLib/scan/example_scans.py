@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-
-import SimpleITK as sitk
+from typing import TYPE_CHECKING
 
 from DiffuGTSLib.errors import UnreadableImage
 from DiffuGTSLib.files import resource
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 FOLDER = "Samples"
 
@@ -48,6 +50,8 @@ class ExampleScan:
         Raises:
             UnreadableImage: the program is not whole.
         """
+        import SimpleITK as sitk  # at the top it would slow every start of Slicer
+
         path = resource(f"{FOLDER}/{self.outline}")
         try:
             return sitk.ReadImage(str(path), sitk.sitkUInt8)
