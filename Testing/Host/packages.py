@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import subprocess
+import sys
 import types
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
@@ -69,6 +70,10 @@ def _requirements(given: Any) -> list[Requirement]:
     return [Requirement(r) if isinstance(r, str) else r for r in given]
 
 
+def _import_name(requirement: str) -> str:
+    return Requirement(requirement).name.lower().replace("-", "_")
+
+
 def load_requirements(path: str | Path) -> list[Requirement]:
     """The requirements of a file; comments and options of pip are left out."""
     lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
@@ -129,6 +134,10 @@ def make_packaging(installer: Installer) -> types.ModuleType:
         if prompt_install and not slicer.util.confirmOkCancelDisplay(question, title, **detail):
             raise RuntimeError("User declined package installation")
         pip_install(missing, constraints=constraints)
+        loaded = [r for r in missing if _import_name(r) in sys.modules]
+        words = "Packages that are in use were updated. Restart the application now?"
+        if loaded and prompt_restart and slicer.util.confirmOkCancelDisplay(words, title):
+            slicer.app.restart()
 
     module.pip_uninstall = installer.uninstall
     for function in (load_requirements, pip_check, pip_install, pip_ensure):

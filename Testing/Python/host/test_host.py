@@ -282,11 +282,12 @@ def test_missing_packages_are_requested_and_never_installed(host: Host, tmp_path
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("# torch\nnumpy>=1\nscipy>=1\n")
     host.packages.missing = {"scipy"}
-    host.dialogs.answer("Ok")
+    host.dialogs.answer("Ok", "Cancel")
     listed = slicer.packaging.load_requirements(requirements)
     slicer.packaging.pip_ensure(listed, requester="Test")
     assert host.packages.installed == ["scipy>=1"]
     assert host.dialogs[0].detail == "scipy>=1"
+    assert ("scipy" in sys.modules) == (len(host.dialogs) == 2)  # what is in use asks for a restart
     assert slicer.packaging.pip_check("numpy>=1 scipy")
 
 
