@@ -13,7 +13,7 @@ INSTALLED = .venv/.installed
 PIP = $(PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input install \
       --constraint constraints.txt
 
-.PHONY: help demo test test-slicer lint bench validate reproduce-embedded screenshots architecture cmake errors release-tree clean
+.PHONY: help demo test test-slicer lint bench campaign validate reproduce-embedded screenshots architecture cmake errors release-tree clean
 
 help:
 	@echo "make demo      segment two real scans that come with the program, into out/demo"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-slicer  panel, worker and batch in exactly the packages that Slicer ships"
 	@echo "make lint      check style, types and the layers of the packages"
 	@echo "make bench     measure speed and memory"
+	@echo "make campaign  bad inputs, kills and full disks by the hundred; some minutes"
 	@echo "make validate  score the embedded model on the scans in $(DATA), tables into docs/validation"
 	@echo "make reproduce-embedded  train the embedded model anew from $(DATA), and score it"
 	@echo "make screenshots  draw the panel and the views, into Resources/Screenshots"
@@ -59,6 +60,9 @@ validate: $(INSTALLED)
 reproduce-embedded: $(INSTALLED)
 	@THP_MEM_ALLOC_ENABLE=1 $(PYTHON) -m DiffuGTSLib.cli.embedded reproduce $(foreach folder,$(DATA),--data "$(folder)") \
 	  --runs out/reproduce/runs --output out/reproduce
+
+campaign: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(PYTHON) Testing/Campaign/run.py $(ARGS)
 
 screenshots: $(INSTALLED)
 	@$(PYTHON) Testing/Host/screenshots.py

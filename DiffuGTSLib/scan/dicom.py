@@ -6,6 +6,7 @@ slices of a series are compared before they are stacked, and the odd ones are na
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ _MAX_LISTED = 20
 _POSITION_TAG = "0020|0032"
 _ORIENTATION_TAG = "0020|0037"
 _SPACING_TAG = "0028|0030"
+_COUNTS = {_POSITION_TAG: 3, _ORIENTATION_TAG: 6, _SPACING_TAG: 2}
 _PHOTOMETRIC_TAG = "0028|0004"
 # A scan of usual size moves by no more than a millimetre when these differ by less.
 _MAX_TURN = 0.003
@@ -289,10 +291,12 @@ def check_slices(files: Sequence[str], name: str) -> Slices:
     _refuse_inverted(headers, name)
     _refuse_odd(files, [tuple(header.GetSize()[:2]) for header in headers], name, "size",
                 lambda size: f"{size[0]} x {size[1]} pixels")
-    _refuse_odd(files, _groups([_numbers(h, _SPACING_TAG) for h in headers], _MAX_SHARE, True),
-                name, "pixel spacing", lambda step: " x ".join(f"{s:.4g}" for s in step) + " mm")
-    _refuse_odd(files, _groups([_numbers(h, _ORIENTATION_TAG) for h in headers], _MAX_TURN, False),
-                name, "orientation", lambda axes: " ".join(f"{a:.3g}" for a in axes))
+    steps = [_numbers(header, _SPACING_TAG, name) for header in headers]
+    turns = [_numbers(header, _ORIENTATION_TAG, name) for header in headers]
+    _refuse_odd(files, _groups(steps, _MAX_SHARE, True), name, "pixel spacing",
+                lambda step: " x ".join(f"{s:.4g}" for s in step) + " mm")
+    _refuse_odd(files, _groups(turns, _MAX_TURN, False), name, "orientation",
+                lambda axes: " ".join(f"{a:.3g}" for a in axes))
     notes = _check_positions(headers, name)
     return Slices(_widest([header.GetPixelID() for header in headers]), notes)
 
@@ -304,9 +308,19 @@ def _header(file: str) -> sitk.ImageFileReader:
     return reader
 
 
-def _numbers(header: sitk.ImageFileReader, tag: str) -> tuple[float, ...]:
+def _numbers(header: sitk.ImageFileReader, tag: str, name: str) -> tuple[float, ...]:
+    """The numbers of a tag, as many as it has to have; none where the slice does not have it."""
     text = header.GetMetaData(tag) if header.HasMetaDataKey(tag) else ""
-    return tuple(float(part) for part in text.split("\\") if part.strip())
+    try:
+        values = tuple(float(part) for part in text.split("\\") if part.strip())
+    except ValueError:
+        values = (math.nan,)
+    there = bool(values) or tag != _SPACING_TAG
+    if there and len(values) != _COUNTS[tag] or not all(map(math.isfinite, values)):
+        raise UnreadableImage(
+            f"A DICOM slice in {name} is damaged: where it lies is stated as {text[:40]!r}.",
+            "Export the original series again.")
+    return values
 
 
 def _groups(
@@ -357,8 +371,8 @@ def _refuse_inverted(headers: list[sitk.ImageFileReader], name: str) -> None:
 
 def _check_positions(headers: list[sitk.ImageFileReader], name: str) -> list[str]:
     """A volume has one slice spacing, along the slices' normal; ITK does not insist on it."""
-    positions = np.array([_numbers(header, _POSITION_TAG) for header in headers])
-    axes = np.array(_numbers(headers[0], _ORIENTATION_TAG)).reshape(2, 3)
+    positions = np.array([_numbers(header, _POSITION_TAG, name) for header in headers])
+    axes = np.array(_numbers(headers[0], _ORIENTATION_TAG, name)).reshape(2, 3)
     normal = np.cross(axes[0], axes[1])
     steps = np.diff(positions, axis=0)
     mean = steps.mean(axis=0)

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from support.dicom_files import write_series
 
 from DiffuGTSLib.errors import DiffuGTSError, ModalityMismatch, UnreadableImage
-from DiffuGTSLib.scan import volume
+from DiffuGTSLib.scan import as_scan, volume
 from DiffuGTSLib.scan.nifti import Forms, check_forms, keep_forms, states_sides
 from DiffuGTSLib.scan.segmentation_file import write_image, write_segmentation
 
@@ -242,3 +242,16 @@ def test_what_is_no_number_in_a_nifti_is_refused(
     with pytest.raises(DiffuGTSError) as caught:
         volume.read(nifti(tmp_path / f"scan{suffix}", AFFINE, AFFINE, voxels=voxels))
     assert caught.value.code == "not-finite"
+
+
+@pytest.mark.parametrize("damage", [b"1S.0", b"1\xdc5 ", b"nan ", b"1:2.", b"    "])
+def test_a_slice_whose_place_is_no_number_is_refused_in_a_sentence(
+    tmp_path: Path, damage: bytes
+) -> None:
+    write_series(tmp_path / "scan", phantom())
+    file = sorted((tmp_path / "scan").iterdir())[3]
+    content = file.read_bytes()
+    at = content.index(b"\x20\x00\x32\x00DS") + 8  # the value of the position
+    file.write_bytes(content[:at] + damage + content[at + len(damage):])
+    with pytest.raises(UnreadableImage, match=r"damaged|do not say|evenly"):
+        as_scan(tmp_path / "scan", "MR")
