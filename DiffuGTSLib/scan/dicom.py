@@ -316,7 +316,7 @@ def _numbers(header: sitk.ImageFileReader, tag: str, name: str) -> tuple[float, 
     except ValueError:
         values = (math.nan,)
     there = bool(values) or tag != _SPACING_TAG
-    if there and len(values) != _COUNTS[tag] or not all(map(math.isfinite, values)):
+    if (there and len(values) != _COUNTS[tag]) or not all(map(math.isfinite, values)):
         raise UnreadableImage(
             f"A DICOM slice in {name} is damaged: where it lies is stated as {text[:40]!r}.",
             "Export the original series again.")
