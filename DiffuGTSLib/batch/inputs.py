@@ -190,10 +190,12 @@ def refuse_own_outputs(
             raise OutputNotWritten(
                 f"The output folder {settings.folder.name} is that of the scans.",
                 "Choose a folder beside it.")
-        if any(is_inside(image, settings.folder / name) for name in OUTPUTS):
-            raise OutputNotWritten(
-                f"The scan {image.name} lies where this run would write its results.",
-                "Choose another folder for output.")
+        for kind, path in (("scan", image), ("mask", one.within)):
+            if path is not None and any(
+                    is_inside(path, settings.folder / name) for name in OUTPUTS):
+                raise OutputNotWritten(
+                    f"The {kind} {path.name} lies where this run would write its results.",
+                    "Choose another folder for output.")
 
 
 def _requests(

@@ -12,9 +12,11 @@ import csv
 import io
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -41,6 +43,7 @@ LOCK = ".lock"
 # Options that must agree so that all results of a folder are those of one run.
 _OPTIONS = ("threshold", "seed", "samples", "modality", "sequence", "skull_stripped")
 CASES, LESIONS = "cases.csv", "lesions.csv"
+SECONDS_OF_A_STAMP = 2.0
 CASE_COLUMNS = (
     "case", "status", "modality", "prompts", "lesions", "volume_ml", "highest_score", "seconds",
     "error_code", "error", "image", "segmentation",
@@ -108,6 +111,7 @@ class OutputFolder:
                                    "Choose another folder.") from None
         self._lock = FileLock(folder / RECORDS / LOCK)
         self._stamps: dict[str, list[int]] = {}
+        _stamp.cache_clear()
         self._acquire()
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
@@ -302,18 +306,27 @@ def _own_folders(folder: Path) -> list[Path]:
 
 
 def stamp(case: Case) -> list[int]:
-    """Number, bytes and newest change of a scan's files; empty where they cannot be read."""
+    """Number, bytes and newest change of a scan's files, and of the mask that it is searched in;
+    empty where they cannot be read."""
+    # A folder may hold hundreds of series: it is walked once for those that follow each other. What
+    # changes meanwhile has an older state in its record, and is processed again.
+    moment = int(time.monotonic() / SECONDS_OF_A_STAMP)
     try:
-        files = [case.image]
-        if case.image.is_dir():
-            # The slices of a series may lie in folders below.
-            files = [Path(folder, name) for folder, _, names in os.walk(case.image)
-                     for name in names]
-        states = [file.stat() for file in files]
+        states = [_stamp(path, moment) for path in (case.image, case.within) if path is not None]
     except OSError:
         return []
+    return [value for state in states for value in state]
+
+
+@lru_cache(maxsize=8)
+def _stamp(path: Path, moment: int) -> tuple[int, int, int]:
+    """Of a file, or all files in a folder and below it: number, bytes, newest change."""
+    files = [path]
+    if path.is_dir():  # the slices of a series may lie in folders below
+        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    states = [file.stat() for file in files]
     newest = max((state.st_mtime_ns for state in states), default=0)
-    return [len(states), sum(state.st_size for state in states), newest]
+    return len(states), sum(state.st_size for state in states), newest
 
 
 def _stays_inside(record: Record) -> bool:

@@ -25,9 +25,10 @@ from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
 
 # Entries of a card that may change without changing any score.
 _DESCRIPTIVE = ("name", "licence", "licence_url", "trained_on", "calibrated_on", "scores",
-                "sources")
+                "sources", "validation")
 
 SCORES = "scores.json"
+WRITTEN = (SCORES, "cases.csv", "groups.csv", "report.html", "figures")
 _MAX_NAMES = 12  # of cases, in a message
 
 CaseOutcome = CaseScores | CaseFailure
@@ -97,6 +98,24 @@ def refuse_other(output: Path, settings: EvaluationSettings) -> None:
             "Choose another folder for output, or delete that one.")
 
 
+def refuse_foreign(output: Path) -> None:
+    """Tables and reports of other programs are not overwritten.
+
+    Raises:
+        OutputNotWritten: such are in the folder.
+    """
+    there = [name for name in WRITTEN if (output / name).exists()]
+    begun = any((output / "cases").glob("*.json"))
+    try:
+        ours = "settings" in json.loads((output / SCORES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if there and not ours and not begun:
+        raise OutputNotWritten(
+            f"The folder {output.name} holds a {there[0]} that this program did not write.",
+            "Choose another folder for output.")
+
+
 def evaluate(
     dataset: DataSet, output: Path, settings: EvaluationSettings, *, zero_shot: bool = False,
     on_outcome: OnOutcome | None = None, scorer: CaseScorer | None = None,
@@ -123,6 +142,7 @@ def evaluate(
     if zero_shot:
         check_zero_shot(card, dataset.cases)
     require_metrics()
+    refuse_foreign(output)
     try:
         (output / "cases").mkdir(parents=True, exist_ok=True)
     except OSError:

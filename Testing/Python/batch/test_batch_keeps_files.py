@@ -11,10 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import SimpleITK as sitk
 from support.batch_runs import REPOSITORY, InThisProcess, statuses, table, write_scan
 from support.dicom_files import write_series
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
+from DiffuGTSLib.batch import processor
 from DiffuGTSLib.batch.case import BatchFailure, BatchSettings, Case, Outcome
 from DiffuGTSLib.batch.driver import run_batch
 from DiffuGTSLib.batch.local_executor import LocalExecutor
@@ -95,6 +97,47 @@ def test_results_stay_until_a_case_has_ended_again(
     run([scan], folder, options, resume=True)
     assert result.read_bytes() == before
     assert statuses(folder) == {"a": "waiting"}
+
+
+def test_a_case_runs_again_where_the_mask_to_search_in_has_changed(
+    tmp_path: Path, options: Options
+) -> None:
+    write_scan(tmp_path / "a.nrrd")
+    whole = sitk.Image([48, 48, 32], sitk.sitkUInt8) + 1
+    whole.CopyInformation(ball_scan()[0])
+    sitk.WriteImage(whole, str(tmp_path / "organ.nrrd"))
+    (tmp_path / "t.csv").write_text("image,within\na.nrrd,organ.nrrd\n")
+    found = tmp_path / "out" / "segmentations" / "a.seg.nrrd"
+    run([tmp_path / "t.csv"], tmp_path / "out", options)
+    first = found.read_bytes()
+    run([tmp_path / "t.csv"], tmp_path / "out", options, resume=True)
+    assert found.read_bytes() == first
+    empty = whole * 0
+    empty[0, 0, 0] = 1
+    sitk.WriteImage(empty, str(tmp_path / "organ.nrrd"))
+    run([tmp_path / "t.csv"], tmp_path / "out", options, resume=True)
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(found))).max() == 0
+
+
+def test_a_mask_among_the_segmentations_is_refused(tmp_path: Path, options: Options) -> None:
+    write_scan(tmp_path / "a.nrrd")
+    mask = write_scan(tmp_path / "out" / "segmentations" / "a.nii.gz")
+    (tmp_path / "t.csv").write_text(f"image,within\na.nrrd,{mask}\n")
+    with pytest.raises(OutputNotWritten, match=r"The mask a\.nii\.gz lies where"):
+        run([tmp_path / "t.csv"], tmp_path / "out", options)
+
+
+def test_a_result_that_is_no_json_fails_its_case_alone(
+    tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = [write_scan(tmp_path / f"{name}.nrrd", seed) for seed, name in enumerate("ab")]
+    true = processor.described
+    broken = iter([True])
+    monkeypatch.setattr(processor, "described", lambda results: [
+        entry | ({"highest_score": float("nan")} if next(broken, False) else {})
+        for entry in true(results)])
+    run(scans, tmp_path / "out", options)
+    assert sorted(statuses(tmp_path / "out").values()) == ["done", "failed"]
 
 
 def test_no_cell_of_the_tables_is_a_formula(tmp_path: Path, options: Options) -> None:

@@ -292,6 +292,16 @@ def test_scores_with_other_settings_are_not_overwritten(written, data, model):
     assert (written[1] / "cases.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["cases.csv", "report.html", "scores.json"])
+def test_tables_of_others_are_not_overwritten(tmp_path, data, model, name):
+    (tmp_path / name).write_text("a study of ours")
+    done = CliRunner().invoke(app, ["evaluate", str(data), "--output", str(tmp_path), "--model",
+                                    model, "--device", "cpu"])
+    assert done.exit_code == 1
+    assert f"holds a {name} that this program did not write" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_the_report_needs_no_other_file(written):
     page = (written[1] / "report.html").read_text(encoding="utf-8")
     assert "not for clinical decisions" in page
