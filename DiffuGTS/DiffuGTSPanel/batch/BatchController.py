@@ -51,6 +51,7 @@ class BatchController:
         self._onEnded = onEnded
         self._child: ChildProcess | None = None
         self._cases: dict[str, BatchCase] = {}
+        self._introduced: set[str] = set()
         self._failure: Failure | None = None
         self._exit: ProcessExit | None = None
         self._hasFinished = self._cancelling = False
@@ -132,12 +133,17 @@ class BatchController:
                       each["status"]) for each in event["cases"]]
         self._cases = {case.name: case for case in run.cases}
         earlier = [case for case in run.cases if case.status in ("done", "failed")]
-        for case in run.cases:
+        self._task = IdleTask(self._introduce(earlier), self._recordsRead, self._taskFailed)
+
+    def _introduce(self, earlier: Sequence[BatchCase]) -> Piecewise:
+        """Reports all cases in their order, then what earlier runs have left of some."""
+        for case in self.run.cases:
             scan = self._scanExport.find(case.image)
             case.volume = scan.volume if scan is not None else None
-        for case in run.cases:
-            run.callbacks.call("onCase", run, case)
-        self._task = IdleTask(self._readRecords(earlier), self._recordsRead, self._taskFailed)
+            self._introduced.add(case.name)
+            self.run.callbacks.call("onCase", self.run, case)
+            yield
+        yield from self._readRecords(earlier)
 
     def _readRecords(self, cases: Sequence[BatchCase]) -> Piecewise:
         """Reads the results of earlier runs from their records."""
@@ -196,7 +202,8 @@ class BatchController:
         case = self._cases[name]
         for key, value in values.items():
             setattr(case, key, value)
-        self.run.callbacks.call("onCase", self.run, case)
+        if name in self._introduced:  # else it is still to come, in its place
+            self.run.callbacks.call("onCase", self.run, case)
         return case
 
     # End of the batch
