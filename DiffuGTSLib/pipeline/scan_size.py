@@ -87,6 +87,7 @@ class SizeLimits:
         samples: pseudo-healthy ones of a crop.
         channels: of the autoencoder's first level: the width of a map at the scan's resolution.
         mirrors: how often a scan is seen mirrored as well, in one piece.
+        window: voxels an axis of the windows that the attention was trained on, where that matters.
     """
 
     spacing_mm: Triple
@@ -95,6 +96,7 @@ class SizeLimits:
     samples: int
     channels: int
     mirrors: int = 0
+    window: int = MIN_SIZE
 
     @classmethod
     def of(
@@ -108,7 +110,11 @@ class SizeLimits:
         """
         levels = sum(len(config["num_channels"]) - 1 for config in (vae, unet))
         mirrors = len(aova.get("mirrors", ()))
-        return cls(spacing_mm, 2**levels, min_crop, samples, int(vae["num_channels"][0]), mirrors)
+        # An attention that sees the scan itself, in thin crops too, knows them with the padding of
+        # its windows: with less of it, lung nodules were hardly marked.
+        window = 4 * aova["tile"] if aova.get("image_channels") else MIN_SIZE
+        return cls(spacing_mm, 2**levels, min_crop, samples, int(vae["num_channels"][0]), mirrors,
+                   window)
 
     @property
     def multiple(self) -> int:
@@ -118,7 +124,7 @@ class SizeLimits:
     @property
     def min_size(self) -> int:
         """Voxels an axis of a scan has at least."""
-        return -(-MIN_SIZE // self.multiple) * self.multiple
+        return -(-self.window // self.multiple) * self.multiple
 
     def size(self, grid: ScanGrid) -> Size:
         """Voxels of a scan on the model's grid."""

@@ -45,6 +45,7 @@ class ScanKind:
         remainder: the organ that the body outside all given masks counts as.
         known: organs whose presence and absence are known; None: all but `unknown`.
         unknown: see `known`.
+        without: organs that hold no lesion here, whether they are in the scan or not.
         synthetic: organs in which synthetic lesions may be added, with their rates. Without a
             prompt they are the only lesions; beside real ones, the rate is a share of windows.
         synthetic_copies: copies with synthetic lesions for the calibration, by organ.
@@ -67,6 +68,7 @@ class ScanKind:
     remainder: str = ""
     known: tuple[str, ...] | None = None
     unknown: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     synthetic: Mapping[str, float] = field(default_factory=dict)
     synthetic_copies: Mapping[str, int] = field(default_factory=dict)
     stripped_share: float = 0.0

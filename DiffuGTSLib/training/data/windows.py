@@ -58,7 +58,7 @@ class Window:
         organ: index into ORGANS of the prompt's organ.
         modality: index into attention.MODALITIES.
         inside: float (X, Y, Z), 1 where the scan is, 0 in the padding.
-        others: organs that are known and hold no lesion: prompted for one, nothing is right.
+        others: organs that hold no lesion: prompted for one, nothing is right.
     """
 
     image: torch.Tensor
@@ -204,16 +204,22 @@ class WindowMaker:
         image = self._augmented(image, index, volume, generator)
         known = [i for i in np.flatnonzero(volume.known) if self.organs[i] in self.prompt_organs]
         common = [i for i in known if self.organs[i] in prompted_organs()] or known
+        empty = [i for i, name in enumerate(self.organs) if name in self.prompt_organs
+                 and (volume.known[i] or name in kind.without)]
         own = self.organs.index(organ) if organ in self.prompt_organs else -1
         if own < 0:  # no lesion of a class that may be prompted for
             own = int(generator.choice(common))
             lesion, ignore = np.zeros_like(lesion), ignore | lesion
-        others: list[int] = []
-        for among in (common, known):
-            left = [i for i in among if i != own and i not in others]
-            others += [int(generator.choice(left))] if left else []
         return as_window(image, lesion, ignore, index, volume.known, volume.modality, own,
-                         tuple(others), self.edge, generator)
+                         self._others(empty, own, generator), self.edge, generator)
+
+    def _others(
+        self, empty: Sequence[int], own: int, generator: np.random.Generator
+    ) -> tuple[int, ...]:
+        """Two of the organs that are prompted for most, and one of the rest, that hold nothing."""
+        left = [i for i in generator.permutation(empty).tolist() if i != own]
+        common = [i for i in left if self.organs[i] in prompted_organs()][:2]
+        return (*common, *[i for i in left if i not in common][:1])
 
     def _augmented(
         self, image: np.ndarray, index: np.ndarray, volume: LabelledVolume,

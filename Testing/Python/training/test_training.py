@@ -179,11 +179,11 @@ def test_windows_lie_strictly_inside_a_crop_around_a_tumor() -> None:
     assert all(size[2] == 12 for size in sizes)  # a crop as thin as that is taken whole
 
 
-def test_prompts_for_other_organs_name_two_that_hold_no_lesion() -> None:
+def test_prompts_for_other_organs_name_three_that_hold_no_lesion() -> None:
     sampler = WindowSampler([source()], largest=64)
     for n in range(8):
         window = sampler.draw(np.random.default_rng(n))
-        assert len(set(window.others)) == 2
+        assert len(set(window.others)) == 3
         assert window.organ not in window.others
         assert all(window.known[organ] for organ in window.others)
 
