@@ -14,6 +14,7 @@ coefficient where an example has a lesion, the false-positive score of what is m
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,8 +50,9 @@ MAX_VOXELS = 20_000  # of an example in the regression, so that no large tumor d
 COLUMNS = {"attention": (1, 1, 0, 0), "pixel": (1, 1, 1, 0), "feature": (1, 1, 0, 1),
            "both": (1, 1, 1, 1)}
 CALIBRATED_ON = (
-    "Sarcoma patients 029-032, healthy training scans, and synthetic lesions in them. Seen neither "
-    "by this nor by the training: lung1, lidc0314, brain1, fg-6692, sarcoma 033-040."
+    "Patients of the training split whose lesions the training does not see (gliomas, lung cancers "
+    "and nodules, livers, sarcomas 029-032), healthy scans, and synthetic lesions in them. Seen "
+    "neither by this nor by the training: the patients of the split \"validation\"."
 )
 
 
@@ -158,7 +160,10 @@ def _fit_shifts(
             open_gates.append(key)
         groups = {key: of_key} | _sequence_groups(key, of_key, examples, maps)
         for name, members in groups.items():
-            best = best_shift([maps[i] for i in members])
+            # An unknown sequence may be any: the most frequent one does not decide alone.
+            frequency = Counter(examples[i].sequence for i in members)
+            weights = [1 / frequency[examples[i].sequence] for i in members]
+            best = best_shift([maps[i] for i in members], weights)
             if best.dice >= MIN_DICE:
                 shifts[name] = best.shift
             log(f"{name}: {len(members)} examples, shift {best.shift:.2f}, utility "
@@ -166,16 +171,25 @@ def _fit_shifts(
     return replace(card, calibration=shifts, open_gates=tuple(open_gates))
 
 
-def best_shift(examples: Sequence[ExampleMaps]) -> ThresholdShift:
-    """The shift for these examples; among equally good thresholds the middle one."""
+def best_shift(
+    examples: Sequence[ExampleMaps], weights: Sequence[float] | None = None
+) -> ThresholdShift:
+    """The shift for these examples; among equally good thresholds the middle one.
+
+    Args:
+        weights: of the examples in the means; None: the same for all.
+    """
     curves = np.array([m.utility_by_threshold(m.attention) for m in examples])
-    mean = curves.mean(0)
+    counts = np.ones(len(curves)) if weights is None else np.asarray(weights)
+    mean = np.average(curves, axis=0, weights=counts)
     as_good = np.flatnonzero(mean > mean.max() - 1e-6)
     best = int(as_good[len(as_good) // 2])
     threshold = float(np.clip(THRESHOLDS[best], MIN_THRESHOLD, THRESHOLDS[-2]))
     with_lesion = [bool(m.truth.any()) for m in examples]
-    dice = float(curves[with_lesion, best].mean()) if any(with_lesion) else 0.0
-    utility = float(curves[:, best].mean())
+    dice = 0.0
+    if any(with_lesion):
+        dice = float(np.average(curves[with_lesion, best], weights=counts[with_lesion]))
+    utility = float(mean[best])
     return ThresholdShift(float(-np.log(threshold / (1 - threshold))), utility, dice)
 
 

@@ -14,6 +14,8 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.scan.canonical import empty_like
+from DiffuGTSLib.scan.header import read_header
+from DiffuGTSLib.scan.volume import MIN_SLICES
 from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
 from DiffuGTSLib.training.data.scan_table import ORGANS
 from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
@@ -54,23 +56,32 @@ def false_positive_score(marked_ml: np.ndarray) -> np.ndarray:
 
 def real_examples(cases: Sequence[TrainingCase]) -> list[CalibrationExample]:
     """The tuning patients' scans with their outlines."""
-    return [
-        CalibrationExample(
-            sitk.ReadImage(str(c.folder / "image.nii.gz")),
-            sitk.ReadImage(str(c.folder / f"{c.lesion_mask}.nii.gz"), sitk.sitkUInt8),
-            c.prompt, c.modality, c.sequence, c.skull_stripped,
-        )
-        for c in cases if c.lesion_mask and c.prompt
-    ]
+    return [_real(case) for case in _outlined(cases)]
+
+
+def has_enough_slices(case: TrainingCase) -> bool:
+    """Whether the model takes the scan: a crop around a small nodule may be too thin."""
+    return min(read_header(case.folder / "image.nii.gz").GetSize()) >= MIN_SLICES
+
+
+def _outlined(cases: Sequence[TrainingCase]) -> list[TrainingCase]:
+    return [c for c in cases if c.lesion_mask and c.prompt and has_enough_slices(c)]
+
+
+def _real(case: TrainingCase) -> CalibrationExample:
+    return CalibrationExample(
+        sitk.ReadImage(str(case.folder / "image.nii.gz")),
+        sitk.ReadImage(str(case.folder / f"{case.lesion_mask}.nii.gz"), sitk.sitkUInt8),
+        case.prompt, case.modality, case.sequence, case.skull_stripped,
+    )
 
 
 def wrong_organ_examples(cases: Sequence[TrainingCase]) -> list[CalibrationExample]:
     """Negative examples: scans prompted for an organ that is not in them, as their kind says."""
-    outlined = [c for c in cases if c.lesion_mask and c.prompt and c.kind.wrong_prompts]
-    return [
-        replace(example, truth=empty_like(example.truth), prompt=case.kind.wrong_prompts[0])
-        for case, example in zip(outlined, real_examples(outlined), strict=True)
-    ]
+    outlined = [case for case in _outlined(cases) if case.kind.wrong_prompts]
+    examples = ((case, _real(case)) for case in outlined)
+    return [replace(example, truth=empty_like(example.truth), prompt=case.kind.wrong_prompts[0])
+            for case, example in examples]
 
 
 def synthetic_lesion_examples(

@@ -26,6 +26,7 @@ from DiffuGTSLib.models.card import Measured
 from DiffuGTSLib.pipeline import Options
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.training.data.cases import TrainingCase, read_cases
+from DiffuGTSLib.training.data.examples import has_enough_slices
 
 TABLE = "table.md"
 MEASURE = "mean Dice of the final mask, validation patients"
@@ -78,7 +79,7 @@ def tasks(cases: Sequence[TrainingCase]) -> list[Task]:
     """
     listed: list[Task] = []
     for case in cases:
-        if case.split == "validation" and case.lesion_mask:
+        if case.split == "validation" and case.lesion_mask and has_enough_slices(case):
             prompt = case.prompt or case.kind.asked[0]
             listed.append(Task(case, prompt, title(case)))
             listed += [Task(case, wrong, "wrong organ", wrong_organ=True)
