@@ -60,7 +60,7 @@ class Peaks:
 
 
 # From fast to small. Measured by `python Testing/Benchmarks/memory.py`, the larger of the embedded
-# model's and MAISI's networks; 2^28 elements are 0.5 GB of a map in bfloat16.
+# model's and MAISI's networks, less IMAGE_PATH; 2^28 elements are 0.5 GB of a map in bfloat16.
 PEAKS: dict[Tiling | None, Peaks] = {
     None: Peaks(Peak(7.6), Peak(2.9), Peak(7.2)),
     Tiling(2**28, 0, 0): Peaks(Peak(2.8, 2.4), Peak(2.0, 3.0, 2.2), Peak(4.0, 3.2)),
@@ -69,6 +69,7 @@ PEAKS: dict[Tiling | None, Peaks] = {
     Tiling(2**27, 2, 1): Peaks(Peak(0.7, 4.5), Peak(0.5, 3.4, 6.2), Peak(1.1, 10.0)),
 }
 TILINGS = tuple(PEAKS)
+IMAGE_PATH = 0.4  # maps more at the peak of encoding, where the attention sees the scan itself
 MARGIN = 1.15  # over what was measured
 SAMPLE_BYTES = 5  # a voxel of a crop, for each pseudo-healthy sample
 # A voxel of the model's grid, in the host's memory: the scan and the maps of the evidence, float32
@@ -151,12 +152,13 @@ class SizeLimits:
         """
         peaks = _peaks(tiling)
         kept = peaks.attend.stored
+        image = IMAGE_PATH if self.window > MIN_SIZE else 0.0
         if tiling is None:
-            maps = peaks.encode.stored + (kept if self.mirrors else 0.0)
+            maps = peaks.encode.stored + image + (kept if self.mirrors else 0.0)
         else:
             part, planes = self._slab(size, tiling), tiling.map_slab(size) + 2 * GATE_MARGIN
             map_part = min(1.0, planes / size[0])
-            maps = max(peaks.encode.maps(part), peaks.attend.maps(part, map_part))
+            maps = max(peaks.encode.maps(part) + image, peaks.attend.maps(part, map_part))
         map_bytes = MARGIN * self._elements(size) * itemsize
         return round(maps * map_bytes), round(kept * map_bytes)
 
