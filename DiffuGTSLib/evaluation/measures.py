@@ -197,14 +197,15 @@ class Baselines:
         best_map: of the attention map.
         intensity: of the raw intensity inside the body, bright or dark, whichever is better.
         centre: of the distance to the scan's centre (METHOD.md 8).
-        auroc_map: area under the ROC curve of the attention map inside the body; no DSC.
+        auroc_map: area under the ROC curve of the attention map inside the body; no DSC. None
+            where all of the body is tumor.
     """
 
     best_score: float
     best_map: float
     intensity: float
     centre: float
-    auroc_map: float
+    auroc_map: float | None
 
 
 def baselines(result: Result, reference: sitk.Image, canonical: Canonical) -> Baselines:
@@ -270,15 +271,15 @@ def best_dice(score: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     return float(values[best]), float(THRESHOLDS[best])
 
 
-def auroc(score: np.ndarray, reference: np.ndarray) -> float:
+def auroc(score: np.ndarray, reference: np.ndarray) -> float | None:
     """Area under the ROC curve: how often a voxel of the reference scores above one outside it.
 
-    Ties count half. NaN where one of the classes is empty.
+    Ties count half. None where one of the classes is empty.
     """
     positives = int(reference.sum())
     negatives = reference.size - positives
     if positives == 0 or negatives == 0:
-        return float("nan")
+        return None
     # Not scipy's mannwhitneyu, which sums the ranks of a float32 map as float32.
     ranks = rankdata(score.ravel())[reference.ravel()].sum()
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))

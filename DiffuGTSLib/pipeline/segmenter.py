@@ -17,6 +17,7 @@ import torch
 
 from DiffuGTSLib.errors import ModalityMismatch, ResultNotFinite
 from DiffuGTSLib.models import Package, load
+from DiffuGTSLib.models.card import Fusion
 from DiffuGTSLib.models.catalogue import EMBEDDED
 from DiffuGTSLib.networks import Conditioning, TextEncoder, Texts, choose_device
 from DiffuGTSLib.networks.attention import MODALITIES
@@ -343,19 +344,21 @@ class Segmenter:
         # 3. Inpaint: healthy tissue in the place of the candidates, crop by crop (METHOD.md 3).
         # 4. Compare: what differs between a crop and its pseudo-healthy samples (METHOD.md 4).
         crops = CropComparison(
-            self.package, self.planner, scan.latent, candidates,
-            self._conditioning(scan, prompt), card.samples if samples is None else samples, seed,
-            steps, notes.append,
-        )
-        # 5. Refine: the score of each voxel from attention and residuals (METHOD.md 4).
+            self.package, self.planner, scan.latent, candidates, self._conditioning(scan, prompt),
+            card.samples if samples is None else samples, seed, steps, notes.append)
+        self._refine(result, crops, fusion, steps)
+        return result
+
+    @staticmethod
+    def _refine(result: Result, crops: CropComparison, fusion: Fusion, steps: Progress) -> None:
+        """5. The score of each voxel from attention and residuals (METHOD.md 4); its lesions."""
         for box, comparison in crops.compare_each():
-            evidence.write(box, candidates.mask[box], fusion, comparison)
-        _finite(evidence.score)
+            result.evidence.write(box, result.evidence.mask[box], fusion, comparison)
+        _finite(result.evidence.score)
         steps.step("residual", 1, 1)
         steps.step("lesions", 0, 1)
         _ = result.lesions  # measured here, so that the caller's thread does not wait for it
         steps.step("lesions", 1, 1)
-        return result
 
     def _one_side(
         self, attention: np.ndarray, prompt: Prompt, scan: EncodedScan, level: float,

@@ -93,7 +93,8 @@ def test_a_card_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 def test_what_a_card_does_not_say_is_not_taken_for_none() -> None:
     statements = card("maisi-ct").statements()
-    assert statements["Masks of real lesions in training"] == "breast tumor, soft tissue tumor"
+    assert statements["Masks of real lesions in training"] == (
+        "brain tumor, breast tumor, liver tumor, lung tumor, soft tissue tumor")
     assert statements["Left out of training"] == "nothing"
     silent = replace(card("maisi-ct"), trained_classes=None, trained_on="", scores={})
     assert [silent.statements()[name] for name in (

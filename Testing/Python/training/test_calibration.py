@@ -17,7 +17,7 @@ from DiffuGTSLib.models.package import load
 from DiffuGTSLib.networks.attention import AnomalyAttention
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
-from DiffuGTSLib.training.calibration import calibrate
+from DiffuGTSLib.training.calibration import ExampleMaps, best_shift, calibrate
 from DiffuGTSLib.training.data.examples import CalibrationExample
 from DiffuGTSLib.training.denoiser_trainer import EMBEDDED_CONFIG
 from DiffuGTSLib.training.embedded.build import NETWORK, write_package
@@ -50,8 +50,27 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Card, list[str
 def test_each_sequence_with_enough_examples_has_its_own_threshold(calibrated) -> None:
     shifts = calibrated[0].calibration
     assert set(shifts) == {"brain/MR", "brain/MR/t1", "brain/MR/flair"}
-    # An outline larger than the bright ball needs a lower threshold, so a higher shift.
-    assert shifts["brain/MR/t1"] < shifts["brain/MR"] <= shifts["brain/MR/flair"]
+    # An outline larger than the bright ball needs a lower threshold, so a higher shift. The
+    # widest are t2's, which count as much as the others where the sequence is unknown.
+    assert shifts["brain/MR/t1"] < shifts["brain/MR/flair"] < shifts["brain/MR"]
+
+
+def test_a_frequent_sequence_does_not_outvote_a_rare_one() -> None:
+    narrow, wide = maps(0.9), maps(0.2)
+    assert best_shift([narrow, narrow, narrow, wide]).shift == best_shift([narrow]).shift
+    weighted = best_shift([narrow, narrow, narrow, wide], [1 / 3, 1 / 3, 1 / 3, 1])
+    assert weighted == best_shift([narrow, wide])
+    assert weighted.shift > best_shift([narrow]).shift
+
+
+def maps(score: float) -> ExampleMaps:
+    """A lesion of 8 voxels at `score`; at 0.8, above or below that, 8 outside it."""
+    truth = np.zeros((8, 8, 8), bool)
+    truth[2:4, 2:4, 2:4] = True
+    attention = np.where(truth, score, 0.0).astype(np.float32)
+    attention[6, 6] = 0.8
+    blank = np.zeros_like(attention)
+    return ExampleMaps("MR", attention, truth, truth, blank, blank)
 
 
 def test_what_was_fitted_is_logged_and_reported(calibrated) -> None:

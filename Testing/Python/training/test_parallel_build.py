@@ -70,6 +70,9 @@ class Meeting(EmbeddedBuild):
         output.mkdir(parents=True, exist_ok=True)
         (output / "scores.json").write_text(json.dumps({"groups": []}))
 
+    def record(self, output, model) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class Breaking(Meeting):

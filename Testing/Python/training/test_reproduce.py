@@ -45,7 +45,7 @@ class NotingBuild(EmbeddedBuild):
 
     def validate(self, output, model, only=None, threads=2, docs=None) -> None:
         self._note("validate")
-        groups = [{"name": "lung CT", "means": {"dsc": {"mean": 0.375}}},
+        groups = [{"name": "sarcoma CT", "means": {"dsc": {"mean": 0.375}}},
                   {"name": "wrong organ", "means": {}}]
         output.mkdir()
         (output / "scores.json").write_text(json.dumps({"groups": groups}))
@@ -71,7 +71,7 @@ def test_the_parts_are_built_in_order_and_their_times_logged(tmp_path: Path) -> 
 
 
 def test_scores_are_shown_beside_the_committed_models(tmp_path: Path) -> None:
-    scores = [line.split() for line in run(tmp_path)[1] if line.startswith("lung CT")]
+    scores = [line.split() for line in run(tmp_path)[1] if line.startswith("sarcoma CT")]
     assert scores[0][2] == "0.375"
     assert float(scores[0][3]) > 0
 
