@@ -67,6 +67,7 @@ class BatchSettings:
         suffix: of the segmentations, one of `FORMATS`.
         dicom_seg: also write a DICOM segmentation where the scan is DICOM.
         maps: also write attention, pseudo-healthy scan, residual and more.
+        host: another machine whose networks are used, as `remote.Address` takes it; "" for none.
     """
 
     options: Options
@@ -74,10 +75,12 @@ class BatchSettings:
     suffix: str = ".seg.nrrd"
     dicom_seg: bool = False
     maps: bool = False
+    host: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """In plain values, for JSON."""
-        return self.options.as_dict() | self.outputs() | {"folder": str(self.folder)}
+        own = {"folder": str(self.folder), "host": self.host}
+        return self.options.as_dict() | self.outputs() | own
 
     def outputs(self) -> dict[str, Any]:
         """What is written of each case, in plain values."""
@@ -86,10 +89,10 @@ class BatchSettings:
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> BatchSettings:
         """The settings that `as_dict` described."""
-        own = ("folder", "suffix", "dicom_seg", "maps")
+        own = ("folder", "suffix", "dicom_seg", "maps", "host")
         options = {name: value for name, value in entries.items() if name not in own}
         return cls(Options.from_dict(options), Path(entries["folder"]), entries["suffix"],
-                   entries["dicom_seg"], entries["maps"])
+                   entries["dicom_seg"], entries["maps"], entries["host"])
 
 
 @dataclass(frozen=True)

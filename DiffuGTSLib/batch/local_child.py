@@ -51,7 +51,7 @@ class BatchWorker:
         try:
             settings = BatchSettings.from_dict(first["settings"])
             processor = CaseProcessor(
-                settings, device_of(settings.options.device, first["slot"]), self._parent.check)
+                settings, device_of(settings, first["slot"]), self._parent.check)
         except (DiffuGTSError, RuntimeError, MemoryError) as error:
             self._channel.send("error", **BatchFailure.of(error).__dict__)
             return 1
@@ -68,6 +68,7 @@ class BatchWorker:
         deadline = time.monotonic() + _GRACE_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        processor.close()
         return 0
 
     def _take(self, request: dict[str, Any]) -> None:
@@ -99,9 +100,10 @@ class _CaseProgress:
                                fraction=round(fraction, 4))
 
 
-def device_of(device: str, slot: int) -> str:
+def device_of(settings: BatchSettings, slot: int) -> str:
     """The device of process number `slot`, from 0: the processes share the GPUs in turn."""
-    if device in ("auto", "cuda"):
+    device = settings.options.device
+    if not settings.host and device in ("auto", "cuda"):
         import torch
 
         if torch.cuda.is_available():

@@ -32,6 +32,8 @@ from DiffuGTSLib.output import Segments, combine
 from DiffuGTSLib.output.segments import MAPS, described
 from DiffuGTSLib.pipeline import Segmenter
 from DiffuGTSLib.progress import ProgressEstimator
+from DiffuGTSLib.remote.address import Address
+from DiffuGTSLib.remote.segmenter import RemoteSegmenter, UnsentScan
 from DiffuGTSLib.scan import volume, write_image
 from DiffuGTSLib.scan.dicom_seg import DicomNotMade, is_dicom, write_dicom_segmentation
 from DiffuGTSLib.scan.nifti import keep_forms
@@ -67,25 +69,29 @@ class CaseProcessor:
     ) -> None:
         self._settings = settings
         self._check = check
-        options = settings.options
-        self._segmenter = Segmenter.from_pretrained(options.model, device or options.device)
+        self._segmenter = _segmenter(settings, device or settings.options.device)
         self._networks = threading.Lock()
 
     def facts(self) -> dict[str, Any]:
         """Versions, device and model; the model's hash is its card's, which has all others."""
-        import torch
+        from importlib.metadata import version
 
-        package = self._segmenter.package
+        ready = self._segmenter.ready if isinstance(self._segmenter, RemoteSegmenter) else {}
         return {
             "version": __version__,
             "platform": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
-            "torch": str(torch.__version__),
+            "torch": str(ready.get("torch") or version("torch")),
             "simpleitk": sitk.Version_VersionString(),
             "device": str(self._segmenter.device),
-            "model": package.card.name,
-            "model_sha256": package.fingerprint,
+            "model": self._segmenter.model_name,
+            "model_sha256": self._segmenter.fingerprint,
         }
+
+    def close(self) -> None:
+        """Ends the connection to another machine, where there is one."""
+        if isinstance(self._segmenter, RemoteSegmenter):
+            self._segmenter.close()
 
     def process(
         self, case: Case, on_progress: OnProgress, cancelled: threading.Event
@@ -105,10 +111,9 @@ class CaseProcessor:
             watch.step("read", 1, 1)
             results = self._segment(case, prepared, watch)
             watch.step("write", 0, 1)
-            card = self._segmenter.package.card
             prompts = described(results)
             json.dumps(prompts, allow_nan=False)  # what cannot be recorded fails here, alone
-            files = CaseFiles(self._settings, case, card.name)
+            files = CaseFiles(self._settings, case, self._segmenter.model_name)
             paths = files.write(results, scan.modality, self._check)
             watch.pause()
             return Outcome(case.name, "done", watch.seconds, watch.network_seconds, None,
@@ -127,14 +132,23 @@ class CaseProcessor:
         shared = options.sequence if scan.modality == "MR" else None
         return scan.with_overrides(None, case.sequence or shared, options.skull_stripped)
 
-    def _segment(self, case: Case, prepared: PreparedScan, watch: _Watch) -> list[Result]:
+    def _segment(
+        self, case: Case, prepared: PreparedScan | UnsentScan, watch: _Watch
+    ) -> list[Result]:
         watch.pause()
         with self._networks:
             watch.resume()
             return list(self._segmenter.segment_all(
-                prepared, case.prompts, self._settings.options, progress=watch.step,
-                estimator=watch.estimator, within=case.within,
+                prepared, case.prompts, self._settings.options,  # type: ignore[arg-type]
+                progress=watch.step, estimator=watch.estimator, within=case.within,
             ))
+
+
+def _segmenter(settings: BatchSettings, device: str) -> Segmenter | RemoteSegmenter:
+    """The networks of this machine, or of the settings' host."""
+    if settings.host:
+        return RemoteSegmenter(Address.parse(settings.host), settings.options.model, device)
+    return Segmenter.from_pretrained(settings.options.model, device)
 
 
 class _Watch:

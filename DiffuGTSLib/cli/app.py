@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.cli import batch, evaluate, models, train
+from DiffuGTSLib.cli import batch, evaluate, models, remote, train
 from DiffuGTSLib.cli.common import (
     DeviceOption,
+    HostOption,
     JsonOption,
     ModalityOption,
     ModelOption,
@@ -86,6 +87,7 @@ def segment(
     modality: ModalityOption = None,
     sequence: SequenceOption = None,
     skull_stripped: StrippedOption = None,
+    host: HostOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Segment what a text names in a scan, lesion by lesion."""
@@ -104,7 +106,7 @@ def segment(
                           skull_stripped)
         finished = _with_sequence_question(
             lambda chosen: segment_scan(image, prompts, Outputs(output, maps, figure), chosen, bar,
-                                        series=series, within=within),
+                                        series=series, within=within, host=host),
             options,
         )
         _print(finished, as_json, out)
@@ -235,6 +237,7 @@ evaluate.register_data(app)
 evaluate.register(app)
 train.register(app)
 models.register(app)
+remote.register(app)
 
 
 def main() -> None:

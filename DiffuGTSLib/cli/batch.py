@@ -80,8 +80,8 @@ def batch(
     device: common.DeviceOption = "auto", threshold: common.ThresholdOption = None,
     seed: common.SeedOption = 0, samples: common.SamplesOption = None,
     modality: common.ModalityOption = None, sequence: common.SequenceOption = None,
-    skull_stripped: common.StrippedOption = None, as_json: common.JsonOption = False,
-    json_events: EventsOption = False,
+    skull_stripped: common.StrippedOption = None, host: common.HostOption = "",
+    as_json: common.JsonOption = False, json_events: EventsOption = False,
 ) -> None:
     """Segment many scans; one that fails does not stop the others."""
     with own_stdout(as_json or json_events) as out:
@@ -95,7 +95,8 @@ def batch(
             check_installed()
         options = Options(model, device, threshold, seed, samples, modality, sequence,
                           skull_stripped)
-        settings = BatchSettings(options, output, f".{file_format.value}", dicom_seg, maps)
+        settings = BatchSettings(options, output, f".{file_format.value}", dicom_seg, maps, host)
+        _check_host(host, cluster)
         cancelled = threading.Event()
         with _signals(cancelled), _event_handler(json_events, cancelled, out) as on_event:
             try:
@@ -114,6 +115,17 @@ def batch(
 def register(app: typer.Typer) -> None:
     """Adds the command to the program."""
     app.command()(batch)
+
+
+def _check_host(host: str, cluster: str | None) -> None:
+    """Refuses what cannot work, before a folder is made."""
+    if host and cluster is not None:
+        raise typer.BadParameter("A batch runs on a host or on a cluster, not on both.",
+                                 param_hint="--host")
+    if host:
+        from DiffuGTSLib.remote.address import Address
+
+        Address.parse(host)
 
 
 def _executor(jobs: int | None, cluster: str | None) -> tuple[Executor, str]:

@@ -36,11 +36,13 @@ from DiffuGTSLib.scan.modality import MODALITIES, SEQUENCES
 P = ParamSpec("P")
 STAGES = {
     "read": "reading the scan",
+    "sending": "sending the scan",
     "encode": "encoding the scan",
     "attention": "looking for candidates",
     "inpaint": "inpainting healthy tissue",
     "residual": "comparing",
     "lesions": "measuring lesions",
+    "receiving": "receiving the result",
 }
 
 
@@ -69,6 +71,8 @@ SequenceOption = Annotated[SequenceChoice | None, typer.Option(
     help="Of MR scans; by their names if not given.", case_sensitive=False)]
 StrippedOption = Annotated[bool | None, typer.Option(
     "--skull-stripped/--whole-head", help="Of MR scans; by their names if not given.")]
+HostOption = Annotated[str, typer.Option(
+    "--host", help="Compute on another machine, over SSH: a name of ~/.ssh/config, or user@host.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, only that.")]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from DiffuGTSLib.output.segments import MAPS, described
 from DiffuGTSLib.pipeline import Options
 from DiffuGTSLib.pipeline.early_check import check_package
 from DiffuGTSLib.progress import Callback, ProgressEstimator
+from DiffuGTSLib.remote.address import Address
 from DiffuGTSLib.scan import Scan, as_scan, write_image
 from DiffuGTSLib.scan.dicom import numbered_series
 from DiffuGTSLib.scan.header import ScanGrid
@@ -29,6 +30,7 @@ from DiffuGTSLib.scan.volume import grid_of
 
 if TYPE_CHECKING:
     from DiffuGTSLib.pipeline import Result, Segmenter
+    from DiffuGTSLib.remote.segmenter import RemoteSegmenter
 
 Bar = Callable[[ProgressEstimator, Sequence[str]], AbstractContextManager[Callback]]
 
@@ -126,6 +128,7 @@ class Run:
 def segment_scan(
     image: Path | sitk.Image, prompts: Sequence[str], outputs: Outputs, options: Options, bar: Bar,
     reference: sitk.Image | None = None, series: int | None = None, within: Path | None = None,
+    host: str = "",
 ) -> Run:
     """Segments `image` by each prompt and writes the outputs.
 
@@ -138,6 +141,7 @@ def segment_scan(
         reference: a mask on the same grid, for the figure.
         series: number of the DICOM series in a folder with several; see `scan.dicom`.
         within: a mask to which the search is limited.
+        host: of another machine, whose networks are used; see `remote.Address`.
 
     Raises:
         DiffuGTSError: whatever kind fits.
@@ -148,26 +152,44 @@ def segment_scan(
         if any(is_same_file(path, within) for path in outputs.files(len(prompts))):
             raise OutputNotWritten(f"An output would replace the mask {within.name}.",
                                    "Choose another name: the mask would be lost.")
-    model = ready_to_segment(options.model)
+    address = Address.parse(host) if host else None
+    model = None if address else ready_to_segment(options.model)
     uid = numbered_series(image, series) if series and isinstance(image, Path) else ""
     scan = _read(image, options, model, uid)
-    from DiffuGTSLib.pipeline import Segmenter
-
-    segmenter = Segmenter.from_pretrained(options.model, options.device)
     estimator = ProgressEstimator(len(prompts))
-    with bar(estimator, prompts) as progress:
-        results = list(segmenter.segment_all(
-            scan, prompts, options, progress=progress, estimator=estimator, within=within))
-    finished = Run(results, _document(segmenter, scan, results, options))
+    with _segmenter(options, address) as segmenter:
+        with bar(estimator, prompts) as progress:
+            results = list(segmenter.segment_all(
+                scan, prompts, options, progress=progress, estimator=estimator, within=within))
+        document = _document(segmenter, scan, results, options)
+    finished = Run(results, document)
     _write(finished, scan, outputs, reference)
     return finished
 
 
-def _read(image: Path | sitk.Image, options: Options, model: Path, series: str) -> Scan:
-    """The scan; refused by its header where it is too large.
+@contextmanager
+def _segmenter(
+    options: Options, address: Address | None
+) -> Iterator[Segmenter | RemoteSegmenter]:
+    """The networks of this machine, or of another one."""
+    if address is None:
+        from DiffuGTSLib.pipeline import Segmenter
+
+        yield Segmenter.from_pretrained(options.model, options.device)
+        return
+    from DiffuGTSLib.remote.segmenter import RemoteSegmenter
+
+    with closing(RemoteSegmenter(address, options.model, options.device)) as segmenter:
+        yield segmenter
+
+
+def _read(image: Path | sitk.Image, options: Options, model: Path | None, series: str) -> Scan:
+    """The scan; refused by its header where it is too large for this machine's networks.
 
     Before the networks' packages are imported, which takes seconds.
     """
+    if model is None:  # the other machine looks at its own memory
+        return as_scan(image, options.modality, options.sequence, options.skull_stripped, series)
     Card.read(model)  # a damaged one is refused before the scan is read
     grid = grid_of(image)
     if grid is not None:
@@ -179,14 +201,14 @@ def _read(image: Path | sitk.Image, options: Options, model: Path, series: str) 
 
 
 def _document(
-    segmenter: Segmenter, scan: Scan, results: Sequence[Result], options: Options
+    segmenter: Segmenter | RemoteSegmenter, scan: Scan, results: Sequence[Result], options: Options
 ) -> dict[str, Any]:
     """The JSON document, without the paths; `labels` are the values in the segmentation."""
     from DiffuGTSLib import __version__
 
     return {
         "version": __version__,
-        "model": segmenter.package.card.name,
+        "model": segmenter.model_name,
         "device": segmenter.device,
         "modality": scan.modality,
         "modality_reason": scan.modality_reason,

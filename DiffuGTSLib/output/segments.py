@@ -43,7 +43,7 @@ def describe(result: Result) -> dict[str, Any]:
         "lesions": [lesion.as_dict() for lesion in result.lesions],
         "notes": list(result.notes),
         "reliability": result.reliability,
-        "modality": result.canonical.modality,
+        "modality": result.modality,
         "modality_reason": result.modality_reason,
     }
 

@@ -120,6 +120,11 @@ class Result:
                 f"{model}>")
 
     @property
+    def modality(self) -> str:
+        """"CT" or "MR", as which the scan was segmented."""
+        return self.canonical.modality
+
+    @property
     def found(self) -> bool:
         """Whether any lesion was found."""
         return bool(self.lesions)

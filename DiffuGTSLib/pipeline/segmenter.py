@@ -148,6 +148,16 @@ class Segmenter:
         chosen = choose_device(device)
         return cls(load(name_or_folder), chosen)
 
+    @property
+    def model_name(self) -> str:
+        """As the model's card has it."""
+        return self.package.card.name
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 that stands for all files of the model."""
+        return self.package.fingerprint
+
     def segment_all(
         self,
         scan: Source | PreparedScan | EncodedScan,

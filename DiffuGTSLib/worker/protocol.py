@@ -11,8 +11,8 @@ Requests, one JSON object a line:
 
 Events, each with the `id` of its job (null where there is none):
 
-    ready      version, python, torch, device, model, memory_free_gb, memory_total_gb (GiB, of the
-               device)
+    ready      version, python, torch, device, model, model_sha256, memory_free_gb,
+               memory_total_gb (GiB, of the device)
     progress   index, prompt, stage, done, total, fraction (0..1 of the job), seconds_left or null
     preview    index, prompt, attention, candidates (paths)
     result     one a prompt: index, count, prompt, title, terminology, found, highest_score,

@@ -368,7 +368,8 @@ def _facts(segmenter: Segmenter) -> dict[str, Any]:
 
     return {"version": __version__, "python": sys.version.split()[0],
             "torch": str(torch.__version__), "device": str(segmenter.device),
-            "model": segmenter.package.card.name, **_memory(str(segmenter.device))}
+            "model": segmenter.model_name, "model_sha256": segmenter.fingerprint,
+            **_memory(str(segmenter.device))}
 
 
 def _memory(device: str) -> dict[str, float]:

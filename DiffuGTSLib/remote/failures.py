@@ -1,0 +1,114 @@
+"""Why there is no connection, in words: from what ssh and the other machine's shell say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from DiffuGTSLib.errors import DiffuGTSError
+from DiffuGTSLib.remote.address import Address
+
+_NOT_FOUND = 127
+_NOT_EXECUTABLE = 126
+
+
+class NoConnection(DiffuGTSError):
+    """The other machine cannot be reached over SSH."""
+
+    code = "no-connection"
+
+
+class HostKeyChanged(DiffuGTSError):
+    """The other machine shows another host key than before."""
+
+    code = "host-key-changed"
+
+
+class HostKeyUnknown(DiffuGTSError):
+    """This computer has never been connected to the other machine."""
+
+    code = "host-key-unknown"
+
+
+class KeyRefused(DiffuGTSError):
+    """The other machine does not let the user in without a question."""
+
+    code = "key-refused"
+
+
+class ProgramMissing(DiffuGTSError):
+    """There is no `diffugts` on the other machine, or it does not start."""
+
+    code = "remote-program-missing"
+
+
+class OtherVersion(DiffuGTSError):
+    """The other machine has another version of DiffuGTS."""
+
+    code = "remote-version"
+
+
+class ConnectionLost(DiffuGTSError):
+    """The connection has ended while it was needed."""
+
+    code = "connection-lost"
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(f"The connection to {address.host} is lost.",
+                         "Run again once the network is there; nothing is left on the other side.")
+
+
+def failure_at_start(address: Address, lines: Sequence[str], code: int | None) -> DiffuGTSError:
+    """Why ssh ended, or said nothing, before `diffugts` answered.
+
+    Args:
+        lines: of ssh's stderr, and of the other side's output.
+        code: ssh's exit code; None where it had to be ended.
+    """
+    host, said = address.host, "\n".join(lines)
+    if "IDENTIFICATION HAS CHANGED" in said:
+        return HostKeyChanged(
+            f"The host key of {host} has changed since the last connection.",
+            "Ask who runs that computer whether that is right, before you connect again.")
+    if "Host key verification failed" in said or "host key is known" in said:
+        return HostKeyUnknown(
+            f"This computer does not know {host} yet.",
+            f"Connect once in a terminal and compare the key that it shows: ssh {host}")
+    if "Permission denied" in said and code == 255:
+        return KeyRefused(
+            f"{host} did not accept a key of this computer.",
+            f"Set one up, so that this asks for nothing: ssh {host} (ssh-copy-id and ssh-add help)")
+    if code == 255 or code is None:
+        return _unreachable(host, said, lines)
+    if code in (_NOT_FOUND, _NOT_EXECUTABLE) or "not found" in said:
+        return ProgramMissing(
+            f"There is no program {address.program or 'diffugts'} on {host}.",
+            "Install it there (pip install diffugts), or name its path: "
+            f"{host}:/path/to/bin/diffugts")
+    if "No such command" in said:
+        return OtherVersion(
+            f"The DiffuGTS on {host} is too old to be used from another computer.",
+            "Install the version there that is here: pip install --upgrade diffugts")
+    return ProgramMissing(f"diffugts on {host} does not start: {_last(lines) or f'code {code}'}",
+                          f"Run there: {address.program or 'diffugts'} doctor")
+
+
+def _unreachable(host: str, said: str, lines: Sequence[str]) -> NoConnection:
+    if "resolve hostname" in said:
+        return NoConnection(f"There is no computer named {host}.",
+                            "Check the name, and your ~/.ssh/config.")
+    reasons = {"Connection refused": "it accepts no SSH connections",
+               "timed out": "it does not answer", "No route to host": "it does not answer"}
+    reason = next((text for words, text in reasons.items() if words in said), "")
+    return NoConnection(f"{host} cannot be reached: {reason or _last(lines) or 'no answer'}.",
+                        f"Try in a terminal: ssh {host}")
+
+
+def other_version(address: Address, there: str, here: str) -> OtherVersion:
+    """The two versions do not fit together."""
+    return OtherVersion(
+        f"{address.host} has DiffuGTS {there}, this computer {here}.",
+        f"Install the same there: pip install diffugts=={here}")
+
+
+def _last(lines: Sequence[str]) -> str:
+    return next((line.strip().rstrip(".") for line in reversed(lines) if line.strip()), "")
