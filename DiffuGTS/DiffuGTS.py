@@ -100,7 +100,10 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(widget=self, logic=self.logic)
         for event, handler in (
             (slicer.mrmlScene.StartCloseEvent, self._sceneStartsToClose),
-            (slicer.mrmlScene.EndCloseEvent, self._sceneHasClosed),
+            (slicer.mrmlScene.EndCloseEvent, self._sceneHasSettled),
+            (slicer.mrmlScene.StartImportEvent, self._sceneStartsImport),
+            (slicer.mrmlScene.EndImportEvent, self._sceneHasSettled),
+            (slicer.mrmlScene.EndBatchProcessEvent, self._sceneHasSettled),
         ):
             self.addObserver(slicer.mrmlScene, event, handler)
 
@@ -130,8 +133,11 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _sceneStartsToClose(self, _caller: Any, _event: Any) -> None:
         self.panel.sceneStartClose()
 
-    def _sceneHasClosed(self, _caller: Any, _event: Any) -> None:
-        self.panel.sceneEndClose()
+    def _sceneStartsImport(self, _caller: Any, _event: Any) -> None:
+        self.panel.sceneStartImport()
+
+    def _sceneHasSettled(self, _caller: Any, _event: Any) -> None:
+        self.panel.sceneSettled()
 
 
 def reloadPackages() -> None:

@@ -13,6 +13,7 @@ from support.slicer_scans import (
     PROMPT,
     SECONDS,
     RunEvents,
+    add_region,
     add_roi,
     add_transform,
     add_volume,
@@ -130,18 +131,6 @@ def test_a_region_of_interest_limits_the_search(host, logic, volume, scan):
     assert dice(found[:, :, 14:43], scan.truth[:, :, 14:43]) > 0.4
     assert not found[:, :, :13].any()
     assert not found[:, :, 44:].any()
-
-
-def add_region(volume, inside, name="thigh"):
-    """A segmentation with one segment, from a bool array (K, J, I)."""
-    import slicer
-
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
-    segment = node.GetSegmentation().AddEmptySegment("", name)
-    slicer.util.updateSegmentBinaryLabelmapFromArray(
-        inside.astype(np.uint8), node, segment, volume)
-    return node, segment
 
 
 def test_a_segment_limits_the_search(host, logic, volume, scan):
