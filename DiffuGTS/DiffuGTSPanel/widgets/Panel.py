@@ -270,8 +270,8 @@ class Panel(VTKObservationMixin):
                 onProgress=self._onProgress, onPreview=self._onPreview,
                 onFinished=self._onFinished, onError=self._onError,
                 onCancelled=self._onCancelled, onUpdated=self.lesions.refresh,
-                roi=parameters.roi, within=parameters.within,
-                withinSegment=parameters.withinSegment, seed=parameters.seed, model=parameters.model,
+                roi=parameters.roi, within=parameters.within, seed=parameters.seed,
+                withinSegment=parameters.withinSegment, model=parameters.model,
                 device=self.advanced.device, **self._scanOptions(parameters),
                 frames="all" if parameters.frames is FrameChoice.ALL else "this",
             )
