@@ -46,7 +46,7 @@ CASES, LESIONS = "cases.csv", "lesions.csv"
 SECONDS_OF_A_STAMP = 2.0
 CASE_COLUMNS = (
     "case", "status", "modality", "prompts", "lesions", "volume_ml", "highest_score", "seconds",
-    "error_code", "error", "image", "segmentation",
+    "error_code", "error", "image", "segmentation", "within",
 )
 LESION_COLUMNS = (
     "case", "prompt", "lesion", "label", "volume_ml", "longest_diameter_mm", "perpendicular_mm",
@@ -397,6 +397,7 @@ def _case_row(row: CaseRow) -> list[Any]:
         problem.code if problem else "", problem.message if problem else "",
         str(row.case.image),
         outcome.files["segmentation"] if outcome is not None and done else "",
+        row.case.searched_in,
     ]
 
 
