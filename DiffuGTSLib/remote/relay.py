@@ -31,7 +31,7 @@ from typing import Any
 from DiffuGTSLib import __version__
 from DiffuGTSLib.channel import lower_priority
 from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
-from DiffuGTSLib.files import cache_folder, remove_unfinished, temporary_path
+from DiffuGTSLib.files import session_folder
 from DiffuGTSLib.remote.frames import (
     FrameReader,
     FrameWriter,
@@ -55,16 +55,7 @@ class RelayFolder:
     """The relay's own folder: files that came, and the folders of the worker's jobs."""
 
     def __init__(self) -> None:
-        base = cache_folder() / "remote"
-        try:
-            base.mkdir(mode=0o700, parents=True, exist_ok=True)
-            remove_unfinished(base)
-            self.path = temporary_path(base / "session")
-            self.path.mkdir(mode=0o700)
-        except OSError:
-            raise OutputNotWritten(
-                "The folder for scans on the other machine cannot be made.",
-                "Free some space there, or set DIFFUGTS_CACHE to a folder of yours.") from None
+        self.path = session_folder("remote")
 
     def file(self, name: str) -> Path:
         """Where a file that comes is put; frames.py has checked its name."""
