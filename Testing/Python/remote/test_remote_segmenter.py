@@ -140,7 +140,7 @@ def test_a_batch_on_a_host_and_a_cluster_is_refused(tmp_path):
 
 
 def test_check_says_what_is_there(gpu):
-    done = run("remote", "check", gpu.address, "--json")
+    done = run("remote", "check", gpu.host, "--json")
     found = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
     assert "embedded" in [each["name"] for each in found["models"] if each["ready"]]
