@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from DiffuGTSLib.networks import Conditioning, Denoiser
+from DiffuGTSLib.networks.continuation import continued
 from DiffuGTSLib.networks.schedules import Schedule
 from DiffuGTSLib.pipeline.scan_size import MIN_CROP_MM
 from DiffuGTSLib.progress import Progress
@@ -183,7 +184,7 @@ def inpaint(
 
     A plain denoiser (MAISI's) sees the known part at the noise level of the step. One that was
     trained to inpaint has an input channel more, the mask, and sees the known part clean, as in
-    its training.
+    its training; the embedded one starts from the smooth continuation of that part, too.
 
     Args:
         latent: z = mu(E(I)) x scale, (1, L, x, y, z).
@@ -198,7 +199,9 @@ def inpaint(
     Raises:
         Cancelled: through `progress`.
     """
-    trained_to_inpaint = denoiser.config.in_channels == latent.shape[1] + 1
+    continues = bool(denoiser.config.continues)
+    trained_to_inpaint = continues or denoiser.config.in_channels == latent.shape[1] + 1
+    surroundings = [continued(latent, mask)] if continues else []
 
     def known(noise: torch.Tensor, index: int) -> torch.Tensor:
         return latent if trained_to_inpaint else schedule.noised(latent, noise, index)
@@ -207,7 +210,7 @@ def inpaint(
     z = torch.where(mask > 0, noise, known(noise, 0))
     for index in range(len(schedule)):
         for turn in range(resamplings):
-            shown = torch.cat([z, mask], 1) if trained_to_inpaint else z
+            shown = torch.cat([z, mask, *surroundings], 1) if trained_to_inpaint else z
             timestep = schedule.timesteps[index].reshape(1).to(latent.device)
             output = conditioning.predict(denoiser, shown, timestep).to(latent.dtype)
             stepped = schedule.step(output, index, z, generator)
