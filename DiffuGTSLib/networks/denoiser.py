@@ -71,7 +71,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         include_spacing_input: takes the voxel spacing.
         continues: of a rectified flow that was trained to inpaint: what the layers give is added
             to the continuation of the surroundings, and the sum is x0. The input is the noisy
-            latent, the mask and that continuation (networks/continuation.py): 2 C + 1 channels.
+            latent, the mask and that continuation (pipeline/inpainting.py): 2 C + 1 channels.
 
     Raises:
         ValueError: the lists differ in length, or a width is no multiple of the groups or heads.

@@ -50,8 +50,8 @@ def test_a_home_folder_is_that_of_the_other_side(monkeypatch):
     monkeypatch.setenv("DIFFUGTS_SSH", "echo")
     command = Address.parse("gpu:~/env/diffugts").command("doctor")[-1]
     said = subprocess.run(["sh", "-c", command.replace("exec ", "echo ")], capture_output=True,
-                          text=True, check=True, env={"HOME": "/home/ada", "PATH": "/bin:/usr/bin"})
-    assert said.stdout == "/home/ada/env/diffugts doctor\n"
+                          text=True, check=True, env={"HOME": "/ada", "PATH": "/bin:/usr/bin"})
+    assert said.stdout == "/ada/env/diffugts doctor\n"
 
 
 def test_no_ssh_here(monkeypatch):

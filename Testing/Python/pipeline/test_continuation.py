@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import spsolve
 
 from DiffuGTSLib.networks import Denoiser
-from DiffuGTSLib.networks.continuation import continued
+from DiffuGTSLib.pipeline.inpainting import continued
 
 
 def ball(size, radius, centre=None):
