@@ -23,7 +23,7 @@ _FOREIGN = ("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_INSERT_L
             "PYTHONHOME", "PYTHONPATH")
 _OPTIONS = ("-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}",
             "-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=3",
-            "-o", "ClearAllForwardings=yes", "-o", "LogLevel=INFO")
+            "-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none", "-o", "LogLevel=INFO")
 _HOST = re.compile(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.+-]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*")
 _URI = re.compile(r"(ssh://(?:[A-Za-z0-9_.][^@/\s]*@)?"
                   r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:]+\])(?::\d+)?)(/.*)?")

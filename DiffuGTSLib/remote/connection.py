@@ -12,7 +12,6 @@ import queue
 import subprocess
 import sys
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -430,7 +429,7 @@ class Connection:
         """Says that this side lives, and ends the connection when the other one is silent."""
         while not self._closed.wait(ALIVE_SECONDS / 2):
             threading.Thread(target=self._tell, args=({"type": "alive"},), daemon=True).start()
-            if time.monotonic() - self._reader.heard > SILENCE_SECONDS:
+            if self._reader.silence > SILENCE_SECONDS:
                 self._process.kill()  # at which the reading side reports it
                 return
 

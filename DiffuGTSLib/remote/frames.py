@@ -242,15 +242,24 @@ class FrameReader:
         stream: of the other side.
         path_of: where a file of that name goes; None to drop it.
 
-    Attributes:
-        heard: when the last byte came, on the monotonic clock.
+    One file is on its way at a time.
     """
 
     def __init__(self, stream: Readable, path_of: Callable[[str], Path | None]) -> None:
         self._stream, self._path_of = stream, path_of
         self._buffer = bytearray()
         self._incoming: dict[str, _Incoming] = {}
-        self.heard = time.monotonic()
+        self._waiting_since: float | None = None
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which nothing came while it was waited for.
+
+        A reader that is held up itself, by an application that does not take its events, hears
+        nothing either: that is no silence of the other side.
+        """
+        since = self._waiting_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def skip_to(self, marker: bytes, most: int = 1 << 16) -> bytes:
         """Drops what comes before the line that starts with `marker`, and returns it.
@@ -301,8 +310,7 @@ class FrameReader:
         if (not isinstance(name, str) or not _NAME.fullmatch(name) or type(size) is not int
                 or size < 0 or not isinstance(digest, str)):
             raise StreamDamaged
-        if name in self._incoming:  # its sending was given up
-            self._incoming.pop(name).discard()
+        self.close()  # the one before was given up
         self._incoming[name] = _Incoming(self._path_of(name), size, digest)
         self._incoming[name].open()
 
@@ -357,15 +365,14 @@ class FrameReader:
 
     def _fill(self) -> bool:
         """Reads more; False at the end."""
+        self._waiting_since = time.monotonic()
         try:
             data = self._stream.read(_READ_BYTES)
         except (OSError, ValueError):
             data = None
-        if not data:
-            return False
-        self._buffer += data
-        self.heard = time.monotonic()
-        return True
+        self._waiting_since = None
+        self._buffer += data or b""
+        return bool(data)
 
 
 def _line_start(buffer: bytearray, marker: bytes) -> int:

@@ -129,7 +129,7 @@ class Relay:
 
     def _live(self) -> None:
         """Says that this side lives, and ends it when the other one is silent."""
-        while time.monotonic() - self._reader.heard < SILENCE_SECONDS:
+        while self._reader.silence < SILENCE_SECONDS:
             threading.Thread(target=self._say_alive, daemon=True).start()  # may block: own thread
             time.sleep(ALIVE_SECONDS / 2)
         self.end()

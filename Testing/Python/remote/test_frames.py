@@ -99,6 +99,16 @@ def test_a_given_up_file_is_never_there_and_can_be_sent_again(received, tmp_path
     assert len(os.listdir(tmp_path / "in")) == 1
 
 
+def test_a_held_up_reader_does_not_take_it_for_silence(pipe):
+    source, sink = pipe
+    reader = FrameReader(source, lambda name: None)
+    assert reader.silence == 0
+    threading.Thread(target=lambda: list(reader.messages()), daemon=True).start()
+    threading.Event().wait(0.3)
+    assert reader.silence > 0.2
+    sink.close()
+
+
 def test_a_stream_that_ends_in_a_file_leaves_nothing(pipe, tmp_path):
     source, sink = pipe
     sink.write(b'{"type": "file", "name": "scan", "bytes": 9, "sha256": "0"}\n'
