@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -253,12 +253,23 @@ def boxes_to_input_grid(
     """
     x, y, z = canonical.source.GetSize()
     voxels = np.zeros((z, y, x), np.float32)
+    for region, (part,) in parts_on_input_grid([array], boxes, canonical):
+        voxels[region] = part
+    return voxels
+
+
+def parts_on_input_grid(
+    arrays: Sequence[np.ndarray], boxes: Sequence[Box], canonical: Canonical
+) -> Iterator[tuple[Box, list[np.ndarray]]]:
+    """The region (z, y, x) of the input's grid that each box reaches into, and what
+    `boxes_to_input_grid` gives of each array there; regions may overlap."""
     for padded in boxes:
         box = _without_padding(padded, canonical)
         region = None if box is None else _input_region(box, canonical)
         if box is not None and region is not None:
-            voxels[region[::-1]] = _region_of_input_grid(array, box, region, canonical)
-    return voxels
+            yield region[::-1], [
+                _region_of_input_grid(array, box, region, canonical) for array in arrays
+            ]
 
 
 def image_on_input_grid(voxels: np.ndarray, canonical: Canonical) -> sitk.Image:
