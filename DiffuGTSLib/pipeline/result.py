@@ -13,16 +13,11 @@ from scipy import ndimage
 from DiffuGTSLib.models import Fusion
 from DiffuGTSLib.models.card import shifted_threshold
 from DiffuGTSLib.pipeline.inpainting import Box, Candidates
-from DiffuGTSLib.pipeline.lesions import Lesion, bounding_box, find_lesions, prominent
+from DiffuGTSLib.pipeline.lesions import Lesion, bounding_box, find_lesions, labelled, prominent
 from DiffuGTSLib.pipeline.residual import Comparison
 from DiffuGTSLib.prompt import Prompt
 from DiffuGTSLib.scan import Canonical
-from DiffuGTSLib.scan.canonical import (
-    boxes_to_input_grid,
-    image_on_input_grid,
-    parts_on_input_grid,
-    to_input_grid,
-)
+from DiffuGTSLib.scan.canonical import boxes_to_input_grid, parts_on_input_grid, to_input_grid
 
 _SAME_AT_EVERY_THRESHOLD = (
     "probability", "attention", "residual", "uncertainty", "pseudo_healthy", "boxes"
@@ -199,7 +194,12 @@ class Result:
     @cached_property
     def lesions(self) -> list[Lesion]:
         """The lesions, largest first."""
-        return find_lesions(self.mask, self.probability)
+        return find_lesions(self.mask, self.probability, labels=self.labels)
+
+    @cached_property
+    def labels(self) -> sitk.Image:
+        """The lesions' numbers, uint16, on the input's grid: 1 is the largest, 0 is none."""
+        return labelled(self.mask)
 
     @cached_property
     def pseudo_healthy(self) -> sitk.Image:
@@ -210,17 +210,16 @@ class Result:
         scan = sitk.Cast(self.image, sitk.sitkFloat32)
         if not self.evidence.mask.any():
             return scan
-        voxels = sitk.GetArrayFromImage(scan)
-        own = sitk.GetArrayViewFromImage(scan)
+        own = sitk.GetArrayViewFromImage(self.image)
         for region, (share, new) in parts_on_input_grid(
             self._fade_and_tissue(), self.boxes, self.canonical
         ):
             # From the scan itself, not from what an overlapping region has left.
-            part = own[region].copy()
+            voxels = own[region[::-1]].astype(np.float32)
             inside = share > 0
-            part[inside] += share[inside] * (new[inside] - part[inside])
-            voxels[region] = part
-        return image_on_input_grid(voxels, self.canonical)
+            voxels[inside] += share[inside] * (new[inside] - voxels[inside])
+            scan[region] = sitk.GetImageFromArray(voxels)
+        return scan
 
     def _fade_and_tissue(self) -> tuple[np.ndarray, np.ndarray]:
         """How much of the inpainted tissue shows, 0 to 1, and that tissue, in the scan's own units.
@@ -271,5 +270,4 @@ class Result:
         return high - low
 
     def _inpainted_part(self, array: np.ndarray) -> sitk.Image:
-        voxels = boxes_to_input_grid(array, self.boxes, self.canonical)
-        return image_on_input_grid(voxels, self.canonical)
+        return boxes_to_input_grid(array, self.boxes, self.canonical)

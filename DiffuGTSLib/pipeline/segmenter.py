@@ -41,7 +41,7 @@ from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt import Prompt, understand
 from DiffuGTSLib.prompt.lesion_classes import reliability
 from DiffuGTSLib.scan import Canonical, Scan, as_scan, to_canonical
-from DiffuGTSLib.scan.canonical import boxes_to_input_grid, image_on_input_grid
+from DiffuGTSLib.scan.canonical import boxes_to_input_grid
 from DiffuGTSLib.scan.header import ScanGrid
 from DiffuGTSLib.scan.nifti import states_sides
 from DiffuGTSLib.scan.region import as_region, read_region, region_on_grid
@@ -462,7 +462,6 @@ def _progress(given: Callback | Progress | None) -> Progress:
 
 def _preview(result: Result, candidates: Candidates) -> Preview:
     cores = candidates.cores.astype(np.float32)
-    inside = boxes_to_input_grid(cores, result.boxes, result.canonical) > 0.5
     return Preview(
-        result.attention, image_on_input_grid(inside.astype(np.uint8), result.canonical)
+        result.attention, boxes_to_input_grid(cores, result.boxes, result.canonical) > 0.5
     )
