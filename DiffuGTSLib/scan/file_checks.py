@@ -18,7 +18,6 @@ from typing import IO
 from DiffuGTSLib.errors import NotAScalarVolume, UnreadableImage
 
 GZIP = b"\x1f\x8b"
-_GZIP_END = 4  # bytes that state the length
 _START_BYTES = 1024
 _PIECE = 1 << 22
 _MAX_HEADER_BYTES = 1 << 20
@@ -131,16 +130,6 @@ def unzipped_bytes(path: Path) -> int | None:
             return sum(map(len, _unzipped(stream, None, strict=True)))
         except (EOFError, zlib.error):
             return None
-
-
-def states_bytes(path: Path, count: int) -> bool:
-    """Whether the end of a gzip file states so many bytes; it may lie, and tells no more than 32
-    bits of them."""
-    with path.open("rb") as stream:
-        if path.stat().st_size < _GZIP_END or count >= 1 << 32:
-            return False
-        stream.seek(-_GZIP_END, os.SEEK_END)
-        return int.from_bytes(stream.read(_GZIP_END), "little") >= count
 
 
 def pieces(path: Path) -> Iterator[bytes]:

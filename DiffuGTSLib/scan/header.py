@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.scan.dicom import frames_in
-from DiffuGTSLib.scan.file_checks import check_file, is_regular, states_bytes, unzipped_bytes
+from DiffuGTSLib.scan.file_checks import check_file, is_regular, unzipped_bytes
 from DiffuGTSLib.scan.nifti import Forms
 
 Triple = tuple[float, float, float]
@@ -108,37 +107,13 @@ def is_complete(path: Path, header: sitk.ImageFileReader) -> bool:
     SimpleITK silently reads a truncated NIfTI file and fills up with zeros; the other
     formats it refuses itself.
     """
-    expected = _nifti_bytes(path, header)
-    if expected is None:
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")) or not header.HasMetaDataKey("bitpix"):
         return True
-    zipped = path.name.lower().endswith(".gz")
-    there = unzipped_bytes(path) if zipped else path.stat().st_size
-    return there is not None and there >= expected
-
-
-def read_complete(path: Path, header: sitk.ImageFileReader) -> sitk.Image | None:
-    """The image; None where `is_complete` is False.
-
-    A zipped NIfTI file is unzipped twice, by ITK and for the check: side by side where its end
-    states enough bytes, so that no memory is taken for voxels that it cannot hold.
-    """
-    expected = _nifti_bytes(path, header)
-    if expected is None or not path.name.lower().endswith(".gz") or not states_bytes(
-            path, expected):
-        return header.Execute() if is_complete(path, header) else None
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(header.Execute)
-        there = unzipped_bytes(path)
-    return reading.result() if there is not None and there >= expected else None
-
-
-def _nifti_bytes(path: Path, header: sitk.ImageFileReader) -> int | None:
-    """How many bytes a NIfTI file has to hold, unzipped; None for other formats."""
-    if (not path.name.lower().endswith((".nii", ".nii.gz"))
-            or not header.HasMetaDataKey("bitpix")):
-        return None
     voxel_bytes = math.prod(header.GetSize()) * int(header.GetMetaData("bitpix")) // 8
-    return int(float(header.GetMetaData("vox_offset"))) + voxel_bytes
+    expected = int(float(header.GetMetaData("vox_offset"))) + voxel_bytes
+    there = unzipped_bytes(path) if name.endswith(".gz") else path.stat().st_size
+    return there is not None and there >= expected
 
 
 def is_sheared(header: sitk.ImageFileReader) -> bool:

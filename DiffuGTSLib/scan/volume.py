@@ -30,9 +30,9 @@ from DiffuGTSLib.scan.file_checks import check_file, check_name
 from DiffuGTSLib.scan.header import (
     SPACING_RANGE_MM,
     ScanGrid,
+    is_complete,
     is_sheared,
     quiet,
-    read_complete,
     read_header,
     stated_spacing,
 )
@@ -303,18 +303,18 @@ def _load_file(path: Path) -> tuple[sitk.Image, str, Sequence[str]]:
     if is_sheared(header):
         raise _sheared(path)
     _check_header(header)
-    has_description = header.HasMetaDataKey(_SERIES_DESCRIPTION_TAG)
-    description = header.GetMetaData(_SERIES_DESCRIPTION_TAG) if has_description else ""
-    if frames_in(header) > 1:
-        return read_multiframe(path), description, notes
-    image = read_complete(path, header)
-    if image is None:
+    if not is_complete(path, header):
         raise UnreadableImage(
             f"{path.name} is damaged: voxels are missing at its end.",
             "Copy or download the file again.",
         )
+    has_description = header.HasMetaDataKey(_SERIES_DESCRIPTION_TAG)
+    description = header.GetMetaData(_SERIES_DESCRIPTION_TAG) if has_description else ""
+    if frames_in(header) > 1:
+        return read_multiframe(path), description, notes
     if holds_no_number(path):
         raise _not_finite()
+    image = header.Execute()
     for key in image.GetMetaDataKeys():
         if key != MODALITY_TAG:
             image.EraseMetaData(key)

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from support.batch_runs import write_scan
 
 from DiffuGTSLib.errors import DiffuGTSError, UnreadableImage
-from DiffuGTSLib.scan.file_checks import check_file, is_regular, states_bytes, unzipped_bytes
+from DiffuGTSLib.scan.file_checks import check_file, is_regular, unzipped_bytes
 from DiffuGTSLib.scan.volume import read
 
 NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 8 8 8\nencoding: raw\nendian: little\n"
@@ -167,18 +167,3 @@ def test_a_shear_by_rounding_is_read_and_a_true_one_is_not(tmp_path: Path) -> No
     assert np.allclose(axes @ axes.T, np.eye(3), atol=1e-6)
     with pytest.raises(UnreadableImage, match="not at right angles"):
         read(sheared(tmp_path, 0.02))
-
-
-def test_a_gz_file_that_breaks_off_is_damaged_whatever_its_end_states(tmp_path: Path) -> None:
-    content = write_scan(tmp_path / "whole.nii.gz").read_bytes()
-    path = file(tmp_path, "scan.nii.gz", content[:-4000] + b"\xff\xff\xff\x7f")
-    assert states_bytes(path, len(gzip.decompress(content)))
-    with pytest.raises(UnreadableImage, match="voxels are missing at its end"):
-        read(path)
-
-
-def test_the_end_of_a_gz_file_states_its_bytes(tmp_path: Path) -> None:
-    path = file(tmp_path, "scan.nii.gz", gzip.compress(bytes(5000)))
-    assert states_bytes(path, 5000)
-    assert not states_bytes(path, 5001)
-    assert not states_bytes(file(tmp_path, "short.nii.gz", b"\x1f"), 0)
