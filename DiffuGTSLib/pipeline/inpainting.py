@@ -115,14 +115,27 @@ def find_candidates(
     if not kept:
         return Candidates(cores, cores, [])
     reach = [max(1, round(options.dilation_mm / s)) for s in spacing]
-    # A box, axis after axis: a tenth of the time of one dilation in three dimensions.
-    mask = ndimage.maximum_filter(
-        cores.view(np.uint8), [2 * r + 1 for r in reach], mode="constant"
-    ).view(bool)
+    mask = _dilated(cores, labels, [label for _, label in kept], reach)
     if region is not None:
         mask &= region
     boxes = _boxes(ndimage.label(mask)[0], mask.shape, spacing, options, latent_voxel, multiple)
     return Candidates(mask, cores, boxes)
+
+
+def _dilated(
+    cores: np.ndarray, labels: np.ndarray, kept: Sequence[int], reach: Sequence[int]
+) -> np.ndarray:
+    """The cores with all that lies within a box of `reach` voxels around one of theirs."""
+    mask = np.zeros(cores.shape, bool)
+    extents = ndimage.find_objects(labels)
+    for label in kept:
+        x, y, z = (slice(max(0, s.start - r), s.stop + r)
+                   for s, r in zip(extents[label - 1], reach, strict=True))
+        # Axis after axis: a tenth of the time of one dilation in three dimensions.
+        mask[x, y, z] |= ndimage.maximum_filter(
+            cores[x, y, z].view(np.uint8), [2 * r + 1 for r in reach], mode="constant"
+        ).view(bool)
+    return mask
 
 
 def _boxes(
