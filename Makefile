@@ -51,6 +51,7 @@ bench: $(INSTALLED)
 	@$(PYTHON) Testing/Benchmarks/panel.py
 	@$(PYTHON) Testing/Benchmarks/remote.py
 	@$(PYTHON) Testing/Benchmarks/foundation.py
+	@$(PYTHON) Testing/Benchmarks/gpu_check.py
 	@$(PYTHON) Testing/Benchmarks/memory.py
 
 validate: $(INSTALLED)
