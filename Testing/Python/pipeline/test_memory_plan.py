@@ -210,7 +210,7 @@ def test_a_run_that_runs_out_says_so_in_its_notes_and_finds_the_same(
     found = segmenter.segment(scan, PROMPT)
     assert found.notes == ["Memory ran out on the CPU in one piece. "
                            "The scan was encoded on the CPU in slabs instead."]
-    assert np.abs(found.evidence.attention - expected.evidence.attention).max() < 1e-3
+    assert np.abs(found.evidence.attention - expected.evidence.attention).max() < 3e-3
 
 
 def test_the_attention_falls_back_to_thinner_slabs(segmenter: Segmenter) -> None:
