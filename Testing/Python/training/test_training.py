@@ -318,6 +318,15 @@ def test_an_untrained_denoiser_is_as_good_as_the_continuation(tmp_path: Path) ->
     assert 0.97 < float(value) < 1
 
 
+def test_another_scanner_keeps_zero_and_the_order_of_intensities_nearby() -> None:
+    ramp = np.linspace(0, 2, 64, dtype=np.float32)[:, None, None] * np.ones((64, 8, 8), np.float32)
+    seen = [augment.random_bias_and_curve(ramp, np.random.default_rng(i)) for i in range(40)]
+    assert all(not image[0].any() and np.isfinite(image).all() for image in seen)
+    unchanged = sum(np.array_equal(image, ramp) for image in seen)
+    assert 8 < unchanged < 28
+    assert all(np.corrcoef(image.ravel(), ramp.ravel())[0, 1] > 0.6 for image in seen)
+
+
 def test_windows_lie_at_the_edges_of_a_scan_as_often_as_inside() -> None:
     positions = torch.arange(100.0)[:, None, None].expand(100, 60, 60)
     stack = torch.stack([positions, torch.zeros_like(positions)])
