@@ -114,6 +114,30 @@ def _remove(temporary: Path) -> None:
     _own.pop(temporary.name, None)
 
 
+def session_folder(kind: str) -> Path:
+    """A new folder below the cache that only the user may read, for this process alone.
+
+    Those that killed processes left are removed first.
+
+    Args:
+        kind: name of the folder that holds them.
+
+    Raises:
+        OutputNotWritten: it cannot be made.
+    """
+    base = cache_folder() / kind
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_unfinished(base)
+        folder = temporary_path(base / "session")
+        folder.mkdir(mode=0o700)
+    except OSError:
+        raise OutputNotWritten(
+            "The folder for temporary copies of scans cannot be made.",
+            f"Free some space, or set {CACHE_VARIABLE} to a folder of yours.") from None
+    return folder
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file in one step, and waits until it is on the disk.
 

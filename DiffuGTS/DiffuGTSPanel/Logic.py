@@ -111,7 +111,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic):
             segmentation: a vtkMRMLSegmentationNode to add to; None creates one. Its segments stay
                 unchanged, also where new ones overlap them.
             options: seed, threshold, modality, model, device, samples, frames, sequence,
-                skullStripped: see `Options`.
+                skullStripped, host: see `Options`.
 
         Raises:
             TypeError: unknown option, or `within` is no segmentation.
@@ -204,7 +204,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic):
             onCancelled: called with the run; finished cases stay, and `resume` continues.
             wait: return when it has ended; Slicer's event loop runs meanwhile.
             options: resume, jobs, maps, dicomSeg, model, device, threshold, seed, samples,
-                modality, sequence, skullStripped: see `BatchOptions`.
+                modality, sequence, skullStripped, host: see `BatchOptions`.
 
         Raises:
             TypeError: unknown option, or an input that is none of the above.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import queue
-import tempfile
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +16,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten, SequenceUnknown
+from DiffuGTSLib.files import session_folder
 from DiffuGTSLib.pipeline import Lesion, Options, Result
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt import Prompt, understand
@@ -44,6 +45,8 @@ class SidesUnknown(DiffuGTSError):
 
 class ReceivedResult(Result):
     """A result that came from another machine; its images are there, the networks' evidence is not.
+
+    Its mask is without the parts that are too small for a lesion.
 
     Args:
         event: the worker's `result`.
@@ -131,7 +134,7 @@ class RemoteSegmenter:
     def __init__(self, address: Address, model: str = "embedded", device: str = "auto") -> None:
         self._address, self._wanted = address, (model, device)
         self._numbers = itertools.count(1)
-        self._folder = tempfile.TemporaryDirectory(prefix="diffugts-")
+        self._folder = session_folder("sending")
         self._turn = threading.Lock()
         self._events: queue.Queue[Event] = queue.Queue()
         self._connection: Connection | None = None
@@ -189,7 +192,7 @@ class RemoteSegmenter:
         """Ends the connection and removes the scans' copies."""
         if self._connection is not None:
             self._connection.close()
-        self._folder.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _connect(self) -> Event:
         if self._connection is not None:
@@ -208,7 +211,7 @@ class RemoteSegmenter:
         estimator: ProgressEstimator | None, within: Region | None,
     ) -> Iterator[Result]:
         job = f"job-{next(self._numbers)}"
-        folder = Path(self._folder.name) / job
+        folder = self._folder / job
         request = {
             "type": "segment", "id": job, "prompt": list(prompts), "folder": str(folder),
             "seed": options.seed, "threshold": options.threshold, "samples": options.samples,

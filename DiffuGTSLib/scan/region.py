@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import DiffuGTSError
-from DiffuGTSLib.scan.canonical import Canonical, mask_on_grid
 from DiffuGTSLib.scan.file_checks import check_file
 from DiffuGTSLib.scan.header import is_complete, quiet, read_header
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.scan.canonical import Canonical
 
 SCAN_DIMENSIONS = 3
 NAMELESS = "the given region"
@@ -85,6 +88,8 @@ class Region:
         Raises:
             RegionUnusable: nothing of it lies in the scan.
         """
+        from DiffuGTSLib.scan.canonical import mask_on_grid  # brings torch
+
         inside = mask_on_grid(self.image, canonical.geometry)
         if not inside.any():
             raise _outside()

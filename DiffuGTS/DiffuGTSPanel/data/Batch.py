@@ -35,6 +35,7 @@ class BatchOptions(MethodOptions):
             "--jobs": self.jobs, "--model": self.model, "--device": self.device,
             "--threshold": self.threshold, "--seed": self.seed, "--samples": self.samples,
             "--modality": self.modality, "--sequence": self.sequence,
+            "--host": self.host or None,
         }
         given = [f"{name}={value}" for name, value in valued.items() if value is not None]
         switches = {"--resume": self.resume, "--maps": self.maps, "--dicom-seg": self.dicomSeg,

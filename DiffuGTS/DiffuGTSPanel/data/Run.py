@@ -31,6 +31,8 @@ class MethodOptions:
         samples: pseudo-healthy samples to draw; None is the model's own number.
         sequence: of MR scans, "t1", "t1c", "t2", "flair" or "other"; None reads the name.
         skullStripped: whether the skull was removed; None reads the scan's name.
+        host: another computer whose networks are used, over SSH: `[user@]host[:PROGRAM]`; model and
+            device are that computer's then. "" is this computer.
     """
 
     seed: int = 0
@@ -41,6 +43,7 @@ class MethodOptions:
     samples: int | None = None
     sequence: str | None = None
     skullStripped: bool | None = None
+    host: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ class Progress:
     """Progress of a run.
 
     Attributes:
-        stage: prepare, start, read, encode, attention, inpaint, residual, lesions, receive.
+        stage: prepare, start, sending, read, encode, attention, inpaint, residual, lesions,
+            receiving, receive.
         index, prompt: the prompt being processed.
         done, total: steps of the stage.
         fraction: of the whole run, 0 to 1.
@@ -335,9 +339,11 @@ def stageText(stage: str) -> str:
     """A stage in words."""
     return {
         "prepare": _("Preparing the scan"), "start": _("Starting the model"),
+        "sending": _("Sending the scan"),
         "read": _("Reading the scan"), "encode": _("Encoding the scan"),
         "attention": _("Computing attention"),
         "inpaint": _("Inpainting healthy tissue"),
         "residual": _("Computing the residual"),
-        "lesions": _("Measuring lesions"), "receive": _("Loading the result"),
+        "lesions": _("Measuring lesions"), "receiving": _("Receiving the result"),
+        "receive": _("Loading the result"),
     }.get(stage, stage)

@@ -164,7 +164,7 @@ class PythonPackages:
                 onError(_unusable(result))
                 return
             onDone(PythonReport(document["healthy"], document["findings"],
-                               _devices(document["findings"])))
+                               devicesFrom(document["findings"])))
 
         arguments = ["--json", "--requirements", str(self._file)]
         return CommandTask(LibraryLauncher.launch("doctor", arguments, python), done)
@@ -205,7 +205,7 @@ def _unusable(result: ProcessExit) -> Failure:
         reason=reason), hint)
 
 
-def _devices(findings: list[dict[str, str]]) -> list[Device]:
+def devicesFrom(findings: list[dict[str, str]]) -> list[Device]:
     """The devices to choose from, according to the findings."""
     devices = [Device("auto", _("Automatic"))]
     devices += [Device(each["name"], each["found"]) for each in findings

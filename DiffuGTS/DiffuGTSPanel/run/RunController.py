@@ -276,6 +276,8 @@ class RunController:
         secondsLeft = event["seconds_left"] if count == 1 else None
         index = event["index"]
         text = stageText(stage)
+        if stage in ("sending", "receiving") and event["total"]:
+            text += " " + _("({percent} %)").format(percent=100 * event["done"] // event["total"])
         if count > 1:
             text = _("Frame {number} of {count}: {text}").format(
                 number=len(self.jobs), count=count, text=text)

@@ -12,8 +12,8 @@ from slicer.i18n import tr as _
 from DiffuGTSPanel.data.Failure import Failure, failureFrom, unexpectedFailure
 from DiffuGTSPanel.data.Run import Run
 from DiffuGTSPanel.library.PythonPackages import PythonPackages
-from DiffuGTSPanel.process import LibraryLauncher
 from DiffuGTSPanel.process.ChildProcess import Log, ProcessExit
+from DiffuGTSPanel.process.ComputeTarget import ComputeTarget, targetOf
 from DiffuGTSPanel.process.Piecewise import IdleTask, Piecewise, callLater, singleShotTimer
 from DiffuGTSPanel.process.WorkerProcess import Event, Worker, WorkerProcess, WorkerState
 from DiffuGTSPanel.run.RunController import RunController
@@ -30,7 +30,7 @@ KEPT_RUNS = 4
 class _WorkerSettings:
     """What a worker was started with; a run with other settings restarts it."""
 
-    python: str
+    target: ComputeTarget
     model: str
     device: str
 
@@ -124,13 +124,14 @@ class RunQueue:
     # The worker ----------------------------------------------------------------------------------
 
     def request(self, run: Run, request: Event) -> None:
-        """Sends a request to a worker with the run's model, device and Python.
+        """Sends a request to a worker with the run's model, device and computer.
 
         Raises:
             Failure: packages are missing.
         """
         options = run.options
-        settings = _WorkerSettings(self.python, options.model, options.device)
+        settings = _WorkerSettings(
+            targetOf(options.host, self.python), options.model, options.device)
         if not self._process.running or settings != self._settings:
             self._start(settings)
         elif self.worker.state == "ready":
@@ -143,14 +144,13 @@ class RunQueue:
             self._process.send({"type": "cancel", "id": jobId})
 
     def _start(self, settings: _WorkerSettings) -> None:
-        problem = self._packages.problem() if LibraryLauncher.isSlicers(settings.python) else None
+        problem = self._packages.problem() if settings.target.needsSlicersPackages else None
         if problem is not None:
             raise problem
-        arguments = ["--model", settings.model, "--device", settings.device]
         self._settings, self._startFailure = settings, None
         self._thresholdQueue.clear()
         self._setState(WorkerState("starting", settings.model))
-        self._process.start(LibraryLauncher.launch("worker", arguments, settings.python))
+        self._process.start(settings.target.launch(settings.model, settings.device))
 
     def _onEvent(self, event: Event) -> None:
         kind, job = event["type"], event["id"]

@@ -1,4 +1,4 @@
-"""Model, device, modality, MR sequence, seed, where to look, frames and Python."""
+"""Model, computer, device, modality, MR sequence, seed, where to look, frames and Python."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 from DiffuGTSPanel.process.Piecewise import singleShotTimer
 from DiffuGTSPanel.scene import SequenceFrames
 from DiffuGTSPanel.widgets import KeptSettings
+from DiffuGTSPanel.widgets.ComputeSelector import ComputeSelector
 from DiffuGTSPanel.widgets.ModelTable import ModelTable
 from DiffuGTSPanel.widgets.Section import Section, coloured
 from DiffuGTSPanel.widgets.SegmentChoice import SegmentChoice
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 _TYPING_SECONDS = 0.7
 
 
+def _anyDevices() -> list[tuple[str, str]]:
+    return [("auto", _("Automatic")), ("cpu", _("CPU"))]
+
+
 class AdvancedSection(Section):
     """Settings that most users never change.
 
@@ -32,7 +37,7 @@ class AdvancedSection(Section):
         resourcePath: of the module's widget.
         layout: to add the section to.
         logic: of the module.
-        onPython: called after another Python was chosen.
+        onPython: called after another Python or another computer was chosen.
     """
 
     def __init__(self, resourcePath: Callable[[str], str], layout: Any, logic: DiffuGTSLogic, *,
@@ -46,7 +51,7 @@ class AdvancedSection(Section):
         self.root.setMRMLScene(slicer.mrmlScene)
         self.ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._fitRoi)
         self.segments = SegmentChoice(self.ui.segmentSelector, self.ui.segmentLabel)
-        self._fillDevices([("auto", _("Automatic")), ("cpu", _("CPU"))])
+        self._fillDevices(_anyDevices())
         self.ui.deviceSelector.currentIndexChanged.connect(self._keepDevice)
         self.ui.refreshDevicesButton.clicked.connect(self.examine)
         self.ui.pythonEdit.currentPath = KeptSettings.python()
@@ -58,6 +63,15 @@ class AdvancedSection(Section):
         self._showPython("")
         self.ui.deviceInfoLabel.visible = False
         self.setVolume(None)
+        self.compute = ComputeSelector(
+            self.ui, self._computerChanged, lambda report: self._fillDevices(
+                [(each.name, each.title) for each in report.devices]))
+        self._showComputer()
+
+    @property
+    def host(self) -> str:
+        """The other computer to compute on; "" for this one."""
+        return self.compute.host
 
     @property
     def device(self) -> str:
@@ -67,12 +81,14 @@ class AdvancedSection(Section):
     def open(self) -> None:
         """The section was opened: reads the models and, once, packages and devices."""
         self.models.refresh()
-        if not self._examined:
+        self.compute.refresh()
+        if not self._examined and not self.host:
             self.examine()
 
     def close(self) -> None:
         """Stops running tasks."""
         self._stopExamination()
+        self.compute.close()
         self.models.close()
         self.segments.close()
 
@@ -81,6 +97,21 @@ class AdvancedSection(Section):
         if self._task is not None:
             self._task.cancel()
             self._task = None
+
+    def _computerChanged(self) -> None:
+        """Devices and packages are those of the computer; what runs is of the earlier one."""
+        self.ui.deviceInfoLabel.visible = False
+        self._fillDevices(_anyDevices())
+        self._showComputer()
+        if not self.host:
+            self.examine()
+        self._onPython()
+
+    def _showComputer(self) -> None:
+        """The Python is that of this computer alone."""
+        for widget in (self.ui.pythonLabel, self.ui.pythonEdit, self.ui.pythonInfoLabel,
+                       self.ui.refreshDevicesButton):
+            widget.visible = not self.host
 
     def setVolume(self, volumeNode: slicer.vtkMRMLScalarVolumeNode | None) -> None:
         """Shows the choice of frames only where the volume is part of a sequence."""
@@ -101,7 +132,8 @@ class AdvancedSection(Section):
         """Shows the running worker's device and its free memory."""
         text = ""
         if state.state in ("ready", "working"):
-            text = _("In use: {device}").format(device=state.device)
+            device = f"{state.device}, {self.host}" if self.host else state.device
+            text = _("In use: {device}").format(device=device)
             if state.freeGb is not None and state.totalGb is not None:
                 text += ", " + _("{free:.0f} of {total:.0f} GiB free").format(
                     free=state.freeGb, total=state.totalGb)

@@ -1,7 +1,7 @@
 """What the panel keeps: parameters in the scene, and settings of this machine.
 
-The parameters are saved with the scene. The settings are the last prompts, the Python and the
-device, in Slicer's own settings file.
+The parameters are saved with the scene. The settings are the last prompts, the Python, the device
+and the computers that were used, in Slicer's own settings file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ MAX_PROMPTS = 12
 _PROMPTS = "DiffuGTS/lastPrompts"
 _PYTHON = "DiffuGTS/python"
 _DEVICE = "DiffuGTS/device"
+_HOST = "DiffuGTS/host"
+_HOSTS = "DiffuGTS/lastHosts"
+MAX_HOSTS = 6
 
 
 class ModalityChoice(Enum):
@@ -91,15 +94,23 @@ class Parameters:
 
 def lastPrompts() -> list[str]:
     """The prompts of earlier runs, newest first."""
-    stored = qt.QSettings().value(_PROMPTS)
-    # Qt returns a list of one as a string.
-    return [stored] if isinstance(stored, str) else list(stored or ())
+    return _texts(_PROMPTS)
 
 
 def rememberPrompt(text: str) -> None:
     """Stores a prompt as the newest."""
-    others = [prompt for prompt in lastPrompts() if prompt != text]
-    qt.QSettings().setValue(_PROMPTS, [text, *others][:MAX_PROMPTS])
+    _remember(_PROMPTS, text, MAX_PROMPTS)
+
+
+def _texts(key: str) -> list[str]:
+    stored = qt.QSettings().value(key)
+    # Qt returns a list of one as a string.
+    return [stored] if isinstance(stored, str) else list(stored or ())
+
+
+def _remember(key: str, text: str, most: int) -> None:
+    others = [each for each in _texts(key) if each != text]
+    qt.QSettings().setValue(key, [text, *others][:most])
 
 
 def python() -> str:
@@ -120,3 +131,23 @@ def device() -> str:
 def setDevice(name: str) -> None:
     """Stores the device."""
     qt.QSettings().setValue(_DEVICE, name)
+
+
+def host() -> str:
+    """The computer that was chosen last; "" is this one."""
+    return str(qt.QSettings().value(_HOST) or "")
+
+
+def setHost(name: str) -> None:
+    """Stores the computer."""
+    qt.QSettings().setValue(_HOST, name)
+
+
+def lastHosts() -> list[str]:
+    """The computers that were used, newest first."""
+    return _texts(_HOSTS)
+
+
+def rememberHost(name: str) -> None:
+    """Stores a computer as the newest."""
+    _remember(_HOSTS, name, MAX_HOSTS)

@@ -87,7 +87,7 @@ class Panel(VTKObservationMixin):
                                      onSelected=self.evidence.setResult,
                                      onFailure=self.runSection.showFailure)
         self.advanced = AdvancedSection(resourcePath, ui.advancedButton.layout(), logic,
-                                        onPython=self.setup.refresh)
+                                        onPython=self._computeChanged)
         self.batch = BatchSection(resourcePath, ui.batchButton.layout(), logic,
                                   options=self._batchOptions)
 
@@ -210,6 +210,11 @@ class Panel(VTKObservationMixin):
         if not collapsed:
             self.advanced.open()
 
+    def _computeChanged(self) -> None:
+        """Another Python, or another computer: its packages count."""
+        self.setup.refresh()
+        self._updateReady()
+
     def _batchToggled(self, collapsed: bool) -> None:
         if not collapsed:
             self.batch.prefill(self.prompt.text)
@@ -220,7 +225,8 @@ class Panel(VTKObservationMixin):
         if parameters is None:
             return {"model": self.prompt.model}
         return {"model": parameters.model, "device": self.advanced.device,
-                "seed": parameters.seed, **self._scanOptions(parameters)}
+                "host": self.advanced.host, "seed": parameters.seed,
+                **self._scanOptions(parameters)}
 
     def _scanOptions(self, parameters: Any) -> dict[str, Any]:
         """Modality and MR sequence as chosen; a CT has no sequence."""
@@ -251,7 +257,8 @@ class Panel(VTKObservationMixin):
         if self.advanced.segments.isMissing:
             return _("The segment to search in was removed: choose another one under Advanced.")
         model = self.advanced.models.current
-        if model is not None and model.name == self.parameters.model and not model.ready:
+        if (model is not None and model.name == self.parameters.model and not model.ready
+                and not self.advanced.host):
             return model.message
         return ""
 
@@ -272,13 +279,16 @@ class Panel(VTKObservationMixin):
                 onCancelled=self._onCancelled, onUpdated=self.lesions.refresh,
                 roi=parameters.roi, within=parameters.within, seed=parameters.seed,
                 withinSegment=parameters.withinSegment, model=parameters.model,
-                device=self.advanced.device, **self._scanOptions(parameters),
+                device=self.advanced.device, host=self.advanced.host,
+                **self._scanOptions(parameters),
                 frames="all" if parameters.frames is FrameChoice.ALL else "this",
             )
         except Failure as failure:
             self.runSection.showFailure(failure)
             return
         KeptSettings.rememberPrompt(self.prompt.text)
+        if self.advanced.host:
+            KeptSettings.rememberHost(self.advanced.host)
         self._started = time.monotonic()
         self.evidence.clearViews()
         self.prompt.setEditable(False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slicer.i18n import tr as _
 
 from DiffuGTSPanel.data.Failure import Failure
+from DiffuGTSPanel.widgets import KeptSettings
 from DiffuGTSPanel.widgets.Section import Section, coloured
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SetupSection(Section):
-    """Shown only while Slicer's own Python runs the worker and lacks packages.
+    """Shown only while Slicer's own Python is to run the worker and lacks packages.
 
     Args:
         resourcePath: of the module's widget.
@@ -38,8 +39,9 @@ class SetupSection(Section):
 
     def refresh(self) -> None:
         """Checks again; imports nothing."""
-        # Another Python is checked by a process of its own, in the section Advanced.
-        problem = None if self._logic.python else self._logic.packages.problem()
+        # Another Python is checked by a process of its own, another computer by its own program.
+        elsewhere = bool(self._logic.python or KeptSettings.host())
+        problem = None if elsewhere else self._logic.packages.problem()
         if problem is None:
             self._show("", _("Install..."))
         elif problem.code == "packages-missing":
