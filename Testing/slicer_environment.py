@@ -67,7 +67,7 @@ class Bare(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name.split(".")[0] in foreign:
             raise ModuleNotFoundError(f"Slicer does not ship {name}", name=name)
-sys.meta_path.insert(0, Bare())
+sys.meta_path.insert(1, Bare())  # behind the stand-ins
 repository = pathlib.Path(sys.argv[1])
 sys.path[:0] = [str(repository), str(repository / "DiffuGTS")]
 files = [p for p in sorted((repository / "DiffuGTS").rglob("*.py")) if "Resources" not in p.parts]
