@@ -72,7 +72,8 @@ SequenceOption = Annotated[SequenceChoice | None, typer.Option(
 StrippedOption = Annotated[bool | None, typer.Option(
     "--skull-stripped/--whole-head", help="Of MR scans; by their names if not given.")]
 HostOption = Annotated[str, typer.Option(
-    "--host", help="Compute on another machine, over SSH: a name of ~/.ssh/config, or user@host.")]
+    "--host", help="Compute on another machine, over SSH: a name of ~/.ssh/config or user@host; "
+    "with :PATH of diffugts there where it is not on the path.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, only that.")]
 
 

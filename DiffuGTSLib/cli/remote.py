@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,8 @@ def check(
     with own_stdout(as_json) as out:
         from DiffuGTSLib.remote.check import look_at
 
+        if not as_json:
+            print(f"Looking at {host} ...", file=sys.stderr, flush=True)
         found = look_at(host)
         if as_json:
             print_json(found, out)

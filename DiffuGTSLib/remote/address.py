@@ -24,9 +24,9 @@ _FOREIGN = ("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_INSERT_L
 _OPTIONS = ("-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}",
             "-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=3",
             "-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none", "-o", "LogLevel=INFO")
-_HOST = re.compile(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.+-]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*")
+_HOST = re.compile(r"(?:[\w.][\w.+-]*@)?[\w.][\w.+-]*")
 _URI = re.compile(r"(ssh://(?:[A-Za-z0-9_.][^@/\s]*@)?"
-                  r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:]+\])(?::\d+)?)(/.*)?")
+                  r"(?:[\w.][\w.+-]*|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?)(/.*)?")
 _MOST_INCLUDES = 16
 
 
@@ -91,8 +91,14 @@ class Address:
             SshMissing: there is no ssh here.
         """
         stated = os.environ.get(SSH_VARIABLE, "").strip()
-        ssh = shlex.split(stated, posix=os.name != "nt") if stated else ["ssh"]
+        try:
+            ssh = shlex.split(stated, posix=os.name != "nt") if stated else ["ssh"]
+        except ValueError:
+            ssh = [stated]
         program = shutil.which(ssh[0])
+        if program is None and stated:
+            raise SshMissing(f"{SSH_VARIABLE} names no program that can be run.",
+                             "Set it to a command like “ssh -F FILE”, or remove it.")
         if program is None:
             raise SshMissing("The program ssh is not installed on this computer.",
                              "Install OpenSSH's client; Windows has it among its features.")

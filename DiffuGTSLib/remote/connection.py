@@ -33,6 +33,7 @@ from DiffuGTSLib.remote.frames import (
     Message,
     StreamDamaged,
     StreamEnded,
+    is_file_name,
 )
 from DiffuGTSLib.remote.relay import ALIVE_SECONDS, HELLO, PROTOCOL, SUFFIXES, VOLUMES
 
@@ -41,7 +42,7 @@ SILENCE_SECONDS = 10.0
 KEPT_SCANS = 2
 # Of a job's progress: sending comes before the worker's own part, the maps' way back after it.
 SENDING, RECEIVING = 0.1, 0.05
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _EXAMINE_SECONDS = 300.0
 _CLOSE_SECONDS = 5.0
 _SECONDS_BETWEEN_EVENTS = 0.2
@@ -77,6 +78,7 @@ class _Job:
     cancelled: bool = False
     sent: bool = False
     files: dict[str, Path] = field(default_factory=dict)
+    arrived: set[str] = field(default_factory=set)
     expected: int = 0
     received: int = 0
     region: str = ""
@@ -202,6 +204,11 @@ class Connection:
         try:
             before = self._reader.skip_to(HELLO)
             hello = next(self._reader.messages())
+        except KeyboardInterrupt:
+            self._closed.set()
+            self._process.kill()
+            self._process.wait()
+            raise
         except (StreamEnded, StreamDamaged, StopIteration) as ended:
             timer.cancel()
             code = self._process.wait()
@@ -265,11 +272,12 @@ class Connection:
             request["image"] = {"file": self._scan(image, job), "suffix": suffix}
         if job is not None:
             request["folder"] = "-"  # the relay's own
-            with self._lock:
-                if job.cancelled:
-                    raise Cancelled
+        with self._lock:  # a cancel comes before it, or after it
+            if job is not None and job.cancelled:
+                raise Cancelled
+            self._writer.send({"type": "request", "request": request})
+            if job is not None:
                 job.sent = True
-        self._writer.send({"type": "request", "request": request})
 
     def _scan(self, path: Path, job: _Job) -> str:
         """The name that a scan has on the other side, where it is sent unless it lies there."""
@@ -347,6 +355,8 @@ class Connection:
     def _expect(self, message: Message) -> None:
         """Files of a job follow; those of one that is gone are dropped."""
         job = self._incoming = self._jobs.get(message["job"])
+        if not all(map(is_file_name, message["files"])):
+            raise StreamDamaged
         if job is not None:
             job.files = {name: job.folder / f"{name}.nrrd" for name in message["files"]}
             job.expected, job.received = message["bytes"], 0
@@ -363,6 +373,7 @@ class Connection:
             if message["failed"]:
                 self._give_up(job)
                 return
+            job.arrived.add(message["name"])
             job.received += _size(message["path"])
             done = job.received
         else:
@@ -376,8 +387,8 @@ class Connection:
         job.cancelled = True
         self._tell({"type": "request", "request": {"type": "cancel", "id": job.id}})
         self._finish(job, _error(OutputNotWritten(
-            "The result could not be written to the job's folder.",
-            "Free some space on the disk or choose another folder."), job.id))
+            "The result could not be written on this computer.",
+            "Free some space on the disk for temporary files."), job.id))
 
     def _event(self, event: Event) -> None:
         """Passes an event of the worker on, with the paths that its files have here."""
@@ -396,8 +407,8 @@ class Connection:
                 self._finish(job, {"type": "cancelled", "id": job.id})
             return
         for name in VOLUMES:
-            if isinstance(event.get(name), dict):
-                event[name] = str(job.files[event[name]["file"]].absolute())
+            if name in event:
+                event[name] = _arrived(job, event[name])
         if event["type"] in ("error", "cancelled") or (
                 event["type"] == "result" and event["index"] == event["count"] - 1):
             self._finish(job, event)
@@ -432,6 +443,18 @@ class Connection:
             if self._reader.silence > SILENCE_SECONDS:
                 self._process.kill()  # at which the reading side reports it
                 return
+
+
+def _arrived(job: _Job, reference: object) -> str:
+    """The path of a volume of a job: the other side names files, never paths.
+
+    Raises:
+        StreamDamaged: no such file has come for this job.
+    """
+    name = reference.get("file") if isinstance(reference, dict) else None
+    if not isinstance(name, str) or name not in job.files or name not in job.arrived:
+        raise StreamDamaged
+    return str(job.files[name].absolute())
 
 
 def _suffix(path: Path) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from DiffuGTSLib.errors import DiffuGTSError
-from DiffuGTSLib.remote.address import Address
+from DiffuGTSLib.remote.address import SSH_VARIABLE, Address
 
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
@@ -54,7 +55,7 @@ class ConnectionLost(DiffuGTSError):
 
     def __init__(self, address: Address) -> None:
         super().__init__(f"The connection to {address.host} is lost.",
-                         "Run again once the network is there; nothing is left on the other side.")
+                         "Run again once the network is there; the other side ends by itself.")
 
 
 def failure_at_start(address: Address, lines: Sequence[str], code: int | None) -> DiffuGTSError:
@@ -72,14 +73,17 @@ def failure_at_start(address: Address, lines: Sequence[str], code: int | None) -
     if "Host key verification failed" in said or "host key is known" in said:
         return HostKeyUnknown(
             f"This computer does not know {host} yet.",
-            f"Connect once in a terminal and compare the key that it shows: ssh {host}")
+            f"Connect once in a terminal and compare the key that it shows: {_ssh(host)}")
     if "Permission denied" in said and code == 255:
         return KeyRefused(
             f"{host} did not accept a key of this computer.",
-            f"Set one up, so that this asks for nothing: ssh {host} (ssh-copy-id and ssh-add help)")
+            f"Set one up, so that this asks for nothing: {_ssh(host)} (ssh-copy-id, ssh-add help)")
     if code == 255 or code is None:
         return _unreachable(host, said, lines)
-    if code in (_NOT_FOUND, _NOT_EXECUTABLE) or "not found" in said:
+    if code == _NOT_EXECUTABLE:
+        return ProgramMissing(f"{address.program or 'diffugts'} on {host} is no program.",
+                              f"Name the path of diffugts there: {host}:/path/to/bin/diffugts")
+    if code == _NOT_FOUND or "not found" in said:
         return ProgramMissing(
             f"There is no program {address.program or 'diffugts'} on {host}.",
             "Install it there (pip install diffugts), or name its path: "
@@ -88,6 +92,9 @@ def failure_at_start(address: Address, lines: Sequence[str], code: int | None) -
         return OtherVersion(
             f"The DiffuGTS on {host} is too old to be used from another computer.",
             "Install the version there that is here: pip install --upgrade diffugts")
+    if code == 0:
+        return ProgramMissing(f"{address.program or 'diffugts'} on {host} is not DiffuGTS.",
+                              f"Name the path of diffugts there: {host}:/path/to/bin/diffugts")
     return ProgramMissing(f"diffugts on {host} does not start: {_last(lines) or f'code {code}'}",
                           f"Run there: {address.program or 'diffugts'} doctor")
 
@@ -99,8 +106,9 @@ def _unreachable(host: str, said: str, lines: Sequence[str]) -> NoConnection:
     reasons = {"Connection refused": "it accepts no SSH connections",
                "timed out": "it does not answer", "No route to host": "it does not answer"}
     reason = next((text for words, text in reasons.items() if words in said), "")
-    return NoConnection(f"{host} cannot be reached: {reason or _last(lines) or 'no answer'}.",
-                        f"Try in a terminal: ssh {host}")
+    last = "" if "usage: ssh" in said else _last(lines)
+    return NoConnection(f"{host} cannot be reached: {reason or last or 'no answer'}.",
+                        f"Try in a terminal: {_ssh(host)}")
 
 
 def other_version(address: Address, there: str, here: str) -> OtherVersion:
@@ -108,6 +116,11 @@ def other_version(address: Address, there: str, here: str) -> OtherVersion:
     return OtherVersion(
         f"{address.host} has DiffuGTS {there}, this computer {here}.",
         f"Install the same there: pip install diffugts=={here}")
+
+
+def _ssh(host: str) -> str:
+    """The command that the user would type."""
+    return f"{os.environ.get(SSH_VARIABLE) or 'ssh'} {host}"
 
 
 def _last(lines: Sequence[str]) -> str:

@@ -39,6 +39,13 @@ _READ_BYTES = 1 << 18
 # Pieces that try a form out, and pieces until the other one is tried again: a link may be shared.
 _TRIED, _TRUSTED = 4, 96
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
+
+
+def is_file_name(name: object) -> bool:
+    """Whether the other side may name a file so: it leads into no other folder."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 Message = dict[str, Any]
 
 
@@ -307,7 +314,7 @@ class FrameReader:
 
     def _begin(self, message: Message) -> None:
         name, size, digest = message.get("name"), message.get("bytes"), message.get("sha256")
-        if (not isinstance(name, str) or not _NAME.fullmatch(name) or type(size) is not int
+        if (not isinstance(name, str) or not is_file_name(name) or type(size) is not int
                 or size < 0 or not isinstance(digest, str)):
             raise StreamDamaged
         self.close()  # the one before was given up

@@ -30,7 +30,7 @@ from typing import Any
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.channel import lower_priority
-from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
+from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten, explain
 from DiffuGTSLib.files import session_folder
 from DiffuGTSLib.remote.frames import (
     FrameReader,
@@ -38,6 +38,7 @@ from DiffuGTSLib.remote.frames import (
     Message,
     StreamDamaged,
     StreamEnded,
+    is_file_name,
 )
 
 PROTOCOL = 1
@@ -94,8 +95,9 @@ class Relay:
         self._folder = RelayFolder()
         self._reader = FrameReader(source, self._folder.file)
         self._writer = FrameWriter(sink)
-        self._child: subprocess.Popen[bytes] | None = None
+        self._children: list[subprocess.Popen[bytes]] = []  # the worker first, if there is one
         self._ending = threading.Lock()
+        self._ended_by = 0
         self._jobs = 0
 
     def serve(self) -> int:
@@ -110,17 +112,20 @@ class Relay:
                 self._take(message)
         except (StreamEnded, StreamDamaged):
             pass
-        except DiffuGTSError as error:
-            self._fail(error)
-        self.end()
+        except Exception as error:
+            self._fail(explain(error))
+        finally:
+            self.end()
         return 0
 
     def end(self, code: int = 0) -> None:
         """Ends the worker, removes the folder and ends this process."""
         if not self._ending.acquire(blocking=False):
-            return
-        child = self._child
-        if child is not None:
+            while self._ended_by != threading.get_ident():  # another thread ends the process
+                time.sleep(ALIVE_SECONDS)
+            return  # a signal while this thread is at it
+        self._ended_by = threading.get_ident()
+        for child in self._children:
             with contextlib.suppress(OSError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
@@ -145,7 +150,8 @@ class Relay:
         elif kind == "request":
             self._request(message["request"])
         elif kind == "forget":
-            self._folder.forget(Path(str(message["name"])).name)
+            if is_file_name(message["name"]):
+                self._folder.forget(message["name"])
         elif kind == "examine":
             threading.Thread(target=self._examine, daemon=True).start()
         elif kind == "received" and message["failed"]:
@@ -153,33 +159,44 @@ class Relay:
                                    "Free some space on its disk.")
 
     def _examine(self) -> None:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "DiffuGTSLib.doctor", "--json"], stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL, start_new_session=True, env=_environment())
+        self._children.append(child)
+        try:
+            report = json.loads(child.communicate(timeout=_EXAMINE_SECONDS)[0])
+        except (subprocess.TimeoutExpired, ValueError):
+            finding = {"name": "doctor", "state": "missing", "found": "gave no answer",
+                       "advice": "Run there: diffugts doctor"}
+            report = {"healthy": False, "findings": [finding]}
         with contextlib.suppress(StreamEnded):
-            self._writer.send({"type": "examined", **_examination()})
+            self._writer.send({"type": "examined", **report, "models": _models()})
 
     def _start(self, model: str, device: str) -> None:
         """Starts the worker; it is this process's own group, so that all of it can be ended."""
-        paths = (str(_LIBRARY), os.environ.get("PYTHONPATH"))
-        self._child = subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, "-m", "DiffuGTSLib.worker", "--model", model, "--device", device],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)},
-        )
-        threading.Thread(target=self._pass_events, args=(self._child,), daemon=True).start()
+            env=_environment())
+        self._children.insert(0, child)
+        threading.Thread(target=self._pass_events, args=(child,), daemon=True).start()
 
     def _request(self, request: dict[str, Any]) -> None:
         """Hands a request to the worker, with the paths that its files have here."""
         for field in ("image", "within"):
-            if isinstance(request.get(field), dict):
-                reference = request[field]
-                request[field] = str(self._folder.volume(reference["file"], reference["suffix"]))
+            if request.get(field) is not None:
+                name, suffix = request[field]["file"], request[field]["suffix"]
+                if not is_file_name(name) or suffix not in SUFFIXES:
+                    raise StreamDamaged
+                request[field] = str(self._folder.volume(name, suffix))
         if request.get("type") in ("segment", "threshold"):
             self._jobs += 1
             request["folder"] = str(self._folder.job(self._jobs))
-        assert self._child is not None
-        assert self._child.stdin is not None
+        stdin = self._children[0].stdin
+        assert stdin is not None
         with contextlib.suppress(OSError):  # its end is noticed at its output
-            self._child.stdin.write(json.dumps(request).encode("ascii") + b"\n")
-            self._child.stdin.flush()
+            stdin.write(json.dumps(request).encode("ascii") + b"\n")
+            stdin.flush()
 
     def _pass_events(self, child: subprocess.Popen[bytes]) -> None:
         """Sends what the worker reports, on a thread of its own; ends with it."""
@@ -203,6 +220,9 @@ class Relay:
             self._writer.send_file(path, path.stem)
             path.unlink(missing_ok=True)
             event[name] = {"file": path.stem}
+        if event.get("code") == OutputNotWritten.code:
+            event |= {"message": "The result could not be written on the other machine.",
+                      "hint": "Free some space there, or set DIFFUGTS_CACHE to another folder."}
         self._writer.send({"type": "event", "event": event})
 
     def _fail(self, error: DiffuGTSError) -> None:
@@ -211,22 +231,19 @@ class Relay:
                                "hint": error.hint})
 
 
-def _examination() -> dict[str, Any]:
-    """What is installed on this machine, its devices and models; see doctor.py."""
+def _environment() -> dict[str, str]:
+    """Of the children: they find the library from anywhere."""
+    paths = (str(_LIBRARY), os.environ.get("PYTHONPATH"))
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+def _models() -> list[dict[str, Any]]:
+    """The models that are installed on this machine."""
     from DiffuGTSLib.models.store import describe_models
 
-    probe = subprocess.run(
-        [sys.executable, "-m", "DiffuGTSLib.doctor", "--json"], capture_output=True, check=False,
-        timeout=_EXAMINE_SECONDS, env=os.environ | {"PYTHONPATH": str(_LIBRARY)},
-        stdin=subprocess.DEVNULL)
-    try:
-        report = json.loads(probe.stdout)
-    except ValueError:
-        report = {"healthy": False, "findings": []}
-    models = [{"name": each["name"], "title": each["title"], "ready": each["ready"],
-               "modalities": list(each["modalities"])}
-              for each in describe_models()["models"] if each["installed"]]
-    return {**report, "models": models}
+    return [{"name": each["name"], "title": each["title"], "ready": each["ready"],
+             "modalities": list(each["modalities"])}
+            for each in describe_models()["models"] if each["installed"]]
 
 
 def run_relay() -> int:

@@ -16,13 +16,14 @@ from typing import Any
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten, SequenceUnknown
-from DiffuGTSLib.files import session_folder
+from DiffuGTSLib.files import CACHE_VARIABLE, session_folder
 from DiffuGTSLib.pipeline import Lesion, Options, Result
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt import Prompt, understand
 from DiffuGTSLib.prompt.parsing import refuse_early
 from DiffuGTSLib.remote.address import Address
 from DiffuGTSLib.remote.connection import Connection, Event, RemoteError
+from DiffuGTSLib.remote.frames import StreamDamaged
 from DiffuGTSLib.scan import Scan
 from DiffuGTSLib.scan.header import quiet
 from DiffuGTSLib.scan.nifti import keep_forms, states_sides
@@ -213,35 +214,27 @@ class RemoteSegmenter:
         job = f"job-{next(self._numbers)}"
         folder = self._folder / job
         request = {
-            "type": "segment", "id": job, "prompt": list(prompts), "folder": str(folder),
+            "type": "segment", "id": job, "prompt": list(prompts),
+            "folder": str(folder / "results"),
             "seed": options.seed, "threshold": options.threshold, "samples": options.samples,
             "modality": scan.modality, "sequence": scan.sequence or None,
             "skull_stripped": scan.skull_stripped if scan.modality == "MR" else None,
-            "within": None,
+            "image": str(folder / "scan.nrrd"), "within": None,
         }
-        scan_file = folder.with_suffix(".nrrd")
         try:
             folder.mkdir()
-            _write(scan.image, scan_file)
-            request["image"] = str(scan_file)
+            _write(scan.image, folder / "scan.nrrd")
             if within is not None:
-                region = folder / "region.nrrd"
-                _write(within.image, region)
+                _write(within.image, folder / "region.nrrd")
                 # Its own name, which may be a patient's, stays here.
-                request |= {"within": str(region), "within_name": NAMELESS}
+                request |= {"within": str(folder / "region.nrrd"), "within_name": NAMELESS}
             assert self._connection is not None
             self._connection.request(request)
             for event in self._until_done(job, steps, estimator):
                 yield ReceivedResult(event, scan, _images(event, scan.image), self.model_name,
                                      within.name if within is not None else "")
-        except (OSError, RuntimeError):
-            raise OutputNotWritten("The scan could not be copied for its way to the other machine.",
-                                   "Free some space in the folder for temporary files.") from None
         finally:
-            for path in (*folder.glob("*"), scan_file):
-                path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _until_done(
         self, job: str, steps: Progress, estimator: ProgressEstimator | None
@@ -302,22 +295,39 @@ def _known(event: Event) -> DiffuGTSError:
 
 
 def _write(image: sitk.Image, path: Path) -> None:
-    """The voxels and their grid, without tags."""
+    """The voxels and their grid, without tags.
+
+    Raises:
+        OutputNotWritten: the disk is full.
+    """
     plain = sitk.Image(image)
     for key in plain.GetMetaDataKeys():
         plain.EraseMetaData(key)
-    with quiet():
-        sitk.WriteImage(plain, str(path), useCompression=False)
+    try:
+        with quiet():
+            sitk.WriteImage(plain, str(path), useCompression=False)
+    except RuntimeError:
+        raise OutputNotWritten(
+            "The scan could not be copied for its way to the other machine.",
+            f"Free some space on this computer, or set {CACHE_VARIABLE} to another folder.",
+        ) from None
 
 
 def _images(event: Event, scan: sitk.Image) -> dict[str, sitk.Image]:
-    """The volumes of a result, read into memory; their grid is the scan's own."""
+    """The volumes of a result, read into memory; their grid is the scan's own.
+
+    Raises:
+        StreamDamaged: they are no volumes on the scan's grid.
+    """
     images = {}
     for name in _IMAGES:
-        with quiet():
-            image = sitk.ReadImage(event[name])
+        try:
+            with quiet():
+                image = sitk.ReadImage(event[name])
+        except (RuntimeError, KeyError):
+            raise StreamDamaged from None
+        if image.GetSize() != scan.GetSize():
+            raise StreamDamaged
         image.CopyInformation(scan)
         images[name] = keep_forms(scan, image)
-        Path(event[name]).unlink()
     return images
-

@@ -6,12 +6,13 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from support.sshd import RUN, gpu, sshd
+from support.sshd import REPOSITORY, RUN, gpu, sshd
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 from support.worker_process import WorkerProcess
 
@@ -317,3 +318,52 @@ def test_a_worker_that_dies_there_is_named(bridge, gpu, scan, tmp_path):
 
 def test_an_address_that_is_an_option_reaches_no_ssh(bridge):
     assert failure(bridge("-oProxyCommand=touch x", ready=False))["code"] == "bad-host"
+
+
+EVIL = """exec {python} -c '
+import json, sys, threading
+def say(**message): print(json.dumps(message), flush=True)
+from DiffuGTSLib import __version__
+say(type="hello", protocol=1, version=__version__)
+sys.stdin.readline()
+say(type="event", event=dict(type="ready", id=None))
+threading.Event().wait(3)
+{say}
+threading.Event().wait(60)
+'"""
+
+
+@pytest.mark.parametrize("say", [
+    'say(type="event", event=dict(type="preview", id="a", attention="{victim}"))',
+    'say(type="event", event=dict(type="preview", id="a", attention=dict(file="t-1")))',
+    'say(type="incoming", job="a", bytes=1, files={{"../victim": "x"}})',
+    'say(type="file", name="../victim", bytes=1, sha256="")',
+])
+def test_another_side_that_names_paths_is_refused(bridge, gpu, scan, tmp_path, say):
+    victim = tmp_path / "victim.nrrd"
+    victim.write_text("mine")
+    script = EVIL.format(python=sys.executable, say=say.format(victim=victim))
+    worker = bridge(gpu.install(script, "evil"))
+    segment(worker, scan, tmp_path / "job")
+    while (event := worker._events.get(timeout=60))["type"] != "error":
+        assert event["type"] == "progress"
+    assert event["code"] == "stream-damaged"
+    assert victim.read_text() == "mine"
+
+
+def test_ctrl_c_before_the_first_answer_ends_ssh(gpu, tmp_path):
+    hanging = tmp_path / "hanging"
+    hanging.write_text("#!/bin/sh\nexec sleep 51.7\n")
+    hanging.chmod(0o755)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "DiffuGTSLib.remote", "--host=gpu"], stdin=subprocess.PIPE,
+        env=os.environ | {"DIFFUGTS_SSH": str(hanging), "PYTHONPATH": str(REPOSITORY)})
+    while not running("sleep 51.7"):
+        time.sleep(0.1)
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(timeout=30) == 130
+    assert not running("sleep 51.7")
+
+
+def running(command):
+    return subprocess.run(["pgrep", "-xf", command], capture_output=True, check=False).stdout
