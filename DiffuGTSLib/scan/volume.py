@@ -1,8 +1,4 @@
-"""Scans from disk: read, checked, with their modality.
-
-Voxel values that no scan of its modality has are clipped, with a note. They are judged by
-percentiles, never by extremes: one hot voxel must not decide about the others.
-"""
+"""Scans from disk: read, checked, with their modality."""
 
 from __future__ import annotations
 
@@ -53,6 +49,7 @@ from DiffuGTSLib.scan.nifti import (
     holds_no_number,
     keep_forms,
 )
+from DiffuGTSLib.scan.values import check_contents, doubts, without_outliers
 
 MIN_SLICES = 4
 # Two float copies of the scan while it is resampled. What a run needs is judged by the memory plan.
@@ -61,16 +58,6 @@ _NOTED_SHEAR = 1e-4
 _SERIES_DESCRIPTION_TAG = "0008|103e"
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 _SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
-
-
-# What 16 bits hold; metal reaches it. Beyond, a value is taken for the lightest or densest one that
-# scanners of 12 bits give.
-CT_RANGE_HU = (-32768.0, 32767.0)
-_CT_ENDS_HU = (-1024.0, 3071.0)
-# Above the 99.9th percentile by so many times the range below it, an MR value is no signal.
-MR_FACTOR = 10.0
-_MR_PERCENTILES = (0.1, 99.9)
-_SAMPLES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -209,7 +196,7 @@ def from_image(
     reason = modality_reason(image, modality)
     image, clipped = without_outliers(image, settled)
     moved = offset_note(image) if settled == "MR" and "values" in reason else ""
-    said = (*notes, *_axes_notes(image), *clipped, *([moved] if moved else []))
+    said = (*notes, *_axes_notes(image), *clipped, *([moved] if moved else []), *doubts(image))
     if settled == "CT":
         return Scan(image, settled, "", name, notes=said, modality_reason=reason)
     stripped = guess_skull_stripped(name, *hints)
@@ -221,7 +208,7 @@ def check(image: sitk.Image) -> sitk.Image:
 
     Raises:
         NotAScalarVolume: 2D, one slice, 4D, colour, vector or complex.
-        NoContent: no voxels, or the same value in all of them.
+        NoContent: no voxels, the same value in all of them, or two values only, as in a mask.
         TooSmall: fewer than 4 slices along an axis.
         UnreadableImage: a spacing that no scanner has.
         TooLarge: to read it takes more memory than there is.
@@ -234,8 +221,7 @@ def check(image: sitk.Image) -> sitk.Image:
     # A minimum or maximum is NaN as soon as one voxel is.
     if not (np.isfinite(low) and np.isfinite(high)):
         raise _not_finite()
-    if low == high:
-        raise NoContent("All voxels of the scan have the same value.", "Choose another scan.")
+    check_contents(image)
     return image
 
 
@@ -422,45 +408,3 @@ def _stem(path: Path) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name if path.is_dir() else path.stem
-
-
-def without_outliers(image: sitk.Image, modality: Modality) -> tuple[sitk.Image, list[str]]:
-    """The image with outliers clipped, and a sentence if there are any.
-
-    Args:
-        image: 3D, all values finite; returned as it is where nothing is clipped.
-        modality: decides what a value can be.
-
-    Example:
-        >>> without_outliers(sitk.Image(4, 4, 4, sitk.sitkInt16), "CT")[1]
-        []
-    """
-    voxels = sitk.GetArrayViewFromImage(image)
-    low, high, ends = _limits(voxels, modality)
-    if float(voxels.min()) >= low and float(voxels.max()) <= high:
-        return image, []
-    values = np.array(voxels, dtype=np.float32 if voxels.dtype.kind == "f" else voxels.dtype)
-    below, above = voxels < low, voxels > high
-    values[below], values[above] = ends
-    count = int(below.sum() + above.sum())
-    clipped = sitk.GetImageFromArray(values)
-    clipped.CopyInformation(image)
-    for key in image.GetMetaDataKeys():
-        clipped.SetMetaData(key, image.GetMetaData(key))
-    are = "voxel is" if count == 1 else "voxels are"
-    return keep_forms(image, clipped), [
-        f"{count} {are} far outside what {'a CT' if modality == 'CT' else 'the rest of the MR'} "
-        f"holds and {'was' if count == 1 else 'were'} clipped."]
-
-
-def _limits(voxels: np.ndarray, modality: Modality) -> tuple[float, float, tuple[float, float]]:
-    """The lowest and highest value that stay, and what replaces those beyond."""
-    if modality == "CT":
-        return *CT_RANGE_HU, _CT_ENDS_HU
-    sample = voxels.ravel()[:: max(1, voxels.size // _SAMPLES)]
-    sample = sample[sample != 0]
-    if not sample.size:
-        return -np.inf, np.inf, (0.0, 0.0)
-    first, last = (float(value) for value in np.percentile(sample, _MR_PERCENTILES))
-    reach = MR_FACTOR * (max(last, 0.0) - min(first, 0.0))
-    return first - reach, last + reach, (min(first, 0.0), last)
