@@ -45,10 +45,8 @@ def without_outliers(image: sitk.Image, modality: Modality) -> tuple[sitk.Image,
         []
     """
     voxels = sitk.GetArrayViewFromImage(image)
-    if modality == "CT":
-        (low, high), ends, spread = CT_RANGE_HU, (CT_AIR_HU, CT_RANGE_HU[1]), []
-    else:
-        low, high, ends, spread = _mr_limits(voxels)
+    low, high, ends, spread = (
+        (*CT_RANGE_HU, (CT_AIR_HU, CT_RANGE_HU[1]), []) if modality == "CT" else _mr_limits(voxels))
     if float(voxels.min()) >= low and float(voxels.max()) <= high:
         return image, spread
     values = np.array(voxels, dtype=np.float32 if voxels.dtype.kind == "f" else voxels.dtype)

@@ -24,7 +24,6 @@ from DiffuGTSLib.errors import (
 from DiffuGTSLib.scan.dicom import frames_in, read_multiframe, read_series, series_files
 from DiffuGTSLib.scan.file_checks import check_file, check_name
 from DiffuGTSLib.scan.header import (
-    SPACING_RANGE_MM,
     ScanGrid,
     is_complete,
     is_sheared,
@@ -44,11 +43,12 @@ from DiffuGTSLib.scan.modality import (
 from DiffuGTSLib.scan.nifti import (
     FORMS_TAG,
     MAX_SHARE,
+    SPACING_RANGE_MM,
     Forms,
     check_forms,
-    holds_no_number,
     keep_forms,
 )
+from DiffuGTSLib.scan.nifti_voxels import check_voxels, holds_no_number
 from DiffuGTSLib.scan.values import check_contents, doubts, without_outliers
 
 MIN_SLICES = 4
@@ -244,23 +244,32 @@ def as_volume(image: sitk.Image) -> sitk.Image:
     return image
 
 
-def _shear(image: sitk.Image) -> float:
-    """How far the axes are from right angles: the largest cosine between two of them."""
+def _axes(image: sitk.Image) -> tuple[np.ndarray, float]:
+    """The lengths of the axes, and how far they are from right angles: the largest cosine between
+    two of them."""
     axes = np.array(image.GetDirection()).reshape(3, 3)
-    return float(np.abs(axes.T @ axes - np.eye(3)).max())
+    lengths = np.linalg.norm(axes, axis=0)
+    axes = axes / lengths
+    return lengths, float(np.abs(axes.T @ axes - np.eye(3)).max())
 
 
 def _check_axes(image: sitk.Image) -> None:
-    shear = _shear(image)
+    lengths, shear = _axes(image)
     if shear > MAX_SHARE:
         raise UnreadableImage(
             f"The axes that the scan states are not at right angles (by {shear:.1%}).",
             "Resample the scan to a regular grid.",
         )
+    if np.abs(lengths - 1).max() > MAX_SHARE:
+        stated = ", ".join(f"{length:.4g}" for length in lengths)
+        raise UnreadableImage(
+            f"The axes that the scan states are not of unit length but {stated} long.",
+            "Correct the directions in the file's header; spacings are stated by themselves.",
+        )
 
 
 def _axes_notes(image: sitk.Image) -> list[str]:
-    shear = _shear(image)
+    shear = _axes(image)[1]
     if shear <= _NOTED_SHEAR:
         return []
     return [f"The axes that the scan states are not quite at right angles (by {shear:.2%})."]
@@ -283,17 +292,19 @@ def _load(path: Path, series: str) -> tuple[sitk.Image, str, Sequence[str]]:
 
 def _load_file(path: Path) -> tuple[sitk.Image, str, Sequence[str]]:
     check_file(path)
+    notes = check_voxels(path)
     forms = Forms.of(path)
-    notes = check_forms(forms) if forms else []
+    if forms:
+        notes += check_forms(forms)
     header = read_header(path)
     if is_sheared(header):
         raise _sheared(path)
-    _check_header(header)
-    if not is_complete(path, header):
-        raise UnreadableImage(
-            f"{path.name} is damaged: voxels are missing at its end.",
-            "Copy or download the file again.",
-        )
+    try:
+        _check_header(header)
+    except TooLarge:
+        _check_complete(path, header)  # else the header states too many voxels
+        raise
+    _check_complete(path, header)
     has_description = header.HasMetaDataKey(_SERIES_DESCRIPTION_TAG)
     description = header.GetMetaData(_SERIES_DESCRIPTION_TAG) if has_description else ""
     if frames_in(header) > 1:
@@ -307,6 +318,14 @@ def _load_file(path: Path) -> tuple[sitk.Image, str, Sequence[str]]:
     if forms:
         image.SetMetaData(FORMS_TAG, forms.bytes().hex())
     return image, description, notes
+
+
+def _check_complete(path: Path, header: sitk.ImageFileReader) -> None:
+    if not is_complete(path, header):
+        raise UnreadableImage(
+            f"{path.name} is damaged: voxels are missing at its end.",
+            "Copy or download the file again.",
+        )
 
 
 def _check_header(header: sitk.ImageFileReader, files: int = 1) -> None:

@@ -118,6 +118,20 @@ def test_two_places_are_noted(tmp_path: Path, change: np.ndarray) -> None:
     assert change is not SHIFT or "37.4 mm" in note
 
 
+@pytest.mark.parametrize(("code", "followed"), [(1, "sform"), (2, "qform"), (4, "qform")])
+def test_a_note_says_which_form_other_formats_follow(
+    tmp_path: Path, code: int, followed: str
+) -> None:
+    scan = volume.read(nifti(tmp_path / "scan.nii.gz", SHIFT @ AFFINE, AFFINE, (code, 1)))
+    mask = keep_forms(scan.image, sitk.Cast(scan.image > 0, sitk.sitkUInt8))
+    written = write_image(mask, tmp_path / "mask.nrrd")
+    offset = {"sform": SHIFT @ AFFINE, "qform": AFFINE}[followed][:3, 3]
+    origin = np.array(sitk.ReadImage(str(written)).GetOrigin())
+    assert np.allclose(origin * [-1, -1, 1], offset, atol=1e-3)
+    assert f".seg.nrrd, follow the {followed}" in scan.notes[0]
+    assert "written NIfTI files carry both" in scan.notes[0]
+
+
 def test_a_scan_without_forms_does_not_know_its_sides(tmp_path: Path) -> None:
     scan = volume.read(nifti(tmp_path / "scan.nii.gz", None, None))
     assert "which side is left is a guess" in scan.notes[0]
