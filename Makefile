@@ -49,7 +49,9 @@ bench: $(INSTALLED)
 	@$(PYTHON) Testing/Benchmarks/speed.py
 	@$(PYTHON) Testing/Benchmarks/batch.py
 	@$(PYTHON) Testing/Benchmarks/panel.py
+	@$(PYTHON) Testing/Benchmarks/remote.py
 	@$(PYTHON) Testing/Benchmarks/foundation.py
+	@$(PYTHON) Testing/Benchmarks/gpu_check.py
 	@$(PYTHON) Testing/Benchmarks/memory.py
 
 validate: $(INSTALLED)

@@ -30,6 +30,7 @@ TITLES = {
     "datasets": "public data sets", "doctor": "what is installed",
     "scan": "files, DICOM, modality, grids", "prompt": "text to finding and site",
     "models": "packages, catalogue, store",
+    "remote": "another machine, over SSH",
     "networks": "autoencoder, denoiser,\nattention, text encoder", "files": "atomic files, folders",
     "progress": "progress, cancel", "channel": "JSON lines", "errors": "one class a kind",
 }

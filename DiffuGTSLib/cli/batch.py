@@ -119,9 +119,10 @@ def register(app: typer.Typer) -> None:
 
 def _check_host(host: str, cluster: str | None) -> None:
     """Refuses what cannot work, before a folder is made."""
+    from DiffuGTSLib.errors import InvalidOption
+
     if host and cluster is not None:
-        raise typer.BadParameter("A batch runs on a host or on a cluster, not on both.",
-                                 param_hint="--host")
+        raise InvalidOption("host", "left out where --cluster is given")
     if host:
         from DiffuGTSLib.remote.address import Address
 

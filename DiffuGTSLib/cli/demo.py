@@ -13,7 +13,7 @@ from DiffuGTSLib.cli.segment import Bar, Outputs, Run, segment_scan
 from DiffuGTSLib.errors import OutputNotWritten
 from DiffuGTSLib.evaluation.measures import dice
 from DiffuGTSLib.pipeline import Options
-from DiffuGTSLib.pipeline.lesions import find_lesions, labelled
+from DiffuGTSLib.pipeline.lesions import find_lesions
 from DiffuGTSLib.scan.example_scans import example_scans
 from DiffuGTSLib.scan.phantom import Kind, make_phantom
 
@@ -84,7 +84,7 @@ def _compared(finished: Run, outline: sitk.Image) -> dict[str, Any]:
     """What the scan truly holds, and the DSC with what was found."""
     tumors = find_lesions(outline, sitk.Cast(outline, sitk.sitkFloat32))
     # The lesions as they are written: crumbs are none.
-    segmented = labelled(finished.results[0].mask)
+    segmented = finished.results[0].labels
     found, there = (sitk.GetArrayViewFromImage(mask) > 0 for mask in (segmented, outline))
     return {"truth": {"tumors": len(tumors), "volume_ml": sum(t.volume_ml for t in tumors)},
             "dsc": dice(found, there)}

@@ -34,6 +34,7 @@ def check(
 
 
 def _as_text(found: dict[str, Any]) -> str:
+    """What `look_at` found, in lines."""
     lines = [f"{found['host']} has DiffuGTS {found['version']}."]
     for each in found["findings"]:
         if each["state"] != "ok" or each["name"] in found["devices"]:

@@ -13,6 +13,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from DiffuGTSLib.networks.convolution import Conv3d
+
 
 class Conv(nn.Module):
     """A 3D convolution under the name that MAISI's checkpoints give it (`conv`)."""
@@ -23,7 +25,7 @@ class Conv(nn.Module):
     ) -> None:
         super().__init__()
         pad = kernel // 2 if padding is None else padding
-        self.conv: nn.Module = nn.Conv3d(in_channels, out_channels, kernel, stride, pad)
+        self.conv: nn.Module = Conv3d(in_channels, out_channels, kernel, stride, pad)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(x)

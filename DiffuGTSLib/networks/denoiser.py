@@ -27,6 +27,7 @@ from DiffuGTSLib.networks.denoiser_blocks import (
 
 REGIONS = 4
 """Body regions: head and neck, thorax, abdomen, pelvis and legs."""
+TIMESTEPS, MIN_LEVEL = 1000.0, 0.02
 UNKNOWN = 0
 # The uppermost and the lowest body region of a prompt's anatomy, as indices into head and neck,
 # thorax, abdomen, pelvis and legs. Where it may be anywhere: the trunk, of which MAISI saw most.
@@ -68,6 +69,9 @@ class Denoiser(ModelMixin, ConfigMixin):
         include_top_region_index_input: takes the uppermost body region; ddpm True.
         include_bottom_region_index_input: takes the lowest body region; ddpm True.
         include_spacing_input: takes the voxel spacing.
+        continues: of a rectified flow that was trained to inpaint: what the layers give is added
+            to the continuation of the surroundings, and the sum is x0. The input is the noisy
+            latent, the mask and that continuation (pipeline/inpainting.py): 2 C + 1 channels.
 
     Raises:
         ValueError: the lists differ in length, or a width is no multiple of the groups or heads.
@@ -92,6 +96,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         include_top_region_index_input: bool = False,
         include_bottom_region_index_input: bool = False,
         include_spacing_input: bool = False,
+        continues: bool = False,
     ) -> None:
         super().__init__()
         widths = tuple(num_channels)
@@ -161,7 +166,7 @@ class Denoiser(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"each axis must be a multiple of {self.downscale}, got {tuple(x.shape[2:])}"
             )
-        given, x = x.dtype, x.to(self.dtype)  # the weights of a GPU run are bfloat16
+        given, x = x, x.to(self.dtype)  # the weights of a GPU run are bfloat16
         embedding = self._time_and_class(x, timesteps, class_labels)
         embedding = self._with_inputs(embedding, top_region, bottom_region, spacing)
         h = self.conv_in(x)
@@ -171,7 +176,17 @@ class Denoiser(ModelMixin, ConfigMixin):
         h = self.middle_block(h, embedding)
         for level in self.up_blocks:
             h = level(h, embedding, skips)
-        return self.out(h).to(given)
+        output = self.out(h).to(given.dtype)
+        return self._velocity(given, output, timesteps) if self.config.continues else output
+
+    def _velocity(
+        self, shown: torch.Tensor, added: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """x0 - eps, which is (x0 - x_t) / t, where x0 is the continuation and what is added."""
+        latents = added.shape[1]
+        level = torch.atleast_1d(timesteps).to(shown) / TIMESTEPS
+        level = level.clamp_min(MIN_LEVEL).view(-1, 1, 1, 1, 1)
+        return (shown[:, latents + 1:] + added - shown[:, :latents]) / level
 
     def _time_and_class(
         self, x: torch.Tensor, timesteps: torch.Tensor, class_labels: torch.Tensor | None

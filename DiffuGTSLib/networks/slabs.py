@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from DiffuGTSLib.networks.convolution import convolve
 from DiffuGTSLib.networks.tiling import Range, spans
 
 
@@ -210,5 +211,4 @@ def convolved(
     x = x[:, :, max(0, low) - first : min(length, high) - first]
     if low < 0 or high > length:
         x = F.pad(x, (0, 0, 0, 0, max(0, -low), max(0, high - length)))
-    return F.conv3d(x.to(layer.weight.dtype), layer.weight, layer.bias,
-                    padding=(0, reach, reach))
+    return convolve(x.to(layer.weight.dtype), layer.weight, layer.bias, (0, reach, reach))

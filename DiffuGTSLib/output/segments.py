@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from DiffuGTSLib.pipeline.lesions import labelled
 from DiffuGTSLib.scan import write_segmentation
 from DiffuGTSLib.scan.nifti import keep_forms
 from DiffuGTSLib.scan.segmentation_file import COLOURS
@@ -144,7 +143,7 @@ def combine(results: Sequence[Result]) -> sitk.Image:
     best = np.zeros(labels.shape, np.float32)
     taken = 0
     for result in results:
-        own = sitk.GetArrayFromImage(labelled(result.mask))
+        own = sitk.GetArrayFromImage(result.labels)
         probability = sitk.GetArrayViewFromImage(result.probability)
         wins = (own > 0) & ((labels == 0) | (probability > best))
         labels[wins] = own[wins] + taken

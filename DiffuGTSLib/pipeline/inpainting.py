@@ -21,6 +21,8 @@ from DiffuGTSLib.pipeline.scan_size import MIN_CROP_MM
 from DiffuGTSLib.progress import Progress
 from DiffuGTSLib.scan import Canonical
 
+# Of `continued`: sweeps a level, and voxels an axis of the coarsest.
+_SWEEPS, _COARSEST = 12, 2
 Box = tuple[slice, slice, slice]
 # Of the normalised intensity: fat and denser in a CT (-500 HU), tissue in an MR.
 _BODY = {"CT": 0.25, "MR": 0.1}
@@ -113,14 +115,27 @@ def find_candidates(
     if not kept:
         return Candidates(cores, cores, [])
     reach = [max(1, round(options.dilation_mm / s)) for s in spacing]
-    # A box, axis after axis: a tenth of the time of one dilation in three dimensions.
-    mask = ndimage.maximum_filter(
-        cores.view(np.uint8), [2 * r + 1 for r in reach], mode="constant"
-    ).view(bool)
+    mask = _dilated(cores, labels, [label for _, label in kept], reach)
     if region is not None:
         mask &= region
     boxes = _boxes(ndimage.label(mask)[0], mask.shape, spacing, options, latent_voxel, multiple)
     return Candidates(mask, cores, boxes)
+
+
+def _dilated(
+    cores: np.ndarray, labels: np.ndarray, kept: Sequence[int], reach: Sequence[int]
+) -> np.ndarray:
+    """The cores with all that lies within a box of `reach` voxels around one of theirs."""
+    mask = np.zeros(cores.shape, bool)
+    extents = ndimage.find_objects(labels)
+    for label in kept:
+        x, y, z = (slice(max(0, s.start - r), s.stop + r)
+                   for s, r in zip(extents[label - 1], reach, strict=True))
+        # Axis after axis: a tenth of the time of one dilation in three dimensions.
+        mask[x, y, z] |= ndimage.maximum_filter(
+            cores[x, y, z].view(np.uint8), [2 * r + 1 for r in reach], mode="constant"
+        ).view(bool)
+    return mask
 
 
 def _boxes(
@@ -167,6 +182,46 @@ def latent_mask(mask: torch.Tensor, factor: int) -> torch.Tensor:
     return F.max_pool3d(mask.float()[None, None], factor)
 
 
+def continued(latent: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The latent with a smooth continuation of its known part where `mask` is 1.
+
+    The solution of Laplace's equation with the known part as its border, to a few per cent: coarse
+    to fine, so that a hole of any size is filled in a few sweeps.
+
+    Args:
+        latent: (N, C, x, y, z); what it holds inside the mask does not matter.
+        mask: (N, 1, x, y, z), 0 or 1.
+
+    Returns:
+        (N, C, x, y, z), equal to `latent` outside the mask; 0 where nothing is known at all.
+    """
+    known = 1 - mask
+    kept = torch.where(mask > 0, torch.zeros_like(latent), latent)
+    return torch.where(mask > 0, _filled(kept, known), latent)
+
+
+def _filled(kept: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Everywhere: the values where `known` is 1, and what follows from them elsewhere.
+
+    Args:
+        kept: values times `known`, (N, C, x, y, z).
+        known: (N, 1, x, y, z), 0 to 1: the share of a voxel that is known.
+    """
+    first = torch.zeros_like(kept)
+    if max(kept.shape[2:]) > _COARSEST and bool((known == 0).any()):
+        window = [min(2, n) for n in kept.shape[2:]]
+        share = F.avg_pool3d(known, window, ceil_mode=True, count_include_pad=False)
+        sums = F.avg_pool3d(kept * known, window, ceil_mode=True, count_include_pad=False)
+        coarse = _filled(sums / share.clamp_min(1e-6), (share > 0).to(kept))
+        first = F.interpolate(coarse, size=kept.shape[2:], mode="trilinear")
+    values = torch.where(known > 0, kept, first)
+    for _ in range(_SWEEPS):
+        padded = F.pad(values, (1,) * 6, mode="replicate")
+        around = F.avg_pool3d(padded, 3, 1)
+        values = torch.where(known > 0, kept, around)
+    return values
+
+
 def inpaint(
     denoiser: Denoiser,
     schedule: Schedule,
@@ -183,7 +238,7 @@ def inpaint(
 
     A plain denoiser (MAISI's) sees the known part at the noise level of the step. One that was
     trained to inpaint has an input channel more, the mask, and sees the known part clean, as in
-    its training.
+    its training; the embedded one starts from the smooth continuation of that part, too.
 
     Args:
         latent: z = mu(E(I)) x scale, (1, L, x, y, z).
@@ -198,7 +253,9 @@ def inpaint(
     Raises:
         Cancelled: through `progress`.
     """
-    trained_to_inpaint = denoiser.config.in_channels == latent.shape[1] + 1
+    continues = bool(denoiser.config.continues)
+    trained_to_inpaint = continues or denoiser.config.in_channels == latent.shape[1] + 1
+    surroundings = [continued(latent, mask)] if continues else []
 
     def known(noise: torch.Tensor, index: int) -> torch.Tensor:
         return latent if trained_to_inpaint else schedule.noised(latent, noise, index)
@@ -207,7 +264,7 @@ def inpaint(
     z = torch.where(mask > 0, noise, known(noise, 0))
     for index in range(len(schedule)):
         for turn in range(resamplings):
-            shown = torch.cat([z, mask], 1) if trained_to_inpaint else z
+            shown = torch.cat([z, mask, *surroundings], 1) if trained_to_inpaint else z
             timestep = schedule.timesteps[index].reshape(1).to(latent.device)
             output = conditioning.predict(denoiser, shown, timestep).to(latent.dtype)
             stepped = schedule.step(output, index, z, generator)

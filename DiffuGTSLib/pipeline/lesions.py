@@ -97,7 +97,8 @@ def prominent(score: np.ndarray, threshold: float, least: float) -> np.ndarray:
 
 
 def find_lesions(
-    mask: sitk.Image, score: sitk.Image, minimum_ml: float = MINIMUM_ML
+    mask: sitk.Image, score: sitk.Image, minimum_ml: float = MINIMUM_ML,
+    labels: sitk.Image | None = None,
 ) -> list[Lesion]:
     """Measures each connected part of `mask`, the largest first.
 
@@ -105,6 +106,7 @@ def find_lesions(
         mask: 3D, nonzero is lesion.
         score: 0..1 on the same grid.
         minimum_ml: smaller parts are left out.
+        labels: what `labelled` gives of them, where that is known already.
 
     Raises:
         ValueError: `score` has another size than `mask`.
@@ -115,7 +117,10 @@ def find_lesions(
     if box is None:
         return []
     corner, size = box
-    labels = _components(sitk.RegionOfInterest(mask, size, corner), minimum_ml)
+    if labels is None:
+        labels = _components(sitk.RegionOfInterest(mask, size, corner), minimum_ml)
+    else:
+        labels = sitk.RegionOfInterest(labels, size, corner)
     scores = sitk.Cast(sitk.RegionOfInterest(score, size, corner), sitk.sitkFloat32)
     scores.CopyInformation(labels)
     statistics = sitk.LabelIntensityStatisticsImageFilter()
@@ -159,7 +164,7 @@ def _measure(
     stack = np.moveaxis(sitk.GetArrayFromImage(crop == label).T.astype(bool), axis, 0)
     spacing = np.array(labels.GetSpacing())
     within = np.delete(spacing, axis)
-    longest, perpendicular = max(_diameters(plane, within) for plane in stack)
+    longest, perpendicular = _longest_of_slices(stack, within)
     left, posterior, superior = statistics.GetCentroid(label)
     start = first + box[axis]
     return Lesion(
@@ -200,6 +205,21 @@ def _longest_distance(points: np.ndarray) -> tuple[float, np.ndarray, np.ndarray
     one, other = np.unravel_index(np.argmax(distances), distances.shape)
     longest = float(distances[one, other])
     return longest, (hull[other] - hull[one]) / longest, hull
+
+
+def _longest_of_slices(stack: np.ndarray, spacing: np.ndarray) -> tuple[float, float]:
+    """The largest of the slices' `_diameters`. No slice is measured that is too small to have it:
+    most of a lesion's are."""
+    boxes = [ndimage.find_objects(plane.view(np.uint8)) for plane in stack]
+    sides = [[s.stop - s.start for s in box[0]] if box else [0, 0] for box in boxes]
+    # The box's diagonal; a little more, for the rounding.
+    reach = np.hypot(*(np.array(sides) * spacing).T) * (1 + 1e-9)
+    best = (0.0, 0.0)
+    for index in np.argsort(-reach):
+        if reach[index] < best[0]:
+            break
+        best = max(best, _diameters(stack[index], spacing))
+    return best
 
 
 def _diameters(plane: np.ndarray, spacing: np.ndarray) -> tuple[float, float]:

@@ -116,17 +116,23 @@ class Planner:
             TooLarge: none fits; the message names what is needed and what can be used.
         """
         self.check_host(size)
-        limits, crop = self.limits, self.limits.min_crop(size)
-        evidence = EVIDENCE_BYTES * math.prod(size)
+        return self._fitting("The scan", size, self._devices,
+                             lambda device, tiling: self._scan_bytes(size, tiling, device)[0])
 
-        def need(device: str, tiling: Tiling | None) -> int:
-            itemsize = element_bytes(device)
-            peak, kept = limits.encoding_bytes(size, tiling, itemsize)
-            after = min(limits.crop_bytes(crop, limits.samples, way, itemsize)
-                        for way in (None, TILINGS[-1]))
-            return max(peak, kept + after + (evidence if device == "cpu" else 0))
+    def leaves_room(self, size: Size, device: str) -> bool:
+        """Whether what the plan of a scan of `size` voxels counts on beside the encoded scan is
+        free, once it was encoded in one piece: then more may be kept of it."""
+        need, kept = self._scan_bytes(size, None, device)
+        return need - kept <= self._free(device)
 
-        return self._fitting("The scan", size, self._devices, need)
+    def _scan_bytes(self, size: Size, tiling: Tiling | None, device: str) -> tuple[int, int]:
+        """Bytes at the peak of a run on a scan with the smallest crop, and of the encoded scan."""
+        limits, crop, itemsize = self.limits, self.limits.min_crop(size), element_bytes(device)
+        peak, kept = limits.encoding_bytes(size, tiling, itemsize)
+        after = min(limits.crop_bytes(crop, limits.samples, way, itemsize)
+                    for way in (None, TILINGS[-1]))
+        evidence = EVIDENCE_BYTES * math.prod(size) if device == "cpu" else 0
+        return max(peak, kept + after + evidence), kept
 
     def crop(self, size: Size, samples: int, device: str) -> Iterator[Plan]:
         """Plans to inpaint a crop of `size` voxels of a scan that is on `device`, and compare it.
@@ -140,6 +146,11 @@ class Planner:
             lambda device, tiling: self.limits.crop_bytes(
                 size, samples, tiling, element_bytes(device)),
         )
+
+    def crop_fits(self, size: Size, samples: int, device: str) -> bool:
+        """Whether such a crop is free to run in one piece."""
+        need = self.limits.crop_bytes(size, samples, None, element_bytes(device))
+        return need <= self._free(device)
 
     def _fitting(
         self, what: str, size: Size, devices: Sequence[str],

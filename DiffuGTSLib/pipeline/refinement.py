@@ -15,8 +15,42 @@ from DiffuGTSLib.networks import Conditioning
 from DiffuGTSLib.networks.device import precision
 from DiffuGTSLib.pipeline.inpainting import Box, Candidates, inpaint, latent_mask
 from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out
-from DiffuGTSLib.pipeline.residual import Comparison, compare
+from DiffuGTSLib.pipeline.residual import Comparison, Rebuilt, compare
 from DiffuGTSLib.progress import Progress
+
+MAX_KEPT = 16  # crops: twice as many as a prompt has at most
+
+
+class RebuiltCrops:
+    """A scan's crops as the autoencoder gives them back, kept from prompt to prompt.
+
+    Prompts on one scan often have their candidates in the same crops: two fifths of a comparison
+    are then done already. Only crops in one piece are kept, on the scan's own device.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, ...], Rebuilt] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, box: Box) -> Rebuilt | None:
+        """The crop of that box, where it is kept."""
+        return self._kept.get(_key(box))
+
+    def keep(self, box: Box, rebuilt: Rebuilt) -> None:
+        """Keeps a crop; the one that was kept first goes when they are too many."""
+        self._kept[_key(box)] = rebuilt
+        if len(self._kept) > MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
+
+    def clear(self) -> None:
+        """Gives all memory back."""
+        self._kept.clear()
+
+
+def _key(box: Box) -> tuple[int, ...]:
+    return tuple(end for s in box for end in (s.start, s.stop))
 
 
 @dataclass(frozen=True)
@@ -27,6 +61,7 @@ class CropComparison:
         package: the model.
         planner: of the model's runs.
         latent: of the scan, scaled, (1, L, X/4, Y/4, Z/4).
+        rebuilt: of the scan, from earlier prompts and for later ones.
         candidates: where to inpaint.
         conditioning: what the denoiser is given beside the latent.
         samples: pseudo-healthy samples a crop.
@@ -38,6 +73,7 @@ class CropComparison:
     package: Package
     planner: Planner
     latent: torch.Tensor
+    rebuilt: RebuiltCrops
     candidates: Candidates
     conditioning: Conditioning
     samples: int
@@ -54,7 +90,10 @@ class CropComparison:
         """
         for number, box in enumerate(self.candidates.boxes):
             x, y, z = (s.stop - s.start for s in box)
-            plans = self.planner.crop((x, y, z), self.samples, str(self.latent.device))
+            device = str(self.latent.device)
+            if not self.planner.crop_fits((x, y, z), self.samples, device):
+                self.rebuilt.clear()
+            plans = self.planner.crop((x, y, z), self.samples, device)
             yield box, carry_out(plans, partial(self._compared, number), "A region was inpainted",
                                  self.on_note)
 
@@ -68,9 +107,20 @@ class CropComparison:
         self.steps.step("residual", number, len(boxes))
         with torch.inference_mode(), precision(plan.device):
             return compare(
-                self.package.autoencoder, latent / scale, [z / scale for z in healthy],
-                plan.tiling,
+                self.package.autoencoder, self._rebuilt(latent / scale, boxes[number], plan),
+                [z / scale for z in healthy], plan.tiling,
             )
+
+    def _rebuilt(self, latent: torch.Tensor, box: Box, plan: Plan) -> Rebuilt:
+        """The crop of an unscaled latent, with nothing inpainted; kept, where memory suffices."""
+        if plan.tiling is not None or plan.device != str(self.latent.device):
+            self.rebuilt.clear()
+            return Rebuilt(self.package.autoencoder, latent, plan.tiling)
+        rebuilt = self.rebuilt.get(box)
+        if rebuilt is None:
+            rebuilt = Rebuilt(self.package.autoencoder, latent)
+            self.rebuilt.keep(box, rebuilt)
+        return rebuilt
 
     def _inpainted(self, latent: torch.Tensor, number: int, sample: int) -> torch.Tensor:
         """One pseudo-healthy latent of a crop, scaled."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -51,22 +52,47 @@ class Comparison:
     spread: torch.Tensor
 
 
+class Rebuilt:
+    """A crop as the autoencoder gives it back, nothing inpainted: the side of a comparison that
+    depends on no prompt.
+
+    Args:
+        latent: of the crop, unscaled, (1, L, x, y, z).
+        tiling: how a large crop is tiled; None for one piece.
+
+    Attributes:
+        scan: D(z), float32 (1, 1, X, Y, Z), normalised intensity.
+    """
+
+    def __init__(
+        self, autoencoder: Autoencoder, latent: torch.Tensor, tiling: Tiling | None = None
+    ) -> None:
+        self._autoencoder = autoencoder
+        self._tiling = tiling
+        self.scan = _decoded(autoencoder, latent, tiling)
+
+    @cached_property
+    def stage_ends(self) -> list[Planes]:
+        """F_l(D(z)); not before they are needed, so that they are not beside the samples'
+        decoding."""
+        return _stage_ends(self._autoencoder, self.scan, self._tiling)
+
+
 def compare(
-    autoencoder: Autoencoder, latent: torch.Tensor, healthy: Sequence[torch.Tensor],
+    autoencoder: Autoencoder, rebuilt: Rebuilt, healthy: Sequence[torch.Tensor],
     tiling: Tiling | None = None,
 ) -> Comparison:
     """The residuals of a crop against its pseudo-healthy samples.
 
     Args:
-        latent: of the crop, unscaled, (1, L, x, y, z).
-        healthy: the samples' latents, unscaled.
+        rebuilt: the crop, with nothing inpainted.
+        healthy: the samples' latents, unscaled, (1, L, x, y, z).
         tiling: how a large crop is tiled; None for one piece.
     """
-    rebuilt = _decoded(autoencoder, latent, tiling)
     samples = [_decoded(autoencoder, z, tiling) for z in healthy]
     mean = torch.stack(samples).mean(0)
     far = _features_apart(autoencoder, rebuilt, mean, tiling)
-    near = torch.stack([pixel_residual(rebuilt, sample) for sample in samples]).mean(0)
+    near = torch.stack([pixel_residual(rebuilt.scan, sample) for sample in samples]).mean(0)
     spread = torch.stack(samples).std(0, unbiased=False)
     return Comparison(mean[0, 0], near[0, 0], far, spread[0, 0])
 
@@ -80,22 +106,23 @@ def _decoded(
 
 
 def _features_apart(
-    autoencoder: Autoencoder, ours: torch.Tensor, theirs: torch.Tensor, tiling: Tiling | None
+    autoencoder: Autoencoder, rebuilt: Rebuilt, healthy: torch.Tensor, tiling: Tiling | None
 ) -> torch.Tensor:
     """F = sum over stages of 1 - cos(F_l(D(z)), F_l(D(z0))), (X, Y, Z).
 
     Slab by slab: the float32 copies that it needs never exist in one piece.
     """
     levels = []
-    for pair in zip(*(_stage_ends(autoencoder, x, tiling) for x in (ours, theirs)), strict=True):
+    theirs = _stage_ends(autoencoder, healthy, tiling)
+    for pair in zip(rebuilt.stage_ends, theirs, strict=True):
         slab = pair[0].length if tiling is None else tiling.slab(pair[0].plane_elements)
         slabs = zip(*(planes.slabs(slab) for planes in pair), strict=True)
-        level, first = ours.new_empty(1, 1, *pair[0].shape[2:]), 0
+        level, first = healthy.new_empty(1, 1, *pair[0].shape[2:]), 0
         for a, b in slabs:
             level[:, :, first : first + a.shape[2]] = cosine_distance(a, b)
             first += a.shape[2]
         levels.append(level)
-    return sum_of_upsampled(levels, ours.shape[2:])
+    return sum_of_upsampled(levels, healthy.shape[2:])
 
 
 def _stage_ends(

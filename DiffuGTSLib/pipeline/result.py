@@ -13,11 +13,11 @@ from scipy import ndimage
 from DiffuGTSLib.models import Fusion
 from DiffuGTSLib.models.card import shifted_threshold
 from DiffuGTSLib.pipeline.inpainting import Box, Candidates
-from DiffuGTSLib.pipeline.lesions import Lesion, bounding_box, find_lesions, prominent
+from DiffuGTSLib.pipeline.lesions import Lesion, bounding_box, find_lesions, labelled, prominent
 from DiffuGTSLib.pipeline.residual import Comparison
 from DiffuGTSLib.prompt import Prompt
 from DiffuGTSLib.scan import Canonical
-from DiffuGTSLib.scan.canonical import boxes_to_input_grid, image_on_input_grid, to_input_grid
+from DiffuGTSLib.scan.canonical import boxes_to_input_grid, parts_on_input_grid, to_input_grid
 
 _SAME_AT_EVERY_THRESHOLD = (
     "probability", "attention", "residual", "uncertainty", "pseudo_healthy", "boxes"
@@ -199,7 +199,12 @@ class Result:
     @cached_property
     def lesions(self) -> list[Lesion]:
         """The lesions, largest first."""
-        return find_lesions(self.mask, self.probability)
+        return find_lesions(self.mask, self.probability, labels=self.labels)
+
+    @cached_property
+    def labels(self) -> sitk.Image:
+        """The lesions' numbers, uint16, on the input's grid: 1 is the largest, 0 is none."""
+        return labelled(self.mask)
 
     @cached_property
     def pseudo_healthy(self) -> sitk.Image:
@@ -210,32 +215,44 @@ class Result:
         scan = sitk.Cast(self.image, sitk.sitkFloat32)
         if not self.evidence.mask.any():
             return scan
-        fade, tissue = self._fade_and_tissue()
-        share = boxes_to_input_grid(fade, self.boxes, self.canonical)
-        new = boxes_to_input_grid(tissue, self.boxes, self.canonical)
-        voxels = sitk.GetArrayFromImage(scan)
-        inside = share > 0
-        voxels[inside] += share[inside] * (new[inside] - voxels[inside])
-        return image_on_input_grid(voxels, self.canonical)
+        own = sitk.GetArrayViewFromImage(self.image)
+        for region, (share, new) in parts_on_input_grid(
+            self._fade_and_tissue(), self.boxes, self.canonical
+        ):
+            # From the scan itself, not from what an overlapping region has left.
+            voxels = own[region[::-1]].astype(np.float32)
+            inside = share > 0
+            voxels[inside] += share[inside] * (new[inside] - voxels[inside])
+            scan[region] = sitk.GetImageFromArray(voxels)
+        return scan
 
     def _fade_and_tissue(self) -> tuple[np.ndarray, np.ndarray]:
         """How much of the inpainted tissue shows, 0 to 1, and that tissue, in the scan's own units.
 
         The share fades inside M, so that the region's edge does not show and outside nothing
-        changes. The tissue goes on beyond M's border, for the interpolation.
+        changes. The tissue goes on beyond M's border, for the interpolation: a voxel is enough,
+        since where no corner of the interpolation shows, its outcome is not used.
         """
         mask = self.evidence.mask
-        near = tuple(
-            slice(max(0, min(s.start for s in axis) - 2), max(s.stop for s in axis) + 2)
-            for axis in zip(*self.boxes, strict=True)
-        )
         fade, tissue = np.zeros(mask.shape, np.float32), np.zeros(mask.shape, np.float32)
-        fade[near] = np.clip(ndimage.distance_transform_edt(mask[near]) / 2.0, 0, 1)
-        nearest = ndimage.distance_transform_edt(
-            ~mask[near], return_distances=False, return_indices=True
-        )
-        healthy = self.evidence.healthy[near][tuple(nearest)]
-        tissue[near] = healthy * self._unit() + self.canonical.limits[0]
+        for box in self.boxes:
+            # Two voxels around: the share is 1 beyond that depth, and no nearest voxel is farther.
+            near, edge = (
+                tuple(slice(max(0, s.start - margin), s.stop + margin) for s in box)
+                for margin in (2, 1)
+            )
+            inner, beyond = (
+                tuple(slice(a.start - n.start, a.stop - n.start)
+                      for a, n in zip(part, near, strict=True))
+                for part in (box, edge)
+            )
+            depth = ndimage.distance_transform_edt(mask[near])
+            fade[box] = np.clip(depth[inner] / 2.0, 0, 1)
+            nearest = ndimage.distance_transform_edt(
+                ~mask[near], return_distances=False, return_indices=True
+            )
+            healthy = self.evidence.healthy[near][tuple(n[beyond] for n in nearest)]
+            tissue[edge] = healthy * self._unit() + self.canonical.limits[0]
         return fade, tissue
 
     def with_threshold(self, threshold: float) -> Result:
@@ -258,5 +275,4 @@ class Result:
         return high - low
 
     def _inpainted_part(self, array: np.ndarray) -> sitk.Image:
-        voxels = boxes_to_input_grid(array, self.boxes, self.canonical)
-        return image_on_input_grid(voxels, self.canonical)
+        return boxes_to_input_grid(array, self.boxes, self.canonical)

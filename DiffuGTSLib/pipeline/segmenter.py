@@ -7,7 +7,7 @@ once a scan), 2. attend, 3. inpaint, 4. compare, 5. refine (`Segmenter.segment`,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,14 +34,14 @@ from DiffuGTSLib.pipeline.inpainting import (
 )
 from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out
 from DiffuGTSLib.pipeline.options import Options
-from DiffuGTSLib.pipeline.refinement import CropComparison
+from DiffuGTSLib.pipeline.refinement import CropComparison, RebuiltCrops
 from DiffuGTSLib.pipeline.result import Evidence, Result
 from DiffuGTSLib.pipeline.scan_size import TILINGS, SizeLimits
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt import Prompt, understand
 from DiffuGTSLib.prompt.lesion_classes import reliability
 from DiffuGTSLib.scan import Canonical, Scan, as_scan, to_canonical
-from DiffuGTSLib.scan.canonical import boxes_to_input_grid, image_on_input_grid
+from DiffuGTSLib.scan.canonical import boxes_to_input_grid
 from DiffuGTSLib.scan.header import ScanGrid
 from DiffuGTSLib.scan.nifti import states_sides
 from DiffuGTSLib.scan.region import as_region, read_region, region_on_grid
@@ -70,6 +70,7 @@ class EncodedScan:
         sequence: of MR, as `Scan` has it; "" where it is not known.
         notes: what the user should know of how it was encoded; sentences.
         modality_reason: why it is taken for CT or MR, to follow these in a sentence.
+        rebuilt: crops that earlier prompts have had decoded.
     """
 
     canonical: Canonical
@@ -81,6 +82,7 @@ class EncodedScan:
     sequence: str = ""
     notes: Sequence[str] = ()
     modality_reason: str = ""
+    rebuilt: RebuiltCrops = field(default_factory=RebuiltCrops)
 
     @property
     def features(self) -> list[torch.Tensor]:
@@ -329,6 +331,7 @@ class Segmenter:
 
         # 2. Attend: where the scan looks abnormal in the sense of the text (METHOD.md 2).
         steps.step("attention", 0, 1)
+        self._release_rebuilt(scan)
         inside = None if within is None else region_on_grid(as_region(within), scan.canonical)
         attention = _finite(self.attend(scan, prompt, notes.append, gated=inside is None))
         attention = self._one_side(attention, prompt, scan, level, notes.append)
@@ -354,10 +357,18 @@ class Segmenter:
         # 3. Inpaint: healthy tissue in the place of the candidates, crop by crop (METHOD.md 3).
         # 4. Compare: what differs between a crop and its pseudo-healthy samples (METHOD.md 4).
         crops = CropComparison(
-            self.package, self.planner, scan.latent, candidates, self._conditioning(scan, prompt),
-            card.samples if samples is None else samples, seed, steps, notes.append)
+            self.package, self.planner, scan.latent, scan.rebuilt, candidates,
+            self._conditioning(scan, prompt), card.samples if samples is None else samples, seed,
+            steps, notes.append)
         self._refine(result, crops, fusion, steps)
+        self._release_rebuilt(scan)
         return result
+
+    def _release_rebuilt(self, scan: EncodedScan) -> None:
+        """Keeps no decoded crops where they take what the memory plan counts on."""
+        x, y, z = scan.canonical.tensor.shape[2:]
+        if scan.encoding.fine or not self.planner.leaves_room((x, y, z), scan.device):
+            scan.rebuilt.clear()
 
     @staticmethod
     def _refine(result: Result, crops: CropComparison, fusion: Fusion, steps: Progress) -> None:
@@ -461,7 +472,6 @@ def _progress(given: Callback | Progress | None) -> Progress:
 
 def _preview(result: Result, candidates: Candidates) -> Preview:
     cores = candidates.cores.astype(np.float32)
-    inside = boxes_to_input_grid(cores, result.boxes, result.canonical) > 0.5
     return Preview(
-        result.attention, image_on_input_grid(inside.astype(np.uint8), result.canonical)
+        result.attention, boxes_to_input_grid(cores, result.boxes, result.canonical) > 0.5
     )

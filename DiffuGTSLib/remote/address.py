@@ -23,9 +23,10 @@ _FOREIGN = ("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_INSERT_L
             "PYTHONHOME", "PYTHONPATH")
 _OPTIONS = ("-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}",
             "-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=3",
-            "-o", "ClearAllForwardings=yes", "-o", "LogLevel=INFO")
+            "-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none", "-o", "LogLevel=INFO")
 _HOST = re.compile(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.+-]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*")
-_URI = re.compile(r"(ssh://(?:[^@/\s]+@)?(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\])(?::\d+)?)(/.*)?")
+_URI = re.compile(r"(ssh://(?:[A-Za-z0-9_.][^@/\s]*@)?"
+                  r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:]+\])(?::\d+)?)(/.*)?")
 _MOST_INCLUDES = 16
 
 
@@ -67,6 +68,8 @@ class Address:
         text = text.strip()
         if uri := _URI.fullmatch(text):
             host, program = uri[1], uri[2] or ""
+        elif text.startswith("ssh://"):
+            host = program = ""
         else:
             host, _, program = text.partition(":")
             if not _HOST.fullmatch(host):

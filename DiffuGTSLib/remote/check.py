@@ -32,6 +32,9 @@ def look_at(host: str) -> dict[str, Any]:
 
     Raises:
         DiffuGTSError: there is no connection, and why.
+
+    Example:
+        >>> look_at("gpu")["models"]    # doctest: +SKIP
     """
     address = Address.parse(host)
     connection = Connection(address, lambda event: None)

@@ -12,7 +12,6 @@ import queue
 import subprocess
 import sys
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Any
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.channel import Id, Throttle
-from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten
+from DiffuGTSLib.errors import Cancelled, DiffuGTSError, InvalidOption, OutputNotWritten
 from DiffuGTSLib.remote.address import CONNECT_SECONDS, Address, environment
 from DiffuGTSLib.remote.failures import (
     ConnectionLost,
@@ -35,7 +34,7 @@ from DiffuGTSLib.remote.frames import (
     StreamDamaged,
     StreamEnded,
 )
-from DiffuGTSLib.remote.relay import ALIVE_SECONDS, HELLO, PROTOCOL, VOLUMES
+from DiffuGTSLib.remote.relay import ALIVE_SECONDS, HELLO, PROTOCOL, SUFFIXES, VOLUMES
 
 SILENCE_SECONDS = 10.0
 # Scans that stay on the other side: the worker keeps one encoded, and a user goes back and forth.
@@ -245,10 +244,10 @@ class Connection:
             except Cancelled:
                 if job is not None:
                     self._finish(job, {"type": "cancelled", "id": job.id})
-            except OSError:
+            except (OSError, InvalidOption) as problem:
+                error = problem if isinstance(problem, DiffuGTSError) else OutputNotWritten(
+                    "The scan's file cannot be read any more.", "Run again.")
                 if job is not None:
-                    error = OutputNotWritten("The scan's file cannot be read any more.",
-                                             "Run again.")
                     self._finish(job, _error(error, job.id))
             except StreamEnded:
                 return  # the reading side notices, too
@@ -257,11 +256,13 @@ class Connection:
         request = dict(request)
         if job is not None and request["type"] == "segment":
             within = request.get("within")
+            image = Path(request["image"])
+            suffix = _suffix(image)
             if within:
                 job.region = self._name("region")
+                request["within"] = {"file": job.region, "suffix": _suffix(Path(within))}
                 self._writer.send_file(Path(within), job.region)
-                request["within"] = {"file": job.region}
-            request["image"] = {"file": self._scan(Path(request["image"]), job)}
+            request["image"] = {"file": self._scan(image, job), "suffix": suffix}
         if job is not None:
             request["folder"] = "-"  # the relay's own
             with self._lock:
@@ -428,9 +429,21 @@ class Connection:
         """Says that this side lives, and ends the connection when the other one is silent."""
         while not self._closed.wait(ALIVE_SECONDS / 2):
             threading.Thread(target=self._tell, args=({"type": "alive"},), daemon=True).start()
-            if time.monotonic() - self._reader.heard > SILENCE_SECONDS:
+            if self._reader.silence > SILENCE_SECONDS:
                 self._process.kill()  # at which the reading side reports it
                 return
+
+
+def _suffix(path: Path) -> str:
+    """Of a volume's file, by which readers know its format.
+
+    Raises:
+        InvalidOption: it is no volume in one file.
+    """
+    suffix = next((each for each in SUFFIXES if path.name.lower().endswith(each)), None)
+    if suffix is None or not path.is_file():
+        raise InvalidOption("image", f"one file ({', '.join(SUFFIXES)}), to be sent")
+    return suffix
 
 
 def _size(path: Path | None) -> int:

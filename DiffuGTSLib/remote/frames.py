@@ -32,14 +32,12 @@ from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.files import sha256, temporary_path
 
 PIECE_BYTES = 1 << 20
-# Two cores compress about as many bytes a second of a CT; a faster link takes them as they are.
-FAST_BYTES_PER_SECOND = 150e6
 _LEVEL = 1
 _THREADS = 2
 _LONGEST_LINE = 1 << 20
 _READ_BYTES = 1 << 18
-# The newest pieces count most: a link may be shared.
-_FORGETTING = 0.9
+# Pieces that try a form out, and pieces until the other one is tried again: a link may be shared.
+_TRIED, _TRUSTED = 4, 96
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
 Message = dict[str, Any]
 
@@ -65,6 +63,36 @@ class Readable(Protocol):
         """Up to `size` bytes."""
 
 
+class _Form:
+    """Whether pieces travel compressed or as they are: whichever has been faster.
+
+    Both are tried in turns: what is the slower part, the link or the processors at its two ends,
+    shows in the time alone.
+    """
+
+    def __init__(self) -> None:
+        self._pieces = 0
+        self._bytes_per_second = {True: 0.0, False: 0.0}
+        self._measured, self._seconds, self._bytes = True, 0.0, 0
+
+    def choose(self) -> bool:
+        """For the next piece: True is compressed."""
+        position = self._pieces % _TRUSTED
+        self._pieces += 1
+        if position < 2 * _TRIED:
+            return position < _TRIED
+        return self._bytes_per_second[True] >= self._bytes_per_second[False]
+
+    def sent(self, compressed: bool, size: int, seconds: float) -> None:
+        """A piece of that many bytes, uncompressed, has taken so long."""
+        if compressed != self._measured:
+            self._measured, self._seconds, self._bytes = compressed, 0.0, 0
+        self._seconds += seconds
+        self._bytes += size
+        if self._bytes >= _TRIED * PIECE_BYTES:
+            self._bytes_per_second[compressed] = self._bytes / max(self._seconds, 1e-9)
+
+
 class FrameWriter:
     """Writes messages and files; from any thread.
 
@@ -75,7 +103,7 @@ class FrameWriter:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
-        self._sent, self._seconds = 0.0, 0.0  # of the newest pieces
+        self._form = _Form()
 
     def send(self, message: Message) -> None:
         """Writes one message.
@@ -104,38 +132,30 @@ class FrameWriter:
         """
         size = path.stat().st_size
         self.send({"type": "file", "name": name, "bytes": size, "sha256": sha256(path)})
-        done = 0
+        done, before = 0, time.monotonic()
         with path.open("rb") as stream, ThreadPoolExecutor(_THREADS) as pool:
-            for raw, packed in self._packed(stream, pool):
+            for compressed, raw, packed in self._packed(stream, pool):
                 header = {"type": "piece", "name": name, "bytes": len(packed),
                           "zlib": packed is not raw}
                 line = json.dumps(header).encode("ascii") + b"\n"
                 with self._lock:
-                    started = time.monotonic()
                     self._write(line + packed)
-                    self._measure(len(packed), time.monotonic() - started)
-                done += len(raw)
+                done, now = done + len(raw), time.monotonic()
+                self._form.sent(compressed, len(raw), now - before)
+                before = now
                 on_piece(done, size)
 
     def _packed(
         self, stream: BinaryIO, pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """Pieces as they are and as they are to be sent, compressed ahead by the pool's threads."""
+    ) -> Iterator[tuple[bool, bytes, bytes]]:
+        """The form, a piece as it is and as it is to be sent; the pool compresses ahead."""
         ahead: deque[tuple[bytes, Future[bytes] | None]] = deque()
         while piece := stream.read(PIECE_BYTES):
-            ahead.append((piece, None if self._fast else pool.submit(_compressed, piece)))
+            ahead.append((piece, pool.submit(_compressed, piece) if self._form.choose() else None))
             if len(ahead) > _THREADS:
                 yield _finished(*ahead.popleft())
         while ahead:
             yield _finished(*ahead.popleft())
-
-    @property
-    def _fast(self) -> bool:
-        return self._sent > FAST_BYTES_PER_SECOND * max(self._seconds, 1e-9) > 0
-
-    def _measure(self, sent: int, seconds: float) -> None:
-        self._sent = self._sent * _FORGETTING + sent
-        self._seconds = self._seconds * _FORGETTING + seconds
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -151,8 +171,8 @@ def _compressed(piece: bytes) -> bytes:
     return packed if len(packed) < len(piece) else piece
 
 
-def _finished(piece: bytes, packed: Future[bytes] | None) -> tuple[bytes, bytes]:
-    return piece, piece if packed is None else packed.result()
+def _finished(piece: bytes, packed: Future[bytes] | None) -> tuple[bool, bytes, bytes]:
+    return packed is not None, piece, piece if packed is None else packed.result()
 
 
 @dataclass
@@ -222,15 +242,24 @@ class FrameReader:
         stream: of the other side.
         path_of: where a file of that name goes; None to drop it.
 
-    Attributes:
-        heard: when the last byte came, on the monotonic clock.
+    One file is on its way at a time.
     """
 
     def __init__(self, stream: Readable, path_of: Callable[[str], Path | None]) -> None:
         self._stream, self._path_of = stream, path_of
         self._buffer = bytearray()
         self._incoming: dict[str, _Incoming] = {}
-        self.heard = time.monotonic()
+        self._waiting_since: float | None = None
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which nothing came while it was waited for.
+
+        A reader that is held up itself, by an application that does not take its events, hears
+        nothing either: that is no silence of the other side.
+        """
+        since = self._waiting_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def skip_to(self, marker: bytes, most: int = 1 << 16) -> bytes:
         """Drops what comes before the line that starts with `marker`, and returns it.
@@ -281,8 +310,7 @@ class FrameReader:
         if (not isinstance(name, str) or not _NAME.fullmatch(name) or type(size) is not int
                 or size < 0 or not isinstance(digest, str)):
             raise StreamDamaged
-        if name in self._incoming:  # its sending was given up
-            self._incoming.pop(name).discard()
+        self.close()  # the one before was given up
         self._incoming[name] = _Incoming(self._path_of(name), size, digest)
         self._incoming[name].open()
 
@@ -337,15 +365,14 @@ class FrameReader:
 
     def _fill(self) -> bool:
         """Reads more; False at the end."""
+        self._waiting_since = time.monotonic()
         try:
             data = self._stream.read(_READ_BYTES)
         except (OSError, ValueError):
             data = None
-        if not data:
-            return False
-        self._buffer += data
-        self.heard = time.monotonic()
-        return True
+        self._waiting_since = None
+        self._buffer += data or b""
+        return bool(data)
 
 
 def _line_start(buffer: bytearray, marker: bytes) -> int:

@@ -6,8 +6,8 @@ It is started over SSH by connection.py and talks on stdin and stdout as frames.
 port is opened. Its messages out: `hello` (protocol, version) at once; `event` with an event of the
 worker, in which {"file": NAME} stands for a volume that was sent before; `incoming` (job, bytes)
 before such files; `examined`; `failed` (code, message, hint) before it ends; `alive`. Messages in:
-`start` (model, device), `request` with a request of the worker, in which {"file": NAME} stands for
-a file that was received; `forget` (name); `examine`; `alive`.
+`start` (model, device), `request` with a request of the worker, in which {"file": NAME, "suffix":
+SUFFIX} stands for a file that was received; `forget` (name); `examine`; `alive`.
 
 All files lie in one folder of its own, which only the user may read; it goes at the end, and a
 folder that a killed relay left goes when the next one starts. Whatever happens to the connection,
@@ -46,7 +46,8 @@ ALIVE_SECONDS = 2.0
 SILENCE_SECONDS = 8.0
 VOLUMES = ("mask", "attention", "candidates", "pseudo_healthy", "residual", "uncertainty",
            "probability")
-_ENDINGS = ("result", "error", "cancelled")
+# Of volumes in one file; their name is the program's own.
+SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
 _LIBRARY = Path(__file__).resolve().parents[2]
 _EXAMINE_SECONDS = 240.0
 
@@ -59,7 +60,19 @@ class RelayFolder:
 
     def file(self, name: str) -> Path:
         """Where a file that comes is put; frames.py has checked its name."""
-        return self.path / "files" / f"{name}.nrrd"
+        return self.path / "files" / name
+
+    def volume(self, name: str, suffix: str) -> Path:
+        """The same file with the suffix that tells readers its format."""
+        path = self.file(name).with_name(name + suffix)
+        if suffix in SUFFIXES and self.file(name).is_file():
+            self.file(name).replace(path)
+        return path
+
+    def forget(self, name: str) -> None:
+        """Removes a file that came."""
+        for path in (self.file(name), *(self.file(name + suffix) for suffix in SUFFIXES)):
+            path.unlink(missing_ok=True)
 
     def job(self, number: int) -> Path:
         """The folder of a job."""
@@ -116,7 +129,7 @@ class Relay:
 
     def _live(self) -> None:
         """Says that this side lives, and ends it when the other one is silent."""
-        while time.monotonic() - self._reader.heard < SILENCE_SECONDS:
+        while self._reader.silence < SILENCE_SECONDS:
             threading.Thread(target=self._say_alive, daemon=True).start()  # may block: own thread
             time.sleep(ALIVE_SECONDS / 2)
         self.end()
@@ -132,7 +145,7 @@ class Relay:
         elif kind == "request":
             self._request(message["request"])
         elif kind == "forget":
-            self._folder.file(Path(str(message["name"])).name).unlink(missing_ok=True)
+            self._folder.forget(Path(str(message["name"])).name)
         elif kind == "examine":
             threading.Thread(target=self._examine, daemon=True).start()
         elif kind == "received" and message["failed"]:
@@ -157,7 +170,8 @@ class Relay:
         """Hands a request to the worker, with the paths that its files have here."""
         for field in ("image", "within"):
             if isinstance(request.get(field), dict):
-                request[field] = str(self._folder.file(request[field]["file"]))
+                reference = request[field]
+                request[field] = str(self._folder.volume(reference["file"], reference["suffix"]))
         if request.get("type") in ("segment", "threshold"):
             self._jobs += 1
             request["folder"] = str(self._folder.job(self._jobs))

@@ -46,6 +46,8 @@ class SidesUnknown(DiffuGTSError):
 class ReceivedResult(Result):
     """A result that came from another machine; its images are there, the networks' evidence is not.
 
+    Its mask is without the parts that are too small for a lesion.
+
     Args:
         event: the worker's `result`.
         scan: as this machine read it.

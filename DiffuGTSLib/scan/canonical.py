@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -244,28 +244,31 @@ def to_input_grid(
 
 def boxes_to_input_grid(
     array: np.ndarray, boxes: Sequence[Box], canonical: Canonical
-) -> np.ndarray:
-    """Inside `boxes` what `to_input_grid` gives, 0 elsewhere: float32 (z, y, x), the input's grid.
+) -> sitk.Image:
+    """Inside `boxes` what `to_input_grid` gives, 0 elsewhere: float32, the input's grid.
 
     Args:
         array: (X, Y, Z) on the canonical grid.
         boxes: of the canonical grid; work is done there alone.
     """
-    x, y, z = canonical.source.GetSize()
-    voxels = np.zeros((z, y, x), np.float32)
+    image = sitk.Image(canonical.source.GetSize(), sitk.sitkFloat32)
+    image.CopyInformation(canonical.source)
+    for region, (part,) in parts_on_input_grid([array], boxes, canonical):
+        image[region] = sitk.GetImageFromArray(part)
+    return image
+
+
+def parts_on_input_grid(
+    arrays: Sequence[np.ndarray], boxes: Sequence[Box], canonical: Canonical
+) -> Iterator[tuple[Box, list[np.ndarray]]]:
+    """The region (x, y, z) of the input's grid that each box reaches into, and the arrays there,
+    float32 (z, y, x); regions may overlap."""
     for padded in boxes:
         box = _without_padding(padded, canonical)
         region = None if box is None else _input_region(box, canonical)
         if box is not None and region is not None:
-            voxels[region[::-1]] = _region_of_input_grid(array, box, region, canonical)
-    return voxels
-
-
-def image_on_input_grid(voxels: np.ndarray, canonical: Canonical) -> sitk.Image:
-    """(z, y, x) of the input's grid -> an image."""
-    image = sitk.GetImageFromArray(voxels)
-    image.CopyInformation(canonical.source)
-    return image
+            yield region, [_region_of_input_grid(array, box, region, canonical)
+                           for array in arrays]
 
 
 def _without_padding(box: Box, canonical: Canonical) -> Box | None:

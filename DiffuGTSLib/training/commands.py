@@ -260,7 +260,8 @@ def _denoiser_network(config: DenoiserConfig, frozen: Autoencoder) -> dict[str, 
         BadConfiguration: they do not fit each other.
     """
     latent = frozen.config.latent_channels
-    network = denoiser_trainer.EMBEDDED_CONFIG | {"in_channels": latent + 1, "out_channels": latent}
+    network = denoiser_trainer.EMBEDDED_CONFIG | {
+        "in_channels": 2 * latent + 1, "out_channels": latent}
     network |= config.network
     try:
         Denoiser(**network)

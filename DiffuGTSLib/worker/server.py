@@ -331,9 +331,7 @@ class WorkerServer:
     def _send_result(
         self, job: _Job, result: Result, images: dict[str, Any], count: int
     ) -> None:
-        from DiffuGTSLib.pipeline.lesions import labelled
-
-        paths = self._write(job, {"mask": labelled(result.mask), **images}, f"-{job.index + 1}")
+        paths = self._write(job, {"mask": result.labels, **images}, f"-{job.index + 1}")
         if job.index == count - 1:
             self._release(job.request.id)
         self._channel.send(

@@ -94,7 +94,7 @@ def painted(segmenter: Segmenter, scan: EncodedScan, region: Region, prompt: str
         region.ball.astype(np.float32), 0.5, scan.canonical.spacing, CandidateOptions(),
         package.autoencoder.downscale, segmenter.limits.multiple)
     crops = CropComparison(
-        package, segmenter.planner, scan.latent, found,
+        package, segmenter.planner, scan.latent, scan.rebuilt, found,
         segmenter._conditioning(scan, understand(prompt)), 1, seed, Progress(None), lambda _: None)
     out = scan.canonical.tensor[0, 0].numpy().copy()
     for box, comparison in crops.compare_each():

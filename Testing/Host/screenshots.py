@@ -151,6 +151,7 @@ def take(host: Host, scan: Path, prompt: str, folder: Path) -> None:
     panel.ui.advancedButton.collapsed = False
     host.until(lambda: panel.advanced.ui.refreshDevicesButton.enabled, 120, "the devices")
     studio.panel("panel-advanced")
+    _other_computer(host, panel, studio)
     _batch(host, panel, studio, scan, prompt)
 
 
@@ -179,6 +180,29 @@ def _batch(host: Host, panel: Any, studio: Studio, scan: Path, prompt: str) -> N
     batch.table.ui.caseTable.selectRow(0)
     studio.panel("panel-batch")
     shutil.rmtree(folder)
+
+
+def _other_computer(host: Host, panel: Any, studio: Studio) -> None:
+    """Chooses another computer and tests it: this machine, behind an SSH server."""
+    from Python.support.sshd import CLIENT, SSHD, SshServer
+
+    if SSHD is None or CLIENT is None:
+        print("panel-host.png: skipped, there is no OpenSSH server")
+        return
+    ui = panel.advanced.ui
+    with tempfile.TemporaryDirectory() as folder:
+        server = SshServer(Path(folder))
+        os.environ["DIFFUGTS_SSH"] = server.command
+        try:
+            ui.computeSelector.setEditText(server.host)
+            ui.testHostButton.click()
+            host.until(lambda: "models" in ui.computeInfoLabel.text, SECONDS, "the test")
+            for button in ("lesionsButton", "evidenceButton"):
+                getattr(panel.ui, button).collapsed = True
+            studio.panel("panel-host")
+        finally:
+            server.stop()
+            ui.computeSelector.setCurrentIndex(0)
 
 
 def _during(host: Host, panel: Any, studio: Studio) -> None:

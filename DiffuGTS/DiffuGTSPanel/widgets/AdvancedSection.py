@@ -104,7 +104,8 @@ class AdvancedSection(Section):
             self._task = None
 
     def _computerChanged(self) -> None:
-        """Devices and packages are those of the computer."""
+        """Devices and packages are those of the computer; what runs is of the earlier one."""
+        self.ui.deviceInfoLabel.visible = False
         self._fillDevices(_anyDevices())
         self._showComputer()
         if not self.host:

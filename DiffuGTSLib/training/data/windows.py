@@ -238,8 +238,9 @@ class WindowMaker:
         elif kind.stripped_share and not volume.stripped and (
                 generator.random() < kind.stripped_share):
             image = np.where(brain, image, 0.0)
+        image = augment.random_gain(image, generator, darkest)
         return augment.degrade(
-            augment.random_gain(image, generator, darkest), generator, floor=None)
+            augment.random_bias_and_curve(image, generator), generator, floor=None)
 
     def _lesion_organ(
         self, kind: ScanKind, index: np.ndarray, real: bool, generator: np.random.Generator

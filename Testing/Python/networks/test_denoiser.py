@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from support.random_networks import randomised_denoiser
 
+from DiffuGTSLib.models import load
 from DiffuGTSLib.models.convert import MAISI_DDPM, MAISI_RFLOW
 from DiffuGTSLib.networks.denoiser import Denoiser
+from DiffuGTSLib.networks.denoiser_blocks import halved
 
 SMALL: dict[str, Any] = {
     "in_channels": 4, "out_channels": 4, "num_channels": (8, 8, 16, 16),
@@ -107,6 +110,47 @@ def test_reads_weights_that_monai_wrote(configuration: dict[str, Any]) -> None:
     ours = Denoiser(**configuration).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     assert_like_monai(ours, theirs, configuration, latent(configuration, 2, 8, 8, 8))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("maisi", [MAISI_RFLOW, MAISI_DDPM], ids=["rflow", "ddpm"])
+def test_a_step_at_maisis_own_width_is_monais(maisi: dict[str, Any]) -> None:
+    ours = build(maisi)
+    with torch.device("meta"):
+        theirs = monai_twin(maisi)
+    theirs.load_state_dict(ours.state_dict(), strict=True, assign=True)
+    torch.nn.Module.to(ours, memory_format=torch.channels_last_3d)
+    assert_like_monai(ours, theirs, maisi, latent(maisi, 1, 16, 8, 8))
+
+
+@torch.no_grad()
+def test_a_step_of_the_embedded_model_is_monais() -> None:
+    ours = load("embedded").denoiser
+    known = inspect.signature(DiffusionModelUNetMaisi).parameters
+    configuration = {name: value for name, value in ours.config.items() if name in known}
+    theirs = monai_twin(configuration)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    assert_like_monai(ours, theirs, configuration, latent(configuration, 1, 24, 24, 16))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["rflow", "embedded"])
+def test_without_gradients_nothing_is_written_over_that_is_read(name: str) -> None:
+    model, x = build(CONFIGURATIONS[name]), latent(CONFIGURATIONS[name], 2, 8, 8, 16)
+    given, inputs = x.clone(), conditioning(CONFIGURATIONS[name], 2)
+    once, again = model(x, TIMES, **inputs), model(x, TIMES, **inputs)
+    with torch.enable_grad():
+        expected = model(x, TIMES, **inputs)
+    assert torch.equal(x, given)
+    assert torch.equal(once, again)
+    torch.testing.assert_close(once, expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_halving_is_the_mean_of_each_eight_voxels_and_keeps_the_layout() -> None:
+    x = latent(SMALL, 2, 4, 6, 8).contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(halved(x), torch.nn.functional.avg_pool3d(x, 2))
+    assert halved(x).is_contiguous(memory_format=torch.channels_last_3d)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from support.noise_schedules import rectified_flow
 
 from DiffuGTSLib.errors import Cancelled
@@ -144,3 +145,13 @@ def test_neighbours_share_a_crop_and_distant_ones_do_not() -> None:
     far = near + 0.9 * ball((240, 64, 64), (220, 30, 30), 4)
     assert len(find_candidates(near, 0.5, SPACING, CandidateOptions()).boxes) == 1
     assert len(find_candidates(far, 0.5, SPACING, CandidateOptions()).boxes) == 2
+
+
+def test_the_mask_is_the_box_dilation_of_all_cores_at_the_border_too() -> None:
+    blobs = ball((64, 64, 64), (1, 20, 20), 5) | ball((64, 64, 64), (12, 20, 22), 4)
+    blobs |= ball((64, 64, 64), (50, 60, 40), 6)
+    found = find_candidates(0.9 * blobs, 0.5, SPACING, CandidateOptions())
+    reach = [max(1, round(6.0 / s)) for s in SPACING]
+    assert np.array_equal(found.cores, blobs)
+    assert np.array_equal(
+        found.mask, ndimage.maximum_filter(blobs, [2 * r + 1 for r in reach], mode="constant"))

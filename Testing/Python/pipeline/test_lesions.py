@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from DiffuGTSLib.pipeline.lesions import Lesion, find_lesions, labelled
+from DiffuGTSLib.pipeline.lesions import (
+    Lesion,
+    _diameters,
+    _longest_of_slices,
+    find_lesions,
+    labelled,
+)
 
 IDENTITY = np.eye(3)
 LEFT_HANDED = np.diag([1.0, 1.0, -1.0])
@@ -131,6 +137,19 @@ def test_lesions_come_largest_first_and_specks_are_left_out():
     assert [lesion.number for lesion in lesions] == [1, 2]
     assert [lesion.volume_ml for lesion in lesions] == pytest.approx([1.0, 0.064])
     assert len(find_lesions(two_boxes(), two_boxes(), minimum_ml=0.001)) == 3
+
+
+def test_lesions_are_the_same_where_their_labels_are_given():
+    mask = two_boxes()
+    assert find_lesions(mask, mask, labels=labelled(mask)) == find_lesions(mask, mask)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_diameters_are_those_of_all_slices_measured(seed):
+    draws = np.random.default_rng(seed)
+    stack = draws.random((12, 15, 9)) > draws.uniform(0.6, 0.98, 12)[:, None, None]
+    spacing = np.array([0.7, 1.3])
+    assert _longest_of_slices(stack, spacing) == max(_diameters(s, spacing) for s in stack)
 
 
 def test_labels_carry_the_lesions_numbers_on_the_masks_grid():

@@ -34,7 +34,7 @@ from DiffuGTSLib.networks.tiling import MIN_MAP_SLAB, Tiling
 from DiffuGTSLib.pipeline import memory_plan
 from DiffuGTSLib.pipeline.encoding import encode
 from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out
-from DiffuGTSLib.pipeline.residual import compare
+from DiffuGTSLib.pipeline.residual import Rebuilt, compare
 from DiffuGTSLib.pipeline.scan_size import TILINGS, SizeLimits
 from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.progress import Progress
@@ -103,8 +103,11 @@ def test_a_prompts_maps_in_slabs_are_those_in_one_piece(
 @torch.inference_mode()
 def test_a_crop_is_compared_in_slabs_as_in_one_piece(networks: Networks) -> None:
     latent = torch.randn(1, 4, 8, 8, 4, generator=torch.Generator().manual_seed(3))
-    whole, cut = (compare(networks.autoencoder, latent, [latent * 0.5, latent * 0.8], tiling)
-                  for tiling in (None, Tiling(1, 1, 1)))
+    whole, cut = (
+        compare(networks.autoencoder, Rebuilt(networks.autoencoder, latent, tiling),
+                [latent * 0.5, latent * 0.8], tiling)
+        for tiling in (None, Tiling(1, 1, 1))
+    )
     for name in ("healthy", "pixel", "feature", "spread"):
         torch.testing.assert_close(getattr(cut, name), getattr(whole, name), rtol=1e-4, atol=1e-5)
 
@@ -207,7 +210,7 @@ def test_a_run_that_runs_out_says_so_in_its_notes_and_finds_the_same(
     found = segmenter.segment(scan, PROMPT)
     assert found.notes == ["Memory ran out on the CPU in one piece. "
                            "The scan was encoded on the CPU in slabs instead."]
-    assert np.abs(found.evidence.attention - expected.evidence.attention).max() < 1e-3
+    assert np.abs(found.evidence.attention - expected.evidence.attention).max() < 3e-3
 
 
 def test_the_attention_falls_back_to_thinner_slabs(segmenter: Segmenter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -226,7 +227,8 @@ def test_a_silent_link_ends_on_both_sides(bridge, gpu, scan, tmp_path):
         assert gone(gpu)
         assert failure(worker)["code"] == "connection-lost"
     finally:
-        os.kill(int(ssh[0]), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(ssh[0]), signal.SIGKILL)
 
 
 def test_a_killed_bridge_leaves_nothing_on_the_other_side(bridge, gpu):

@@ -16,7 +16,7 @@ from DiffuGTSLib.networks.denoiser import Conditioning, Denoiser
 from DiffuGTSLib.networks.tiling import Tiling
 from DiffuGTSLib.pipeline.encoding import Encoding, encode, maps
 from DiffuGTSLib.pipeline.inpainting import inpaint
-from DiffuGTSLib.pipeline.residual import compare
+from DiffuGTSLib.pipeline.residual import Rebuilt, compare
 from DiffuGTSLib.pipeline.scan_size import SizeLimits
 from DiffuGTSLib.progress import Progress
 from support.live_bytes import LiveBytes
@@ -130,5 +130,5 @@ def stage_peaks(
                     Progress(), 0, 1)
             for _ in range(samples)
         ]
-        compare(autoencoder, latent, healthy, tiling)
+        compare(autoencoder, Rebuilt(autoencoder, latent, tiling), healthy, tiling)
     return StagePeaks(encode_peak, attend_peak, kept, live.peak)

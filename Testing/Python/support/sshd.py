@@ -59,7 +59,7 @@ class SshServer:
 
     @property
     def address(self) -> str:
-        """For --host."""
+        """For --host; the host alone finds the same program on its path."""
         return f"{self.host}:{self.program}"
 
     def install(self, script: str, name: str = "diffugts", cache: str = "far cache") -> str:
@@ -98,7 +98,8 @@ class SshServer:
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.folder / 'host'}\n"
             f"AuthorizedKeysFile {self.folder / 'authorized'}\nStrictModes no\nUsePAM no\n"
             f"PidFile {self.folder / 'pid'}\nPasswordAuthentication no\n"
-            "PermitRootLogin yes\nSubsystem sftp internal-sftp\n")
+            "PermitRootLogin yes\nSubsystem sftp internal-sftp\n"
+            f"SetEnv PATH={self.folder}:/usr/local/bin:/usr/bin:/bin\n")
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
         process = subprocess.Popen(

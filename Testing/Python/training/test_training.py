@@ -17,8 +17,9 @@ from scipy import ndimage
 from support.training_material import training_case
 
 from DiffuGTSLib.evaluation.measures import body
+from DiffuGTSLib.networks import Denoiser
 from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.training import autoencoder_trainer
+from DiffuGTSLib.training import autoencoder_trainer, denoiser_trainer
 from DiffuGTSLib.training.attention_trainer import (
     FALSE_POSITIVE_VOXELS,
     SPILL_WEIGHT,
@@ -298,10 +299,32 @@ def test_centring_the_latents_does_not_change_what_is_decoded() -> None:
     assert torch.allclose(before, after, atol=1e-4)
 
 
-def test_inpainting_masks_are_sometimes_everything_and_mostly_not() -> None:
-    shares = [float(random_mask(np.random.default_rng(i)).mean()) for i in range(60)]
-    assert 0 < sum(s == 1 for s in shares) < 20
-    assert 0.01 < float(np.median(shares)) < 0.6
+def test_inpainting_masks_lie_in_organs_more_often_than_not() -> None:
+    organs = torch.zeros(16, 16, 16)
+    organs[:8] = 1
+    masks = [random_mask(organs, np.random.default_rng(i)) for i in range(60)]
+    inside = sum(float((mask * organs).sum()) for mask in masks)
+    assert 0.55 < inside / sum(float(mask.sum()) for mask in masks) < 0.95
+    assert 0.005 < float(np.median([float(mask.mean()) for mask in masks])) < 0.4
+
+
+def test_an_untrained_denoiser_is_as_good_as_the_continuation(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Denoiser(**denoiser_trainer.EMBEDDED_CONFIG)
+    z0, mask = torch.randn(2, 12, 16, 16, 16), torch.zeros(2, 1, 16, 16, 16)
+    mask[:, :, 4:9, 5:11, 6:10] = 1
+    value = denoiser_trainer.inpainting_loss(
+        model, z0, mask, mask, torch.tensor([1, 8]), LoopConfig(1, 1e-4, tmp_path))
+    assert 0.97 < float(value) < 1
+
+
+def test_another_scanner_keeps_zero_and_the_order_of_intensities_nearby() -> None:
+    ramp = np.linspace(0, 2, 64, dtype=np.float32)[:, None, None] * np.ones((64, 8, 8), np.float32)
+    seen = [augment.random_bias_and_curve(ramp, np.random.default_rng(i)) for i in range(40)]
+    assert all(not image[0].any() and np.isfinite(image).all() for image in seen)
+    unchanged = sum(np.array_equal(image, ramp) for image in seen)
+    assert 8 < unchanged < 28
+    assert all(np.corrcoef(image.ravel(), ramp.ravel())[0, 1] > 0.6 for image in seen)
 
 
 def test_windows_lie_at_the_edges_of_a_scan_as_often_as_inside() -> None:

@@ -1,0 +1,88 @@
+"""Crops that are kept between prompts: the same results, and no memory that a plan counts on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from support.tiny_model import PROMPT, ball_scan, write_tiny_model
+
+from DiffuGTSLib.networks.autoencoder import Autoencoder
+from DiffuGTSLib.pipeline import memory_plan
+from DiffuGTSLib.pipeline.refinement import MAX_KEPT, RebuiltCrops
+from DiffuGTSLib.pipeline.residual import Rebuilt
+from DiffuGTSLib.pipeline.result import Result
+from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
+
+MAPS = ("attention", "mask", "healthy", "pixel", "feature", "residual", "uncertainty", "score")
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    return Segmenter.from_pretrained(write_tiny_model(tmp_path_factory.mktemp("tiny")), "cpu")
+
+
+@pytest.fixture
+def scan(segmenter: Segmenter) -> EncodedScan:
+    return segmenter.encode(ball_scan()[0], "MR")
+
+
+def same(one: Result, other: Result) -> bool:
+    return all(np.array_equal(getattr(one.evidence, name), getattr(other.evidence, name))
+               for name in MAPS) and one.lesions == other.lesions
+
+
+def decodings(segmenter: Segmenter, scan: EncodedScan) -> tuple[int, Result]:
+    """How often a prompt decodes a crop, and its result."""
+    ran: list[object] = []
+    first = segmenter.package.autoencoder.decoder.blocks[0]
+    with first.register_forward_pre_hook(lambda module, given: ran.append(module)):
+        result = segmenter.segment(scan, PROMPT)
+    return len(ran), result
+
+
+def test_a_second_prompt_decodes_the_inpainted_crops_alone_and_finds_the_same(
+    segmenter: Segmenter, scan: EncodedScan
+) -> None:
+    (first, expected), (second, found) = (decodings(segmenter, scan) for _ in range(2))
+    crops = len(scan.rebuilt)
+    assert crops > 0
+    assert first - second == crops
+    assert expected.evidence.feature.max() > 0
+    assert same(found, expected)
+
+
+def test_where_the_plan_needs_the_memory_nothing_is_kept_and_the_same_is_found(
+    segmenter: Segmenter, scan: EncodedScan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = segmenter.segment(scan, PROMPT)
+    assert len(scan.rebuilt)
+    x, y, z = scan.canonical.tensor.shape[2:]
+    need = next(segmenter.planner.encoding((x, y, z))).need
+    _, encoded = segmenter.limits.encoding_bytes((x, y, z), None, torch.float32.itemsize)
+    monkeypatch.setattr(memory_plan, "free_bytes", lambda name: need - encoded - 1)
+    found = segmenter.segment(scan, PROMPT)
+    assert not len(scan.rebuilt)
+    assert same(found, expected)
+
+
+def test_the_plan_has_room_from_the_byte_on_that_it_counts_on(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planner, size = segmenter.planner, (64, 64, 64)
+    need = next(planner.encoding(size)).need
+    _, encoded = segmenter.limits.encoding_bytes(size, None, torch.float32.itemsize)
+    for missing in (0, 1):
+        monkeypatch.setattr(memory_plan, "free_bytes", lambda name, n=missing: need - encoded - n)
+        assert planner.leaves_room(size, "cpu") is not bool(missing)
+
+
+def test_the_crop_that_was_kept_first_goes_first() -> None:
+    kept = RebuiltCrops()
+    autoencoder = Autoencoder(num_channels=(8, 8, 8), norm_num_groups=8)
+    rebuilt = Rebuilt(autoencoder, torch.zeros(1, 4, 2, 2, 2))
+    boxes = [(slice(n, n + 8), slice(0, 8), slice(0, 8)) for n in range(MAX_KEPT + 1)]
+    for box in boxes:
+        kept.keep(box, rebuilt)
+    assert kept.get(boxes[0]) is None
+    assert kept.get(boxes[1]) is kept.get(boxes[-1]) is rebuilt
