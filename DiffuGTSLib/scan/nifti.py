@@ -98,9 +98,9 @@ class Forms:
                            *self.rows)
 
 
-def nifti_header(path: Path) -> tuple[bytes, str]:
+def nifti_header(path: Path, suffixes: tuple[str, ...] = _SUFFIXES) -> tuple[bytes, str]:
     """The header of a NIfTI-1 file and its byte order, "<" or ">"; "" where it is none."""
-    if not path.name.lower().endswith(_SUFFIXES):
+    if not path.name.lower().endswith(suffixes):
         return b"", ""
     try:
         header = read_start(path, HEADER_BYTES)

@@ -33,7 +33,8 @@ def check_voxels(path: Path) -> list[str]:
         UnreadableImage: the header states sizes, a type, a place or a rescaling of the voxels that
             cannot be.
     """
-    header, order = nifti_header(path)
+    own = _header_of(path)
+    header, order = nifti_header(own, (".nii", ".nii.gz", ".hdr"))
     if not order:
         return []
     count, *sizes = struct.unpack_from(f"{order}8h", header, _DIM)
@@ -47,13 +48,21 @@ def check_voxels(path: Path) -> list[str]:
         raise UnreadableImage(f"{path.name} has voxels {name}, which are not read.",
                               "Save it with voxels of 16-bit integers or 32-bit floats.")
     offset = struct.unpack_from(f"{order}f", header, _OFFSET)[0]
-    if not (math.isfinite(offset) and offset >= _MIN_OFFSET and offset == int(offset)):
+    least = 0 if own.suffix.lower() == ".hdr" else _MIN_OFFSET
+    if not (math.isfinite(offset) and offset >= least and offset == int(offset)):
         raise UnreadableImage(
             f"The header of {path.name} states that its voxels begin at byte {offset:g} "
-            f"(vox_offset), within the header of {_MIN_OFFSET} bytes or nowhere.",
-            f"Set vox_offset to {_MIN_OFFSET} if the voxels follow the header, or write the file "
-            "again.")
+            "(vox_offset), which cannot be.",
+            f"Set vox_offset to {least} if they follow the header, or write the file again.")
     return _scaling(path, *struct.unpack_from(f"{order}2f", header, _SCALING))
+
+
+def _header_of(path: Path) -> Path:
+    """Of a pair of files the one with the header."""
+    name = path.name.lower().removesuffix(".gz")
+    if not name.endswith(".img"):
+        return path
+    return path.with_name(f"{path.name[: len(name) - len('.img')]}.hdr")
 
 
 def _scaling(path: Path, slope: float, intercept: float) -> list[str]:

@@ -101,7 +101,8 @@ def _end(values: np.ndarray, other: float) -> float:
     top = values[first : last + 1]
     reach = top[:-1] + MR_FACTOR * (np.maximum(top[:-1], 0.0) - other)
     gaps = np.flatnonzero(top[1:] > reach)
-    return float(top[gaps[0]] if gaps.size else np.percentile(values, _MR_PERCENTILES[1]))
+    # Not between two values: the upper one may be an outlier.
+    return float(top[gaps[0]] if gaps.size else top[-1])
 
 
 def check_contents(image: sitk.Image) -> None:

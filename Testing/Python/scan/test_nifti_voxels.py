@@ -64,6 +64,16 @@ def test_other_rescalings_are_as_nibabel_has_them(tmp_path: Path, slope: float) 
     np.testing.assert_allclose(sitk.GetArrayFromImage(scan.image).T, nibabel.load(path).get_fdata())
 
 
+@pytest.mark.parametrize("given", ["scan.hdr", "scan.img"])
+def test_pairs_of_files_are_checked_too(tmp_path: Path, given: str) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / "scan.hdr"))
+    assert volume.read(tmp_path / given, "MR").image.GetSize() == (16, 24, 20)
+    content = bytearray((tmp_path / "scan.hdr").read_bytes())
+    struct.pack_into("<f", content, SLOPE, float("inf"))
+    (tmp_path / "scan.hdr").write_bytes(content)
+    assert "a rescaling that cannot be" in refusal(tmp_path / given)
+
+
 def test_a_negative_slope_is_said(tmp_path: Path) -> None:
     path = patched(tmp_path, (SLOPE, "f", -2), (INTERCEPT, "f", 1))
     (note,) = volume.read(path, "MR").notes

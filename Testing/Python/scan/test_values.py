@@ -61,6 +61,14 @@ def test_percents_of_hot_voxels_are_clipped(share: float, hot: float, block: boo
     assert scan.notes[0].startswith(f"{places.sum()} voxels are far outside")
 
 
+@pytest.mark.parametrize("count", [28, 31, 32, 33, 34, 320])
+def test_as_many_hot_voxels_as_the_percentile_are_clipped(count: int) -> None:
+    voxels, _ = mr(0, 0)
+    voxels.ravel()[:count] = 1e30
+    scan = from_image(sitk.GetImageFromArray(voxels), "MR")
+    assert sitk.GetArrayFromImage(scan.image).max() < 1000
+
+
 def test_a_small_bright_body_is_no_outlier() -> None:
     voxels = np.random.default_rng(3).rayleigh(4, (40, 80, 80)).astype(np.float32)
     ball = np.linalg.norm(np.indices(voxels.shape) - 20.0, axis=0)
