@@ -4,6 +4,8 @@ PYTHON3 = python3
 # Folders of scans with a manifest.json.
 DATA = ../shared/data ../shared/tumors
 ARGS =
+# Address of the published repository, whose tags count as well.
+PUBLISHED =
 # Test files run side by side, one process a core, each with one thread: faster than threads that wait.
 JOBS = logical
 
@@ -28,7 +30,7 @@ help:
 	@echo "make architecture  draw the packages and their imports, into docs/architecture.png"
 	@echo "make cmake     write the file lists of the CMakeLists anew"
 	@echo "make errors    write docs/errors.md, every error code and sentence, anew"
-	@echo "make release-tree  write what is published, one commit without history, into build/SlicerDiffuGTS"
+	@echo "make release-tree  write what is published, one commit without history, into build/SlicerDiffuGTS; PUBLISHED=URL counts the tags there"
 	@echo "make clean     remove the environment and what was built"
 
 demo: $(INSTALLED)
@@ -90,7 +92,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 release-tree:
-	@$(PYTHON3) Testing/release_tree.py build/SlicerDiffuGTS
+	@$(PYTHON3) Testing/release_tree.py build/SlicerDiffuGTS $(if $(PUBLISHED),--published $(PUBLISHED))
 
 clean:
 	rm -rf .venv build dist out/demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

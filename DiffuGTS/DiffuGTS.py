@@ -30,6 +30,8 @@ __all__ = ["DiffuGTS", "DiffuGTSLogic", "DiffuGTSTest", "DiffuGTSWidget"]
 
 _PANEL = "DiffuGTSPanel"
 _LIBRARY = "DiffuGTSLib"
+# Slicer's own documentation, to which its default link leads, has no page on an extension's module.
+_DOCUMENTATION = "https://github.com/DiffuGTS/SlicerDiffuGTS/blob/main/docs/panel.md"
 
 
 class DiffuGTS(ScriptedLoadableModule):
@@ -40,14 +42,15 @@ class DiffuGTS(ScriptedLoadableModule):
         self.parent.title = "DiffuGTS"
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         self.parent.dependencies = []
-        self.parent.contributors = ["DiffuGTS contributors"]
+        self.parent.contributors = ["DiffuGTS developers"]
         self.parent.helpText = _(
             "Segments what a text names in a CT or MR scan, lesion by lesion, and shows the "
             "evidence: where the model looked, what the tissue would look like healthy, and the "
             "difference. Select a scan, type what to look for, such as <i>liver tumor</i>, and "
             "press Enter. Everything runs on this computer; no data are sent anywhere. "
             "<b>Research use, not for clinical decisions.</b>"
-        ) + self.getDefaultModuleDocumentationLink()
+        ) + "<p>" + _('More is in the <a href="{address}">documentation</a>.').format(
+            address=_DOCUMENTATION) + "</p>"
         self.parent.acknowledgementText = _(
             "An independent implementation of the method of Jiang et al., CVPR 2025 "
             "(arXiv 2505.02753). Apache License 2.0. The embedded model was trained on public "
@@ -100,7 +103,10 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(widget=self, logic=self.logic)
         for event, handler in (
             (slicer.mrmlScene.StartCloseEvent, self._sceneStartsToClose),
-            (slicer.mrmlScene.EndCloseEvent, self._sceneHasClosed),
+            (slicer.mrmlScene.EndCloseEvent, self._sceneHasSettled),
+            (slicer.mrmlScene.StartImportEvent, self._sceneStartsImport),
+            (slicer.mrmlScene.EndImportEvent, self._sceneHasSettled),
+            (slicer.mrmlScene.EndBatchProcessEvent, self._sceneHasSettled),
         ):
             self.addObserver(slicer.mrmlScene, event, handler)
 
@@ -130,8 +136,11 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _sceneStartsToClose(self, _caller: Any, _event: Any) -> None:
         self.panel.sceneStartClose()
 
-    def _sceneHasClosed(self, _caller: Any, _event: Any) -> None:
-        self.panel.sceneEndClose()
+    def _sceneStartsImport(self, _caller: Any, _event: Any) -> None:
+        self.panel.sceneStartImport()
+
+    def _sceneHasSettled(self, _caller: Any, _event: Any) -> None:
+        self.panel.sceneSettled()
 
 
 def reloadPackages() -> None:

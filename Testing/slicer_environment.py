@@ -2,11 +2,12 @@
 
     python Testing/slicer_environment.py 5.12 [5.10 ...]
 
-For each version: an environment with the packages of Testing/Host/slicer-VERSION.txt; every module
-that Slicer's own process imports is imported in it (Slicer's and Qt's own are stand-ins that accept
-everything); what is missing is installed as the panel does, under its constraints; a worker and
-a batch segment a real scan; nothing that was shipped may have changed. The environments stay in
-build/ and are made anew where a list has changed.
+For each version: an environment with the packages of Testing/Host/slicer-VERSION.txt; what is
+missing is installed as the panel does, under its constraints; every module that Slicer's own
+process imports is imported in it, with nothing but the shipped packages in reach (Slicer's and Qt's
+own are stand-ins that accept everything); a worker and a batch segment a real scan; each shipped
+package still has the version of the list. The environments stay in build/, and are made anew where
+a list, the requirements or the way of installing has changed; all else is checked each time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,9 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = REPOSITORY / "DiffuGTS" / "Resources" / "requirements.txt"
+# What decides on the packages in an environment, beside its list.
+MADE_FROM = (REQUIREMENTS, Path(__file__), REPOSITORY / "DiffuGTSLib" / "doctor.py",
+             REPOSITORY / "DiffuGTS" / "DiffuGTSPanel" / "library" / "PackageInstall.py")
 SCAN = REPOSITORY / "Resources" / "Samples" / "lung_cancer.nii.gz"
 # Run inside the environment: Slicer's own modules accept everything.
 STAND_INS = """
@@ -51,8 +56,18 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module): pass
 sys.meta_path.insert(0, Finder())
 """
+# All distributions but the shipped ones are out of reach, as on a Slicer without the extension.
 IMPORTS = STAND_INS + """
-import ast, importlib, pathlib, time
+import ast, importlib, importlib.metadata, pathlib, re
+shipped = set(sys.argv[2].split(","))
+canonical = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+foreign = {module for module, owners in importlib.metadata.packages_distributions().items()
+           if not shipped.intersection(map(canonical, owners))}
+class Bare(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in foreign:
+            raise ModuleNotFoundError(f"Slicer does not ship {name}", name=name)
+sys.meta_path.insert(1, Bare())  # behind the stand-ins
 repository = pathlib.Path(sys.argv[1])
 sys.path[:0] = [str(repository), str(repository / "DiffuGTS")]
 files = [p for p in sorted((repository / "DiffuGTS").rglob("*.py")) if "Resources" not in p.parts]
@@ -66,7 +81,7 @@ for name in sorted(wanted):
     importlib.import_module(name)
 heavy = {"torch", "jsonschema", "matplotlib", "diffusers", "transformers"} & set(sys.modules)
 assert not heavy, f"Slicer's own process imports {heavy}"
-print(f"{len(wanted)} modules imported")
+print(f"{len(wanted)} modules imported with the {len(shipped)} shipped packages alone")
 """
 INSTALL = STAND_INS + """
 import pathlib, subprocess
@@ -107,39 +122,57 @@ def run(*command: object, **more: object) -> str:
     return str(done.stdout)
 
 
+def list_of(version: str) -> Path:
+    """The file with the packages that a Slicer ships."""
+    return REPOSITORY / "Testing" / "Host" / f"slicer-{version}.txt"
+
+
+def state_of(version: str, made_from: tuple[Path, ...] = MADE_FROM) -> str:
+    """A hash of what decides on the packages in an environment."""
+    parts = [hashlib.sha256(path.read_bytes()).hexdigest()
+             for path in (list_of(version), *made_from)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
 def environment(version: str) -> Path:
-    """The Python of an environment with the shipped packages alone, made where it is not there."""
-    shipped = REPOSITORY / "Testing" / "Host" / f"slicer-{version}.txt"
-    folder = REPOSITORY / "build" / f"slicer-{version}"
-    state = hashlib.sha256(shipped.read_bytes() + REQUIREMENTS.read_bytes()).hexdigest()
+    """The Python of an environment with the shipped packages and those that the panel installs,
+    made where it is not there."""
+    folder, state = REPOSITORY / "build" / f"slicer-{version}", state_of(version)
     python, mark = folder / "bin" / "python", folder / "made-from"
     if mark.is_file() and mark.read_text() == state:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     run(python312(), "-m", "venv", folder)
     # --no-deps: what Slicer ships, not what pip would add.
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "-r", shipped)
-    print(f"  {run(python, '-I', '-c', IMPORTS, REPOSITORY).strip()}, nothing installed")
-    before = frozen(python)
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "-r", list_of(version))
     run(python, "-I", "-c", INSTALL, REPOSITORY, REQUIREMENTS)
-    check_unchanged(before, frozen(python))
     mark.write_text(state)
     return python
 
 
-def frozen(python: Path) -> dict[str, str]:
-    """Versions by package."""
-    lines = run(python, "-m", "pip", "freeze", "--all").splitlines()
-    return dict(line.split("==") for line in lines if "==" in line)
+def versions_in(lines: str) -> dict[str, str]:
+    """Versions by package, of lines as pip has them in requirements and prints them."""
+    pairs = (line.split("==") for line in lines.splitlines()
+             if "==" in line and not line.startswith("#"))
+    return {re.sub(r"[-_.]+", "-", name).lower(): version.strip() for name, version in pairs}
 
 
-def check_unchanged(before: dict[str, str], after: dict[str, str]) -> None:
+def check_imports(
+    python: Path, shipped: dict[str, str], repository: Path = REPOSITORY
+) -> None:
+    """Imports all that Slicer's own process imports, from the shipped packages alone."""
+    print(f"  {run(python, '-I', '-c', IMPORTS, repository, ','.join(shipped)).strip()}")
+
+
+def check_unchanged(shipped: dict[str, str], python: Path) -> None:
     """Ends the program where a package that Slicer ships has another version."""
-    changed = [f"{name} {version} -> {after.get(name)}" for name, version in before.items()
-               if after.get(name) != version]
+    there = versions_in(run(python, "-m", "pip", "freeze", "--all"))
+    changed = [f"{name} {version} -> {there.get(name)}" for name, version in shipped.items()
+               if there.get(name) != version]
     if changed:
-        sys.exit(f"The installation changed what Slicer ships: {', '.join(changed)}")
-    print(f"  {len(after) - len(before)} packages installed, {len(before)} shipped ones unchanged")
+        sys.exit(f"What Slicer ships has changed: {', '.join(changed)}")
+    print(f"  {len(there.keys() - shipped.keys())} packages beside the {len(shipped)} that Slicer "
+          "ships, which have their versions")
 
 
 def launch(python: Path, module: str, *arguments: object) -> list[object]:
@@ -189,12 +222,13 @@ def main() -> None:
     for version in sys.argv[1:] or ["5.12", "5.10"]:
         started = time.monotonic()
         print(f"Slicer {version}")
+        shipped = versions_in(list_of(version).read_text(encoding="utf-8"))
         python = environment(version)
-        before = frozen(python)
+        check_imports(python, shipped)
+        check_unchanged(shipped, python)
         with tempfile.TemporaryDirectory() as folder:
             worker = worker_segments(python, Path(folder))
             batch = batch_segments(python, Path(folder))
-        check_unchanged(before, frozen(python))
         print(f"  worker: result after {worker:.0f} s; batch: {batch:.0f} s; "
               f"{time.monotonic() - started:.0f} s in all")
 

@@ -38,7 +38,7 @@ from DiffuGTSPanel.process.Piecewise import Piecewise
 from DiffuGTSPanel.process.WorkerProcess import WorkerState
 from DiffuGTSPanel.run.RunController import RunController
 from DiffuGTSPanel.run.RunQueue import RunQueue
-from DiffuGTSPanel.scene import SliceViews
+from DiffuGTSPanel.scene import SearchRegion, SliceViews
 from DiffuGTSPanel.scene.VolumeGrid import VolumeGrid
 
 
@@ -114,8 +114,9 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic):
                 skullStripped, host: see `Options`.
 
         Raises:
-            TypeError: unknown option.
+            TypeError: unknown option, or `within` is no segmentation.
         """
+        SearchRegion.checkSegmentation(within, withinSegment)
         texts = PromptReading.prompts(prompts) if isinstance(prompts, str) else list(prompts)
         callbacks = Callbacks(onProgress, onPreview, onFinished, onError, onCancelled, onUpdated)
         # An empty text is passed on; the worker refuses it with a message.

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from DiffuGTSLib.errors import explain
 from DiffuGTSLib.pipeline import Options
+from DiffuGTSLib.scan.region import RegionFile
 
 # Of a process: one case is read and one is written while the networks run on a third.
 WORKER_THREADS = 3
@@ -35,6 +36,7 @@ class Case:
         series: DICOM series UID where the folder holds several.
         sequence: of an MR scan; "" leaves it to the settings.
         within: absolute path of a mask to which the search is limited; None for none.
+        segment: of that mask, see `RegionFile`; "" for all of it.
     """
 
     name: str
@@ -43,6 +45,17 @@ class Case:
     series: str = ""
     sequence: str = ""
     within: Path | None = None
+    segment: str = ""
+
+    @property
+    def region(self) -> RegionFile | None:
+        """What the search is limited to; None for nothing."""
+        return RegionFile(self.within, self.segment) if self.within else None
+
+    @property
+    def searched_in(self) -> str:
+        """The mask's file name and the segment's, for tables; "" where all is searched."""
+        return ": ".join(filter(None, (self.within.name, self.segment))) if self.within else ""
 
     def as_dict(self) -> dict[str, Any]:
         """In plain values, for JSON."""
@@ -54,7 +67,8 @@ class Case:
         """The case that `as_dict` described."""
         return cls(entries["name"], Path(entries["image"]), tuple(entries["prompts"]),
                    entries["series"], entries["sequence"],
-                   Path(entries["within"]) if entries.get("within") else None)
+                   Path(entries["within"]) if entries.get("within") else None,
+                   entries.get("segment", ""))  # not in records of older batches
 
 
 @dataclass(frozen=True)

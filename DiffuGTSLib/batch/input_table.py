@@ -37,6 +37,7 @@ class TableRow:
         name: may be empty.
         sequence: one of modality.SEQUENCES; empty where the table has none.
         within: path of a mask to search in, relative ones as `image`; None where there is none.
+        segment: name or number of one of its segments or labels; empty for all.
     """
 
     image: Path
@@ -44,6 +45,7 @@ class TableRow:
     name: str = ""
     sequence: str = ""
     within: Path | None = None
+    segment: str = ""
 
 
 def is_table(path: Path | str) -> bool:
@@ -55,9 +57,9 @@ def read_table(path: Path) -> list[TableRow]:
     """The rows of a table, in their order.
 
     CSV: separated by commas, semicolons or tabs; the first line names the columns: "image" is
-    required, "prompt", "name", "sequence" and "within" are optional, others are ignored. Several
-    prompts in one cell are separated by semicolons or line breaks. JSON: a list of objects with the
-    same fields; "prompt" may be a list.
+    required, "prompt", "name", "sequence", "within" and "segment" are optional, others are ignored.
+    Several prompts in one cell are separated by semicolons or line breaks. JSON: a list of objects
+    with the same fields; "prompt" may be a list.
 
     Raises:
         BadTable: it cannot be read, has no rows, lacks images, or names no known sequence.
@@ -108,16 +110,21 @@ def _json(text: str) -> list[dict[str, Any]]:
 
 
 def _row(entry: dict[str, Any], number: int, table: Path) -> TableRow:
-    image, name, sequence, within, prompt = (
-        entry.get(column) or "" for column in ("image", "name", "sequence", "within", "prompt"))
+    image, name, sequence, within, segment, prompt = (
+        entry.get(column) or ""
+        for column in ("image", "name", "sequence", "within", "segment", "prompt"))
     texts = prompt if isinstance(prompt, list) else [prompt]
-    if not all(isinstance(text, str) for text in (image, name, sequence, within, *texts)):
+    segment = str(segment) if isinstance(segment, int) else segment  # a label, in JSON
+    if not all(isinstance(text, str) for text in (image, name, sequence, within, segment, *texts)):
         raise BadTable(f"Row {number} of {table.name} holds a value that is not text.", _EXAMPLE)
     if not all(_is_name(text) for text in (image, name, within)):
         raise BadTable(f"Row {number} of {table.name} holds a character that no name can have.",
                        _EXAMPLE)
     if not image.strip():
         raise BadTable(f"Row {number} of {table.name} names no image.", _EXAMPLE)
+    if segment.strip() and not within.strip():
+        raise BadTable(f"Row {number} of {table.name} names a segment, but no mask that has it.",
+                       'Name the mask in the column "within".')
     sequence = sequence.strip().lower()
     if sequence and sequence not in SEQUENCES:
         raise BadTable(f"Row {number} of {table.name} names an unknown MR sequence.",
@@ -125,7 +132,7 @@ def _row(entry: dict[str, Any], number: int, table: Path) -> TableRow:
     prompts = tuple(part for text in texts for part in several(text))
     folder = table.absolute().parent
     return TableRow(folder / image.strip(), prompts, name.strip(), sequence,
-                    folder / within.strip() if within.strip() else None)
+                    folder / within.strip() if within.strip() else None, segment.strip())
 
 
 def _is_name(text: str) -> bool:

@@ -64,6 +64,7 @@ class Request:
         prompts: what to segment in it.
         sequence: of an MR scan, where a table has it.
         within: a mask to search in, where a table has it.
+        segment: of that mask; see `RegionFile`.
         refused: why one of the prompts is not accepted.
     """
 
@@ -71,6 +72,7 @@ class Request:
     prompts: tuple[str, ...]
     sequence: str = ""
     within: Path | None = None
+    segment: str = ""
     refused: BatchFailure | None = None
 
 
@@ -165,7 +167,7 @@ def name_cases(requests: Sequence[Request], names: Mapping[Identity, str]) -> li
     entries = []
     for one, name in zip(requests, known, strict=True):
         case = Case(name or next(assigned), one.found.image, one.prompts, one.found.series,
-                    one.sequence, one.within)
+                    one.sequence, one.within, one.segment)
         entries.append(BatchEntry(case, one.found.problem or one.refused, one.found.skipped))
     return entries
 
@@ -210,7 +212,7 @@ def _requests(
         finds = find(row.image if from_table else source, avoid)
         left_out |= dict.fromkeys(finds.left_out)
         requests += [Request(replace(found, name=row.name or found.name), row.prompts or shared,
-                             row.sequence, row.within) for found in finds.scans]
+                             row.sequence, row.within, row.segment) for found in finds.scans]
     return requests
 
 
@@ -226,12 +228,26 @@ def _merged(requests: Sequence[Request]) -> list[Request]:
         if len(sequences) > 1:
             raise BadTable(f"{one.found.image.name} has two different MR sequences: "
                            f"{' and '.join(sorted(sequences))}.", "Correct the table.")
-        if key in merged and before.within != one.within:
-            raise BadTable(f"{one.found.image.name} is to be searched in two different masks.",
-                           "Use a table and an output folder for each, or one mask of both.")
+        _refuse_two_regions(before, one)
         prompts = dict.fromkeys((*before.prompts, *one.prompts))
-        merged[key] = Request(owners[key], tuple(prompts), "".join(sequences), one.within)
+        merged[key] = Request(owners[key], tuple(prompts), "".join(sequences), one.within,
+                              one.segment)
     return list(merged.values())
+
+
+def _refuse_two_regions(one: Request, other: Request) -> None:
+    """All prompts of a scan share what is searched."""
+    if (one.within, one.segment) == (other.within, other.segment):
+        return
+    name, hint = one.found.image.name, "Use a table and an output folder for each"
+    if one.within is None or other.within is None:
+        raise BadTable(f"{name} is to be searched in a mask, and in another row without one.",
+                       f"{hint}, or the mask in both rows.")
+    if one.within == other.within:
+        raise BadTable(f"{name} is to be searched in two different segments of one mask.",
+                       f"{hint}, or a mask of both segments.")
+    raise BadTable(f"{name} is to be searched in two different masks.",
+                   f"{hint}, or one mask of both.")
 
 
 def _owners(scans: Sequence[Found]) -> dict[tuple[str, str], Found]:

@@ -47,7 +47,7 @@ CASES, LESIONS = "cases.csv", "lesions.csv"
 SECONDS_OF_A_STAMP = 2.0
 CASE_COLUMNS = (
     "case", "status", "modality", "prompts", "lesions", "volume_ml", "highest_score", "seconds",
-    "error_code", "error", "image", "segmentation", "modality_reason", "notes",
+    "error_code", "error", "image", "segmentation", "within", "modality_reason", "notes",
 )
 LESION_COLUMNS = (
     "case", "prompt", "lesion", "label", "volume_ml", "longest_diameter_mm", "perpendicular_mm",
@@ -209,11 +209,13 @@ class OutputFolder:
         record = self.records.get(case.name)
         if record is None or not record.done:
             return case
-        if (record.case.within, record.case.sequence) != (case.within, case.sequence):
+        before = record.case
+        if ((before.within, before.segment, before.sequence)
+                != (case.within, case.segment, case.sequence)):
             raise OtherRun(
                 f"The run in {self._folder.name} has done {case.name} in another mask or as "
                 "another MR sequence.", "Use the same ones, or choose another folder.")
-        return replace(case, prompts=tuple(dict.fromkeys((*record.case.prompts, *case.prompts))))
+        return replace(case, prompts=tuple(dict.fromkeys((*before.prompts, *case.prompts))))
 
     def note_state(self, case: Case) -> None:
         """Notes the state of a scan before it is read, so that later changes are noticed."""
@@ -417,6 +419,7 @@ def _case_row(row: CaseRow) -> list[Any]:
         problem.code if problem else "", problem.message if problem else "",
         str(row.case.image),
         outcome.files["segmentation"] if outcome is not None and done else "",
+        row.case.searched_in,
         outcome.modality_reason if outcome else "", " ".join(outcome.all_notes) if outcome else "",
     ]
 

@@ -140,7 +140,7 @@ class CaseProcessor:
             watch.resume()
             return list(self._segmenter.segment_all(
                 prepared, case.prompts, self._settings.options,  # type: ignore[arg-type]
-                progress=watch.step, estimator=watch.estimator, within=case.within,
+                progress=watch.step, estimator=watch.estimator, within=case.region,
             ))
 
 

@@ -79,6 +79,9 @@ def segment(
         min=1, help="Which series of a DICOM folder with several.")] = None,
     within: Annotated[Path | None, typer.Option(
         help="Mask of an organ, from any program: only there is searched.")] = None,
+    part: Annotated[str, typer.Option(
+        "--segment", help="One segment of that mask, by its name, or one label, by its number; "
+                          "else all are searched.")] = "",
     model: ModelOption = "embedded",
     device: DeviceOption = "auto",
     threshold: ThresholdOption = None,
@@ -94,6 +97,8 @@ def segment(
     from DiffuGTSLib.prompt import several
     from DiffuGTSLib.prompt.parsing import refuse_early
 
+    if part and within is None:
+        raise typer.BadParameter("it needs the mask: --within.", param_hint="--segment")
     with own_stdout(as_json) as out:
         # A text without any prompt in it is passed on, and refused with a message.
         prompts = [part for text in prompt for part in several(text) or [text]]
@@ -101,12 +106,14 @@ def segment(
         from DiffuGTSLib.cli.common import bar
         from DiffuGTSLib.cli.segment import Outputs, segment_scan
         from DiffuGTSLib.pipeline import Options
+        from DiffuGTSLib.scan.region import RegionFile
 
         options = Options(model, device, threshold, seed, samples, modality, sequence,
                           skull_stripped)
+        region = RegionFile(within, part) if within is not None else None
         finished = _with_sequence_question(
             lambda chosen: segment_scan(image, prompts, Outputs(output, maps, figure), chosen, bar,
-                                        series=series, within=within, host=host),
+                                        series=series, within=region, host=host),
             options,
         )
         _print(finished, as_json, out)

@@ -101,7 +101,7 @@ def plain_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
             _flush()
-        except typer.Exit:
+        except (typer.Exit, typer.BadParameter):
             raise
         except (KeyboardInterrupt, Cancelled, typer.Abort):
             fail(Cancelled(), exit_code=130)

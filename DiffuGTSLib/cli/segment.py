@@ -24,7 +24,7 @@ from DiffuGTSLib.scan import Scan, as_scan, write_image
 from DiffuGTSLib.scan.dicom import numbered_series
 from DiffuGTSLib.scan.header import ScanGrid
 from DiffuGTSLib.scan.nifti import keep_forms
-from DiffuGTSLib.scan.region import read_region
+from DiffuGTSLib.scan.region import RegionFile
 from DiffuGTSLib.scan.segmentation_file import check_output, output_suffix, refuse_foreign
 from DiffuGTSLib.scan.volume import grid_of
 
@@ -127,8 +127,8 @@ class Run:
 
 def segment_scan(
     image: Path | sitk.Image, prompts: Sequence[str], outputs: Outputs, options: Options, bar: Bar,
-    reference: sitk.Image | None = None, series: int | None = None, within: Path | None = None,
-    host: str = "",
+    reference: sitk.Image | None = None, series: int | None = None,
+    within: RegionFile | None = None, host: str = "",
 ) -> Run:
     """Segments `image` by each prompt and writes the outputs.
 
@@ -148,14 +148,16 @@ def segment_scan(
     """
     outputs.check(image, len(prompts))
     if within is not None:
-        read_region(within)  # before the networks are loaded
-        if any(is_same_file(path, within) for path in outputs.files(len(prompts))):
-            raise OutputNotWritten(f"An output would replace the mask {within.name}.",
+        region = within.read()  # before the networks are loaded
+        if any(is_same_file(path, within.path) for path in outputs.files(len(prompts))):
+            raise OutputNotWritten(f"An output would replace the mask {within.path.name}.",
                                    "Choose another name: the mask would be lost.")
     address = Address.parse(host) if host else None
     model = None if address else ready_to_segment(options.model)
     uid = numbered_series(image, series) if series and isinstance(image, Path) else ""
     scan = _read(image, options, model, uid)
+    if within is not None:
+        region.notes_on(scan.image)  # refuses another scan's
     estimator = ProgressEstimator(len(prompts))
     with _segmenter(options, address) as segmenter:
         with bar(estimator, prompts) as progress:
@@ -213,6 +215,7 @@ def _document(
         "modality": scan.modality,
         "modality_reason": scan.modality_reason,
         "seed": options.seed,
+        "within": results[0].within or None,
         "prompts": described(results),
     }
 

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from DiffuGTSLib.networks.convolution import Conv3d
+from DiffuGTSLib.networks.device import Conv3d
 
 
 class Conv(nn.Module):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from DiffuGTSLib.networks.convolution import convolve
+from DiffuGTSLib.networks.device import convolve
 from DiffuGTSLib.networks.tiling import Range, spans
 
 

@@ -44,6 +44,7 @@ def describe(result: Result) -> dict[str, Any]:
         "reliability": result.reliability,
         "modality": result.modality,
         "modality_reason": result.modality_reason,
+        "within": result.within or None,
     }
 
 

@@ -98,6 +98,7 @@ class Result:
         reliability: how good the model is for such a prompt and scan, a sentence; "" where that
             is not stated.
         modality_reason: why the scan was taken for CT or MR, to follow these in a sentence.
+        within: name of the region to which the search was limited; "" for none.
     """
 
     prompt: Prompt
@@ -110,6 +111,7 @@ class Result:
     prominence: float = 0.0
     reliability: str = ""
     modality_reason: str = ""
+    within: str = ""
 
     def __repr__(self) -> str:
         count, total = len(self.lesions), sum(lesion.volume_ml for lesion in self.lesions)

@@ -44,7 +44,7 @@ from DiffuGTSLib.scan import Canonical, Scan, as_scan, to_canonical
 from DiffuGTSLib.scan.canonical import boxes_to_input_grid
 from DiffuGTSLib.scan.header import ScanGrid
 from DiffuGTSLib.scan.nifti import states_sides
-from DiffuGTSLib.scan.region import as_region, read_region, region_on_grid
+from DiffuGTSLib.scan.region import Region, RegionFile, as_region
 from DiffuGTSLib.scan.volume import Source, grid_of
 
 
@@ -170,7 +170,7 @@ class Segmenter:
         estimator: ProgressEstimator | None = None,
         preview: Callable[[int, Preview], None] | None = None,
         on_encoded: Callable[[EncodedScan], None] | None = None,
-        within: Path | None = None,
+        within: RegionFile | None = None,
     ) -> Iterator[Result]:
         """Runs prompts on one scan, which is encoded once, and yields each result as it is ready.
 
@@ -183,7 +183,7 @@ class Segmenter:
             estimator: gets the index of each prompt before its first step.
             preview: called as preview(index of the prompt, its attention).
             on_encoded: called with the encoded scan, for a caller that keeps it.
-            within: file of a mask, to which the search is limited.
+            within: mask to which the search is limited.
 
         Raises:
             PromptNotUnderstood: at once, whichever prompt it is.
@@ -191,7 +191,7 @@ class Segmenter:
             DiffuGTSError: while iterating, as `encode` and `segment`.
         """
         understood = [understand(text, self.text_encoder) for text in prompts]
-        region = read_region(within) if within is not None else None
+        region = within.read() if within is not None else None
         return self._results(scan, understood, options or Options(), _progress(progress),
                              estimator, preview, on_encoded, region)
 
@@ -199,11 +199,14 @@ class Segmenter:
         self, scan: Source | PreparedScan | EncodedScan, prompts: list[Prompt], options: Options,
         steps: Progress, estimator: ProgressEstimator | None,
         preview: Callable[[int, Preview], None] | None,
-        on_encoded: Callable[[EncodedScan], None] | None, region: sitk.Image | None,
+        on_encoded: Callable[[EncodedScan], None] | None, region: Region | None,
     ) -> Iterator[Result]:
         if not isinstance(scan, EncodedScan):
-            scan = self.encode(scan, options.modality, steps, options.sequence,
-                               options.skull_stripped)
+            scan = self._prepared(scan, options.modality, steps, options.sequence,
+                                  options.skull_stripped)
+            if region is not None:
+                region.notes_on(scan.canonical.source)  # another scan's is refused here, at once
+            scan = self.encode(scan, progress=steps)
         if on_encoded is not None:
             on_encoded(scan)
         for index, prompt in enumerate(prompts):
@@ -261,14 +264,7 @@ class Segmenter:
             Cancelled: through `progress`.
         """
         steps = _progress(progress)
-        steps.step("read", 0, 1)
-        if not isinstance(scan, PreparedScan):
-            grid = grid_of(scan)
-            if grid is not None:
-                self.planner.check(grid)
-            scan = self.prepare(as_scan(scan, modality, sequence, skull_stripped))
-        ready = scan
-        steps.step("read", 1, 1)
+        ready = self._prepared(scan, modality, steps, sequence, skull_stripped)
         notes = [*self.notes, *ready.scan.notes]
         encoded = carry_out(
             self._plans(ready.canonical), lambda plan: self._encoded(ready, plan, steps),
@@ -277,6 +273,21 @@ class Segmenter:
         if encoded.encoding.fine is not None and self.package.attention.config.mirrors:
             notes.append("The scan is too large to be looked at mirrored as well.")
         return replace(encoded, notes=notes)
+
+    def _prepared(
+        self, scan: Source | PreparedScan, modality: str | None, steps: Progress,
+        sequence: str | None, skull_stripped: bool | None,
+    ) -> PreparedScan:
+        """The first part of step 1, which needs no network; see `encode`."""
+        if isinstance(scan, PreparedScan):
+            return scan
+        steps.step("read", 0, 1)
+        grid = grid_of(scan)
+        if grid is not None:
+            self.planner.check(grid)
+        prepared = self.prepare(as_scan(scan, modality, sequence, skull_stripped))
+        steps.step("read", 1, 1)
+        return prepared
 
     def _plans(self, canonical: Canonical) -> Iterator[Plan]:
         x, y, z = canonical.tensor.shape[2:]
@@ -305,7 +316,8 @@ class Segmenter:
         self, scan: EncodedScan, prompt: str | Prompt, *,
         progress: Callback | Progress | None = None, seed: int = 0,
         threshold: float | None = None, samples: int | None = None,
-        preview: Callable[[Preview], None] | None = None, within: sitk.Image | None = None,
+        preview: Callable[[Preview], None] | None = None,
+        within: sitk.Image | Region | None = None,
     ) -> Result:
         """Steps 2 to 5: segments what `prompt` names in an encoded scan.
 
@@ -316,11 +328,11 @@ class Segmenter:
             threshold: of the refined score, 0 to 1; None takes the model's own.
             samples: pseudo-healthy scans to draw; their spread is the uncertainty.
             preview: called once with the attention, well before the end.
-            within: mask that limits the search, in place of the model's own gate; see `region`.
+            within: mask that limits the search, in place of the model's own gate; see `Region`.
 
         Raises:
             PromptNotUnderstood: with the closest prompts that are.
-            RegionUnusable: nothing of the mask lies in the scan.
+            RegionUnusable: it is no mask, or nothing of it lies in the scan.
             ResultNotFinite, Cancelled: the networks gave NaN; through `progress`.
         """
         steps, card = _progress(progress), self.package.card
@@ -332,12 +344,8 @@ class Segmenter:
         # 2. Attend: where the scan looks abnormal in the sense of the text (METHOD.md 2).
         steps.step("attention", 0, 1)
         self._release_rebuilt(scan)
-        inside = None if within is None else region_on_grid(as_region(within), scan.canonical)
-        attention = _finite(self.attend(scan, prompt, notes.append, gated=inside is None))
-        attention = self._one_side(attention, prompt, scan, level, notes.append)
-        if inside is not None:
-            attention = attention * inside
-            notes.append("Only the given region was searched.")
+        region = None if within is None else as_region(within)
+        attention, inside = self._searched(scan, prompt, region, level, notes)
         candidates = find_candidates(
             attention, min(level, card.threshold), scan.canonical.spacing, self.candidate_options,
             self.package.autoencoder.downscale, self.limits.multiple, inside,
@@ -348,8 +356,9 @@ class Segmenter:
         result = Result(
             prompt, evidence, scan.canonical, scan.image, level, notes, card.name,
             fusion.prominence.get(fusion.used, 0.0),
-            reliability(card, prompt.anatomy, scan.canonical.modality, scan.sequence),
-            scan.modality_reason,
+            reliability(card, prompt.anatomy, scan.canonical.modality, scan.sequence,
+                        within=region is not None),
+            scan.modality_reason, region.name if region is not None else "",
         )
         if preview is not None:
             preview(_preview(result, candidates))
@@ -363,6 +372,19 @@ class Segmenter:
         self._refine(result, crops, fusion, steps)
         self._release_rebuilt(scan)
         return result
+
+    def _searched(
+        self, scan: EncodedScan, prompt: Prompt, region: Region | None, level: float,
+        notes: list[str],
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The attention, 0 where nothing is searched; and the region, bool (X, Y, Z)."""
+        inside = None
+        if region is not None:
+            notes += region.notes_on(scan.canonical.source)
+            inside = region.on_grid(scan.canonical)
+        attention = _finite(self.attend(scan, prompt, notes.append, gated=inside is None))
+        attention = self._one_side(attention, prompt, scan, level, notes.append)
+        return (attention if inside is None else attention * inside), inside
 
     def _release_rebuilt(self, scan: EncodedScan) -> None:
         """Keeps no decoded crops where they take what the memory plan counts on."""

@@ -66,21 +66,25 @@ def lesion_class(text: str) -> str:
     return class_of_organ(organ)
 
 
-def reliability(card: Card, organ: str, modality: str, sequence: str) -> str:
+def reliability(
+    card: Card, organ: str, modality: str, sequence: str, within: bool = False
+) -> str:
     """How good a model is for lesions of an organ in such a scan, in a sentence.
 
     Args:
         card: of the model.
         organ: an id of anatomies.json; "" where the text names none.
         sequence: of an MR scan; "" where it is not known.
+        within: the search is limited to a given region, which the scores know nothing of.
 
     Returns:
         "" where the card states neither what it was trained on nor how good it was.
     """
     of_organ = [m for m in card.validation if m.anatomy == organ and m.modality == modality]
+    elsewhere = " That was measured without a mask to search in." if within and of_organ else ""
     like_it = [m for m in of_organ if not sequence or m.sequence in ("", sequence)]
     if like_it:
-        return f"How good this model is here: {'; '.join(map(str, like_it))}."
+        return f"How good this model is here: {'; '.join(map(str, like_it))}.{elsewhere}"
     if not organ:
         seen = "not validated where no organ is named" if card.validation else ""
     elif card.trained_classes is None:
@@ -89,7 +93,7 @@ def reliability(card: Card, organ: str, modality: str, sequence: str) -> str:
         seen = f"{_SEEN[_exposure(card.trained_classes, class_of_organ(organ))]}, not validated"
     if of_organ and seen:
         seen += f" on this sequence (on others: {'; '.join(map(str, of_organ))})"
-    return f"How good this model is here is not known: {seen}." if seen else ""
+    return f"How good this model is here is not known: {seen}.{elsewhere}" if seen else ""
 
 
 def exposure(trained_classes: Mapping[str, Sequence[str]] | None, text: str) -> Exposure:

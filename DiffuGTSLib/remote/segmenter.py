@@ -26,7 +26,7 @@ from DiffuGTSLib.remote.connection import Connection, Event, RemoteError
 from DiffuGTSLib.scan import Scan
 from DiffuGTSLib.scan.header import quiet
 from DiffuGTSLib.scan.nifti import keep_forms, states_sides
-from DiffuGTSLib.scan.region import read_region
+from DiffuGTSLib.scan.region import NAMELESS, Region, RegionFile
 
 _POLL_SECONDS = 0.2
 _CANCEL_SECONDS = 30.0
@@ -53,14 +53,18 @@ class ReceivedResult(Result):
         scan: as this machine read it.
         images: by name.
         model: its name.
+        within: what the search was limited to; "" for nothing. Its name stayed here.
     """
 
     def __init__(
-        self, event: Event, scan: Scan, images: dict[str, sitk.Image], model: str
+        self, event: Event, scan: Scan, images: dict[str, sitk.Image], model: str,
+        within: str = "",
     ) -> None:
+        notes = [note.replace(NAMELESS, within) if within else note for note in event["notes"]]
         known = {"prompt": _prompt(event), "image": scan.image, "threshold": event["threshold"],
-                 "notes": tuple(dict.fromkeys([*scan.notes, *event["notes"]])), "model": model,
-                 "reliability": event["reliability"], "modality_reason": scan.modality_reason}
+                 "notes": tuple(dict.fromkeys([*scan.notes, *notes])), "model": model,
+                 "reliability": event["reliability"], "modality_reason": scan.modality_reason,
+                 "within": within}
         defaults = {each.name: each.default for each in fields(Result)}
         self.__dict__.update(defaults | known | {"evidence": None, "canonical": None})
         self.__dict__.update(images, mask=images["mask"] > 0, _event=event)
@@ -162,7 +166,7 @@ class RemoteSegmenter:
     def segment_all(
         self, scan: Scan | UnsentScan, prompts: Sequence[str], options: Options | None = None, *,
         progress: Callback | Progress | None = None, estimator: ProgressEstimator | None = None,
-        within: Path | None = None,
+        within: RegionFile | None = None,
     ) -> Iterator[Result]:
         """Runs prompts on a scan; see `pipeline.Segmenter.segment_all`.
 
@@ -173,13 +177,16 @@ class RemoteSegmenter:
         """
         own = scan.scan if isinstance(scan, UnsentScan) else scan
         refuse_early(list(prompts))
+        region = within.read() if within is not None else None
+        if region is not None:
+            region.notes_on(own.image)  # another scan's is refused before anything travels
         if not states_sides(own.image) and any(map(_names_side, prompts)):
             raise SidesUnknown  # the voxels travel without what their file says of its grid
         steps = progress if isinstance(progress, Progress) else Progress(progress)
         with self._turn:
             if self._connection is None or not self._connection.running:
                 self.ready = self._connect()
-            yield from self._results(own, prompts, options or Options(), steps, estimator, within)
+            yield from self._results(own, prompts, options or Options(), steps, estimator, region)
 
     def close(self) -> None:
         """Ends the connection and removes the scans' copies."""
@@ -201,7 +208,7 @@ class RemoteSegmenter:
 
     def _results(
         self, scan: Scan, prompts: Sequence[str], options: Options, steps: Progress,
-        estimator: ProgressEstimator | None, within: Path | None,
+        estimator: ProgressEstimator | None, within: Region | None,
     ) -> Iterator[Result]:
         job = f"job-{next(self._numbers)}"
         folder = self._folder / job
@@ -219,12 +226,14 @@ class RemoteSegmenter:
             request["image"] = str(scan_file)
             if within is not None:
                 region = folder / "region.nrrd"
-                _write(read_region(within), region)
-                request["within"] = str(region)
+                _write(within.image, region)
+                # Its own name, which may be a patient's, stays here.
+                request |= {"within": str(region), "within_name": NAMELESS}
             assert self._connection is not None
             self._connection.request(request)
             for event in self._until_done(job, steps, estimator):
-                yield ReceivedResult(event, scan, _images(event, scan.image), self.model_name)
+                yield ReceivedResult(event, scan, _images(event, scan.image), self.model_name,
+                                     within.name if within is not None else "")
         except (OSError, RuntimeError):
             raise OutputNotWritten("The scan could not be copied for its way to the other machine.",
                                    "Free some space in the folder for temporary files.") from None

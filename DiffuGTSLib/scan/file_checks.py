@@ -94,6 +94,9 @@ def check_file(path: Path) -> None:
     except (OSError, ValueError):
         raise UnreadableImage(f"{path.name} does not exist or cannot be opened.",
                               "Check the name, the folder and its access rights.") from None
+    if stat.S_ISDIR(mode):
+        raise UnreadableImage(f"{path.name} is a folder, not a file.",
+                              "Pass one of the image files in it.")
     if not stat.S_ISREG(mode):
         raise UnreadableImage(f"{path.name} is a pipe, a socket or a device, not a file.",
                               "Save the scan to a file first.")

@@ -4,7 +4,8 @@ Requests, one JSON object a line:
 
     {"type": "segment", "id": ID, "image": PATH, "prompt": TEXT or [TEXT, ...], "folder": PATH,
      "seed": 0, "threshold": null, "modality": null, "samples": null, "sequence": null,
-     "skull_stripped": null, "within": null}                    (from "seed" on all are optional)
+     "skull_stripped": null, "within": null, "within_name": null}
+                                             (from "seed" on all are optional; see Segment)
     {"type": "threshold", "id": ID, "result": ID of a segment job, "threshold": 0.4, "folder": PATH}
     {"type": "cancel", "id": ID of the job}          a job that has ended already is no error
     {"type": "quit"}
@@ -37,6 +38,7 @@ from typing import Any
 from DiffuGTSLib.channel import TOO_LONG, Id
 from DiffuGTSLib.errors import DiffuGTSError, InvalidOption
 from DiffuGTSLib.pipeline import Options
+from DiffuGTSLib.scan.region import RegionFile
 
 # Of a run, those that a request may state.
 OPTIONS = ("seed", "threshold", "modality", "samples", "sequence", "skull_stripped")
@@ -57,7 +59,8 @@ class Segment:
     """Run prompts on a scan; the files go to `folder`, which is made if need be.
 
     Attributes:
-        within: a mask to which the search is limited.
+        within: a mask to which the search is limited; its name for sentences is that of the
+            request's "within_name".
     """
 
     id: Id
@@ -65,7 +68,7 @@ class Segment:
     prompts: tuple[str, ...]
     folder: Path
     options: Options = field(default_factory=Options)  # model and device are the worker's own
-    within: Path | None = None
+    within: RegionFile | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def parse(line: bytes) -> Request:
     if kind == "segment":
         request: Request = Segment(
             fields.identity("id"), fields.path("image"), fields.prompts(), fields.path("folder"),
-            fields.options(*OPTIONS), fields.optional_path("within"),
+            fields.options(*OPTIONS), fields.region("within", "within_name"),
         )
     elif kind == "threshold":
         threshold = fields.options("threshold").threshold
@@ -157,11 +160,14 @@ class _Fields:
             raise self.wrong(name, "a path") from None
         return Path(value)
 
-    def optional_path(self, name: str) -> Path | None:
+    def region(self, name: str, title: str) -> RegionFile | None:
+        stated = self._left.pop(title, None)
+        if not isinstance(stated, str | None):
+            raise self.wrong(title, "a text")
         if self._left.get(name) is None:
             self._left.pop(name, None)
             return None
-        return self.path(name)
+        return RegionFile(self.path(name), name=" ".join((stated or "").split()))
 
     def prompts(self) -> tuple[str, ...]:
         value = self._left.pop("prompt", None)

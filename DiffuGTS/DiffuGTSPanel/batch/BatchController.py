@@ -56,6 +56,7 @@ class BatchController:
         self._exit: ProcessExit | None = None
         self._hasFinished = self._cancelling = False
         self._shown = ("", "")
+        self._reported: tuple[str, str, float, float | None] = ("", "", 0.0, None)
         self._cancelTimer: Any = None
         run.state = "running"
         self._reportProgress(_("Preparing the scans"), "", 0.0, None)
@@ -182,6 +183,7 @@ class BatchController:
         self._set(event["case"], status="done", fraction=1.0, seconds=event["seconds"],
                   results=event["prompts"], segmentation=Path(event["segmentation"]),
                   failure=None)
+        self._reportProgress(*self._reported)  # one more has ended
         try:
             self._scanExport.touch()
         except Failure as failure:
@@ -190,6 +192,7 @@ class BatchController:
     def _caseFailed(self, event: Event) -> None:
         failure = Failure(event["code"], event["message"], hintFrom(event))
         self._set(event["case"], status="failed", seconds=event["seconds"], failure=failure)
+        self._reportProgress(*self._reported)
 
     def _finished(self, event: Event) -> None:
         self._hasFinished = True
@@ -259,6 +262,7 @@ class BatchController:
     def _reportProgress(
         self, text: str, case: str, fraction: float, secondsLeft: float | None
     ) -> None:
+        self._reported = text, case, fraction, secondsLeft
         run = self.run
         total = len(run.cases) - run.count("skipped")
         run.callbacks.call("onProgress", run, BatchProgress(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from slicer.i18n import tr as _
@@ -14,7 +13,7 @@ from DiffuGTSPanel.data.Failure import Event, Failure, failureFrom, unexpectedFa
 from DiffuGTSPanel.data.Run import Progress, Run, stageText
 from DiffuGTSPanel.process.Piecewise import IdleTask, Piecewise
 from DiffuGTSPanel.run.ResultLoader import ResultLoader
-from DiffuGTSPanel.scene import LesionSegments, ScanExport
+from DiffuGTSPanel.scene import LesionSegments, ScanExport, SearchRegion
 from DiffuGTSPanel.scene.SequenceFrames import SequenceFrames, sequenceOf
 from DiffuGTSPanel.scene.VolumeGrid import VolumeGrid
 
@@ -70,7 +69,7 @@ class RunController:
         self._queuedWork: deque[tuple[Piecewise, Callable[[], None]]] = deque()
         self._task: IdleTask | None = None
         self._jobActive = False
-        self._region: Path | None = None  # of the current job, where there is one
+        self._regionName = ""  # of the current job's region, where there is one
 
     def begin(self) -> None:
         """Starts the run; called from the event loop."""
@@ -154,29 +153,33 @@ class RunController:
         return self.jobs[-1]
 
     def _nextFrame(self) -> None:
-        """Exports the volume or its next frame, unless its file exists."""
+        """Exports the volume or its next frame."""
         frame = self._pendingFrames.popleft()
         options = self.run.options
         frameNode = self.frames.volume(frame) if self.frames and frame is not None else None
         roi = self.run.roi
         source = ScanExport.readSource(self.run.volumeNode, roi, options.modality, frameNode)
-        region = None if self.run.within is None else ScanExport.readRegion(
-            self.run.volumeNode, self.run.within, self.run.withinSegment, source.grid)
         self.run.note = source.grid.note
         identity = self.run.id if frame is None else f"{self.run.id}-{frame + 1}"
         self.jobs.append(Job(identity, frame, source.grid))
         self._reportProgress("prepare", 0.0)
-        self._region = None if region is None else self._folder.writeRegion(
-            self._job.id, region, source.grid)
+        self._enqueue(self._export(source), lambda: self._request(source))
+
+    def _export(self, source: ScanExport.ScanSource) -> Piecewise:
+        """Writes what the current job is limited to, and the scan unless its file exists."""
+        run = self.run
+        if run.within is not None:
+            region = yield from SearchRegion.readRegion(
+                run.volumeNode, run.within, run.withinSegment, source.grid)
+            yield from self._folder.writeRegion(self._job.id, region.array, source.grid)
+            self._regionName = region.name
         if self._folder.scan(source.key) is None:
-            self._enqueue(self._folder.writeScan(source), lambda: self._request(source))
-        else:
-            self._request(source)
+            yield from self._folder.writeScan(source)
 
     def _request(self, source: ScanExport.ScanSource) -> None:
         options = self.run.options
         self._reportProgress("start", _EXPORT_FRACTION)
-        path = self._folder.scan(source.key)
+        path, within = self._folder.scan(source.key), self.run.within
         self._jobActive = True
         try:
             self._client.request(self.run, {
@@ -185,7 +188,8 @@ class RunController:
                 "seed": options.seed, "threshold": options.threshold,
                 "modality": source.statedModality, "samples": options.samples,
                 "skull_stripped": options.skullStripped, "sequence": options.sequence,
-                "within": str(self._region) if self._region else None,
+                "within": None if within is None else str(self._folder.region(self._job.id)),
+                "within_name": None if within is None else self._regionName,
             })
         except Failure as failure:
             self._jobActive = False

@@ -86,42 +86,6 @@ def readSource(
     return ScanSource(whole[k, j, i], imageData, grid, tag, modality, hint)
 
 
-def readRegion(
-    volumeNode: Any, segmentationNode: Any, segment: str, grid: VolumeGrid
-) -> np.ndarray:
-    """The voxels of a scan that lie in a segment, uint8 (K, J, I), of the part that is searched.
-
-    Args:
-        segment: id or name; "" for all of the segmentation's segments.
-        grid: of that part.
-
-    Raises:
-        Failure: there is no such segment, or nothing of it lies in the scan.
-    """
-    if not slicer.mrmlScene.IsNodePresent(segmentationNode):
-        raise Failure("region-unusable", _("The segmentation to search in was removed."),
-                      _("Choose another one, or the whole scan."))
-    segmentation = segmentationNode.GetSegmentation()
-    names = {segmentation.GetNthSegmentID(n): segmentation.GetNthSegment(n).GetName()
-             for n in range(segmentation.GetNumberOfSegments())}
-    chosen = [each for each, name in names.items() if segment in ("", each, name)]
-    if not chosen:
-        raise Failure("region-unusable", _("The segment to search in is not there."),
-                      _("Choose another one, or the whole scan."))
-    i, j, k = (slice(low, high + 1) for low, high in
-               zip(grid.extent[::2], grid.extent[1::2], strict=True))
-    inside = np.zeros([s.stop - s.start for s in (k, j, i)], np.uint8)
-    for each in chosen:
-        voxels = slicer.util.arrayFromSegmentBinaryLabelmap(segmentationNode, each, volumeNode)
-        if voxels is not None:
-            inside |= np.asarray(voxels)[k, j, i] > 0
-    if not inside.any():
-        raise Failure("region-unusable",
-                      _("Nothing of the segment to search in lies in the scan."),
-                      _("Choose another one, or the whole scan."))
-    return inside
-
-
 def _checkedImage(volumeNode: Any) -> Any:
     """The image data of a volume with one component."""
     scalar = volumeNode.IsA("vtkMRMLScalarVolumeNode")
@@ -250,16 +214,17 @@ class JobFolder:
             self._scans.pop(next(iter(self._scans))).unlink(missing_ok=True)
         self._scans[key] = path
 
-    def writeRegion(self, name: str, array: np.ndarray, grid: VolumeGrid) -> Path:
-        """Writes what a job may search in, beside its scan; the path.
+    def region(self, name: str) -> Path:
+        """The path of what a job may search in."""
+        return self._rootFolder() / f"region-{name}.nrrd"
+
+    def writeRegion(self, name: str, array: np.ndarray, grid: VolumeGrid) -> Piecewise:
+        """Writes what a job may search in, for `region`, in pieces.
 
         Raises:
             Failure: no space.
         """
-        path = self._rootFolder() / f"region-{name}.nrrd"
-        for _step in VolumeFile.write(path, array, grid.fileToRas):
-            pass  # bytes of one scan: no need to give the user interface a turn
-        return path
+        yield from VolumeFile.write(self.region(name), array, grid.fileToRas)
 
     def removeJob(self, name: str) -> None:
         """Removes a job's folder."""

@@ -15,6 +15,7 @@ from DiffuGTSPanel.widgets import KeptSettings
 from DiffuGTSPanel.widgets.ComputeSelector import ComputeSelector
 from DiffuGTSPanel.widgets.ModelTable import ModelTable
 from DiffuGTSPanel.widgets.Section import Section, coloured
+from DiffuGTSPanel.widgets.SegmentChoice import SegmentChoice
 
 if TYPE_CHECKING:
     from DiffuGTSPanel.data.Failure import Failure
@@ -49,8 +50,7 @@ class AdvancedSection(Section):
         self._volumeNode: Any = None
         self.root.setMRMLScene(slicer.mrmlScene)
         self.ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._fitRoi)
-        self.ui.withinSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._fillSegments)
-        self._fillSegments(None)
+        self.segments = SegmentChoice(self.ui.segmentSelector, self.ui.segmentLabel)
         self._fillDevices(_anyDevices())
         self.ui.deviceSelector.currentIndexChanged.connect(self._keepDevice)
         self.ui.refreshDevicesButton.clicked.connect(self.examine)
@@ -78,16 +78,10 @@ class AdvancedSection(Section):
         """The chosen device's name."""
         return str(self.ui.deviceSelector.itemData(self.ui.deviceSelector.currentIndex))
 
-    @property
-    def segment(self) -> str:
-        """The id of the segment to search in; "" for all of the chosen segmentation's."""
-        return str(self.ui.segmentSelector.itemData(self.ui.segmentSelector.currentIndex) or "")
-
     def open(self) -> None:
         """The section was opened: reads the models and, once, packages and devices."""
         self.models.refresh()
         self.compute.refresh()
-        self._fillSegments(self.ui.withinSelector.currentNode())
         if not self._examined and not self.host:
             self.examine()
 
@@ -96,6 +90,7 @@ class AdvancedSection(Section):
         self._stopExamination()
         self.compute.close()
         self.models.close()
+        self.segments.close()
 
     def _stopExamination(self) -> None:
         self._examineLater.stop()
@@ -132,20 +127,6 @@ class AdvancedSection(Section):
             self._volumeNode.GetRASBounds(bounds)
             roiNode.SetCenter([(bounds[2 * i] + bounds[2 * i + 1]) / 2 for i in range(3)])
             roiNode.SetSize([bounds[2 * i + 1] - bounds[2 * i] for i in range(3)])
-
-    def _fillSegments(self, segmentationNode: Any) -> None:
-        """Lists the segments of a segmentation; the chosen one stays while it is there."""
-        selector, before = self.ui.segmentSelector, self.segment
-        selector.clear()
-        selector.addItem(_("All segments"), "")
-        if segmentationNode is not None:
-            segmentation = segmentationNode.GetSegmentation()
-            for number in range(segmentation.GetNumberOfSegments()):
-                selector.addItem(segmentation.GetNthSegment(number).GetName(),
-                                 segmentation.GetNthSegmentID(number))
-        selector.setCurrentIndex(max(0, selector.findData(before)))
-        for widget in (selector, self.ui.segmentLabel):
-            widget.visible = segmentationNode is not None
 
     def showWorker(self, state: WorkerState) -> None:
         """Shows the running worker's device and its free memory."""

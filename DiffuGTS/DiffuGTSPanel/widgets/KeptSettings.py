@@ -88,6 +88,7 @@ class Parameters:
     seed: Annotated[int, WithinRange(0, 999999)] = 0
     roi: vtkMRMLMarkupsROINode
     within: vtkMRMLSegmentationNode
+    withinSegment: str = ""  # id of one of its segments
     frames: FrameChoice = FrameChoice.THIS
 
 

@@ -51,7 +51,10 @@ class Panel(VTKObservationMixin):
         self.run: Run | None = None
         self._started = 0.0
         self._volume: Any = None
+        self._within: Any = None
+        self._segments: dict[str, str] = {}  # chosen last, by the segmentation's id
         self.parameters: Any = None
+        self._suspended = False  # while the scene is closed or imported
         self._guiTag: Any = None
         self.root = slicer.util.loadUI(widget.resourcePath("UI/DiffuGTS.ui"))
         self.ui = slicer.util.childWidgetVariables(self.root)
@@ -62,6 +65,8 @@ class Panel(VTKObservationMixin):
         self.ui.advancedButton.contentsCollapsed.connect(self._advancedToggled)
         self.ui.batchButton.contentsCollapsed.connect(self._batchToggled)
         self.advanced.models.onChanged = self._setModel
+        self.advanced.segments.onChosen = self._setSegment
+        self.advanced.segments.onListed = self._updateReady
         logic.onWorker = self.advanced.showWorker
         self._showResultSections(False)
         self.setParameterNode(logic.getParameterNode())
@@ -106,18 +111,34 @@ class Panel(VTKObservationMixin):
 
     def exit(self) -> None:
         """Another module is shown; a run continues."""
+        self._suspended = False
         self.setParameterNode(None)
 
     def sceneStartClose(self) -> None:
         """The nodes are about to be removed; the logic cancels the run."""
-        self.setParameterNode(None)
+        self._suspend()
+        self._segments.clear()  # the next scene uses the ids again
         self.evidence.clear()
         self.lesions.clear()
         self._showResultSections(False)
 
-    def sceneEndClose(self) -> None:
-        """The scene is empty."""
-        self.setParameterNode(self.logic.getParameterNode())
+    def sceneStartImport(self) -> None:
+        """Nodes are about to be read: until all are there, parameters refer to missing ones."""
+        self._suspend()
+
+    def sceneSettled(self) -> None:
+        """The scene was closed or imported: shows the parameters that it has now.
+
+        Selectors list its nodes only once the batch of changes has ended, of which closing and
+        importing may be parts: called again then.
+        """
+        if self._suspended and not slicer.mrmlScene.IsBatchProcessing():
+            self._suspended = False
+            self.setParameterNode(self.logic.getParameterNode())
+
+    def _suspend(self) -> None:
+        self._suspended = self._suspended or self.parameters is not None
+        self.setParameterNode(None)
 
     def cleanup(self) -> None:
         """The module is being removed; the logic ends the worker."""
@@ -135,6 +156,7 @@ class Panel(VTKObservationMixin):
                                 self._parametersChanged)
         self.parameters = Parameters(node) if node else None  # type: ignore[call-arg]
         if self.parameters is not None:
+            self._within = self.parameters.within
             self._guiTag = self.parameters.connectGui(self.root)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
             self._parametersChanged()
@@ -147,6 +169,8 @@ class Panel(VTKObservationMixin):
             self.advanced.models.choose(self.parameters.model)
             self.prompt.setModel(self.parameters.model)
             self._resetScanOptions()
+            self._resetSegment()
+            self.advanced.segments.show(self.parameters.within, self.parameters.withinSegment)
             self.advanced.setVolume(self.parameters.volume)
             isCt = self.parameters.modality is ModalityChoice.CT
             self.advanced.ui.sequenceSelector.enabled = not isCt
@@ -158,6 +182,20 @@ class Panel(VTKObservationMixin):
         if None not in (before, self._volume) and before is not self._volume:
             self.parameters.modality = ModalityChoice.AUTOMATIC
             self.parameters.sequence = SequenceChoice.AUTOMATIC
+
+    def _resetSegment(self) -> None:
+        """The id of a segment may be another one's in the next segmentation."""
+        before, self._within = self._within, self.parameters.within
+        if before is self._within:
+            return
+        if before is not None:
+            self._segments[before.GetID()] = self.parameters.withinSegment
+        node = self._within
+        self.parameters.withinSegment = self._segments.get(node.GetID(), "") if node else ""
+
+    def _setSegment(self, segment: str) -> None:
+        if self.parameters is not None:
+            self.parameters.withinSegment = segment
 
     def _promptChanged(self) -> None:
         if self.parameters is not None and self.parameters.prompt != self.prompt.text:
@@ -216,6 +254,8 @@ class Panel(VTKObservationMixin):
             return _("The text is not understood.")
         if not self.setup.complete:
             return _("Install the missing packages first.")
+        if self.advanced.segments.isMissing:
+            return _("The segment to search in was removed: choose another one under Advanced.")
         model = self.advanced.models.current
         if (model is not None and model.name == self.parameters.model and not model.ready
                 and not self.advanced.host):
@@ -237,8 +277,8 @@ class Panel(VTKObservationMixin):
                 onProgress=self._onProgress, onPreview=self._onPreview,
                 onFinished=self._onFinished, onError=self._onError,
                 onCancelled=self._onCancelled, onUpdated=self.lesions.refresh,
-                roi=parameters.roi, within=parameters.within,
-                withinSegment=self.advanced.segment, seed=parameters.seed, model=parameters.model,
+                roi=parameters.roi, within=parameters.within, seed=parameters.seed,
+                withinSegment=parameters.withinSegment, model=parameters.model,
                 device=self.advanced.device, host=self.advanced.host,
                 **self._scanOptions(parameters),
                 frames="all" if parameters.frames is FrameChoice.ALL else "this",

@@ -24,6 +24,7 @@ from DiffuGTSLib.batch.inputs import (
     safe,
 )
 from DiffuGTSLib.errors import PromptNotUnderstood
+from DiffuGTSLib.scan.region import RegionFile
 
 NOWHERE = Path("nowhere")
 LUNG, LIVER = "lung tumor", "liver tumor"
@@ -194,10 +195,31 @@ def test_a_table_may_name_the_mask_to_search_in(tmp_path):
     assert [Case.from_dict(case.as_dict()) for case in found] == list(found)
 
 
-def test_two_masks_for_one_scan_are_refused(tmp_path):
+def test_a_table_may_name_a_segment_of_the_mask(tmp_path):
     (tmp_path / "a.nii").touch()
-    (tmp_path / "t.csv").write_text("image,within\na.nii,x.nii\na.nii,y.nii\n")
-    with pytest.raises(BadTable, match=r"a\.nii is to be searched in two different masks"):
+    (tmp_path / "t.csv").write_text("image,within,segment\na.nii,all.seg.nrrd,liver\n")
+    (tmp_path / "t.json").write_text('[{"image": "a.nii", "within": "all.nii", "segment": 5}]')
+    named, numbered = cases(tmp_path / "t.csv")[0], cases(tmp_path / "t.json")[0]
+    assert named.region == RegionFile(tmp_path / "all.seg.nrrd", "liver")
+    assert (named.searched_in, numbered.segment) == ("all.seg.nrrd: liver", "5")
+    assert Case.from_dict(named.as_dict()) == named
+
+
+def test_a_segment_without_a_mask_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("image,segment\na.nii,liver\n")
+    with pytest.raises(BadTable, match="names a segment, but no mask"):
+        cases(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(("rows", "words"), [
+    ("a.nii,x.nii,\na.nii,y.nii,", "in two different masks"),
+    ("a.nii,x.nii,1\na.nii,x.nii,2", "in two different segments of one mask"),
+    ("a.nii,x.nii,\na.nii,,", "in a mask, and in another row without one"),
+])
+def test_two_regions_for_one_scan_are_refused(rows, words, tmp_path):
+    (tmp_path / "a.nii").touch()
+    (tmp_path / "t.csv").write_text(f"image,within,segment\n{rows}\n")
+    with pytest.raises(BadTable, match=rf"a\.nii is to be searched {words}"):
         cases(tmp_path / "t.csv")
 
 

@@ -116,6 +116,18 @@ def test_every_case_is_a_row_whatever_became_of_it(tmp_path):
     assert (rows[1]["error_code"], rows[1]["error"]) == ("no-content", 'no, "none"')
 
 
+def test_tables_and_report_name_the_mask_and_not_its_folder(tmp_path):
+    row = done("a")
+    within = replace(row, case=replace(row.case, within=Path("/secret/organs.seg.nrrd"),
+                                       segment="liver"))
+    write_tables(tmp_path, [within, done("b")])
+    assert [each["within"] for each in table(tmp_path / "cases.csv")] == [
+        "organs.seg.nrrd: liver", ""]
+    page = report(tmp_path, within)
+    assert "searched only in organs.seg.nrrd: liver" in page.text
+    assert "secret" not in page.text
+
+
 def test_the_report_is_sound_and_names_every_case(tmp_path):
     page = report(tmp_path, done("a"), done("none", 0), failed("b", "It is empty."), waiting("c"))
     assert {"c1", "c2", "c3", "c4"} <= page.ids

@@ -282,19 +282,43 @@ def test_a_phantom_that_cannot_be_written_fails_in_one_sentence(tmp_path):
     assert failed_plainly(diffugts("phantom", "--output", tmp_path / "file"), "file")
 
 
-def test_the_search_can_be_limited_to_a_mask(scan, model, tmp_path):
+@pytest.fixture
+def halves(tmp_path):
+    """A label map of the ball's halves; where label 2 is."""
     image, ball = ball_scan()
     inside = ball.copy()
     inside[:, :, : int(np.median(np.nonzero(ball)[2]))] = False
-    region = sitk.GetImageFromArray(inside.astype(np.uint8))
-    region.CopyInformation(image)
-    sitk.WriteImage(region, str(tmp_path / "half.nii.gz"))
-    done = segment(scan, model, tmp_path / "m.nii.gz", "--within", tmp_path / "half.nii.gz")
+    labels = sitk.GetImageFromArray((ball.astype(np.uint8) + inside).astype(np.uint8))
+    labels.CopyInformation(image)
+    sitk.WriteImage(labels, str(tmp_path / "halves.nii.gz"))
+    return inside
+
+
+def test_the_search_can_be_limited_to_one_label_of_a_mask(scan, model, halves, tmp_path):
+    inside, ball = halves, ball_scan()[1]
+    done = segment(scan, model, tmp_path / "m.nii.gz", "--within", tmp_path / "halves.nii.gz",
+                   "--segment", "2")
     assert done.returncode == 0, done.stderr
-    assert "Note: Only the given region was searched." in done.stdout
+    assert "Note: Searched only in label 2 of halves.nii.gz (" in " ".join(done.stdout.split())
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "m.nii.gz"))) > 0
     assert found[inside].mean() > 0.5
     assert found[ball & ~inside].mean() < 0.2
+
+
+def test_the_json_names_what_was_searched_and_not_where_it_lies(scan, model, halves, tmp_path):
+    done = segment(scan, model, tmp_path / "m.nii.gz", "--within", tmp_path / "halves.nii.gz",
+                   "--json")
+    document = json.loads(done.stdout)
+    assert document["within"] == "the 2 labels of halves.nii.gz"
+    assert document["prompts"][0]["within"] == document["within"]
+
+
+def test_a_label_that_is_not_there_or_has_no_mask_is_refused(scan, model, halves, tmp_path):
+    failed_plainly(segment(scan, model, tmp_path / "m.nii.gz", "--within",
+                           tmp_path / "halves.nii.gz", "--segment", "9"), "Its labels: 1, 2.")
+    done = segment(scan, model, tmp_path / "m.nii.gz", "--segment", "2")
+    assert done.returncode == 2
+    assert "--within" in done.stderr
 
 
 def test_a_mask_to_search_in_is_checked_before_the_run_and_never_replaced(scan, model, tmp_path):

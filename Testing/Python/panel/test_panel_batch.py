@@ -26,10 +26,11 @@ def opened(running_host, material, tmp_path_factory):
     fill(panel, material, tmp_path_factory.mktemp("results") / FOLDER)
     panel.ui.batchButton.collapsed = False
     panel.batch.ui.batchRunButton.click()
-    panel.texts = []
+    panel.texts, panel.counts = [], []
 
     def poll():
         panel.texts.append(plain(panel.batch.ui.batchProgressLabel))
+        panel.counts.append(counts(panel))
         return panel.batch.run is None
 
     assert panel.batch.ui.batchRunButton.text == "Cancel"
@@ -53,6 +54,14 @@ def cells(panel, name):
     rows = [[table.item(row, column).text() for column in range(4)]
             for row in range(table.rowCount)]
     return next(row for row in rows if row[0] == name)
+
+
+def counts(panel):
+    """The number of ended scans in words, and as the table shows it; None before there are any."""
+    table, text = panel.batch.table.ui.caseTable, plain(panel.batch.ui.batchProgressLabel)
+    states = [table.item(row, 1).text() for row in range(table.rowCount)]
+    ended = sum(state in ("done", "failed") for state in states)
+    return (int(text[0]), ended) if " of 3 scans" in text else None
 
 
 def select(panel, name):
@@ -130,6 +139,12 @@ def test_a_batch_shows_its_progress_and_fills_the_table(opened):
     assert plain(opened.batch.ui.batchMessageLabel) == (
         "Some scans failed; select a row to see why.\n"
         "Skipped, not scans: 1 (Notizen.txt).")
+
+
+def test_the_number_of_scans_that_have_ended_is_that_of_the_table(opened):
+    seen = set(filter(None, opened.counts))
+    assert len(seen) > 1
+    assert all(said == shown for said, shown in seen)
 
 
 def test_a_selected_row_shows_the_findings_or_the_error(opened):

@@ -147,11 +147,11 @@ def test_the_segments_to_search_in_are_listed_for_the_chosen_segmentation(panel,
     assert not ui.segmentSelector.isHidden()
     assert [ui.segmentSelector.itemText(n) for n in range(ui.segmentSelector.count)] == [
         "All segments", "liver"]
-    assert panel.advanced.segment == ""
+    assert panel.parameters.withinSegment == ""
     ui.segmentSelector.setCurrentIndex(1)
-    assert panel.advanced.segment == liver
+    assert panel.parameters.withinSegment == liver
     panel.parameters.within = None
-    assert panel.advanced.segment == ""
+    assert panel.parameters.withinSegment == ""
 
 
 def test_missing_packages_are_one_line_with_one_button_that_can_be_pressed_again(

@@ -70,6 +70,25 @@ def add_roi(centre: Any, size: Any) -> Any:
     return roi
 
 
+def add_region(volume: Any, inside: np.ndarray, name: str = "thigh") -> tuple[Any, str]:
+    """A segmentation with one segment, from a bool array (K, J, I); the node and the id."""
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    return node, add_segment(node, volume, inside, name)
+
+
+def add_segment(node: Any, volume: Any, inside: np.ndarray, name: str) -> str:
+    """One more segment in a segmentation; its id."""
+    import slicer
+
+    segment = str(node.GetSegmentation().AddEmptySegment(f"id of {name}", name))
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        inside.astype(np.uint8), node, segment, volume)
+    return segment
+
+
 def segment_array(node: Any, segment_id: str, volume: Any) -> np.ndarray:
     """A segment as a bool array (K, J, I) on the volume's grid."""
     import slicer

@@ -76,6 +76,13 @@ def test_how_good_a_model_is_for_an_organ_is_said(place: tuple[str, ...], senten
     assert reliability(card(), *place).endswith(sentence)
 
 
+def test_scores_are_not_those_of_a_search_in_a_given_mask() -> None:
+    said = "That was measured without a mask to search in."
+    assert reliability(card(), "brain", "MR", "flair", within=True).endswith(said)
+    assert said not in reliability(card(), "brain", "MR", "flair")
+    assert said not in reliability(card(), "pancreas", "CT", "", within=True)  # not measured
+
+
 def test_a_card_that_states_nothing_says_nothing() -> None:
     silent = card(validation=(), trained_classes=None)
     assert reliability(silent, "liver", "CT", "") == ""

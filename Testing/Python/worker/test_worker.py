@@ -268,13 +268,12 @@ def test_a_missing_model_is_told_and_ends_the_worker(tmp_path):
 
 
 BROKEN = """
-import sys, types
+import sys
 from DiffuGTSLib.worker.server import WorkerServer
 from DiffuGTSLib.channel import Channel
 
 class Broken:
-    device, text_encoder = "cpu", None
-    package = types.SimpleNamespace(card=types.SimpleNamespace(name="broken"))
+    device, text_encoder, model_name, fingerprint = "cpu", None, "broken", ""
     def segment_all(self, image, *_, **__):
         print("a library prints")
         raise ZeroDivisionError(f"cannot divide {image}")

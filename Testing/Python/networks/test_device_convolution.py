@@ -9,7 +9,7 @@ from support.random_networks import relative_error
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from DiffuGTSLib.networks.convolution import Conv3d, _has_fast_kernels, convolve
+from DiffuGTSLib.networks.device import Conv3d, _has_fast_kernels, convolve
 
 LAYOUTS = {"plain": torch.contiguous_format, "channels-last": torch.channels_last_3d}
 SHAPES = [(32, 48, 3, 1, (4, 4, 4)), (8, 16, 3, 2, (6, 9, 7)), (16, 8, 1, 1, (5, 3, 4))]
