@@ -98,7 +98,7 @@ class ResultNotFinite(DiffuGTSError):
 
 
 class NoContent(DiffuGTSError):
-    """The scan is empty or has the same value everywhere."""
+    """The scan is empty, has the same value everywhere, or two values only, as a mask has."""
 
     code = "no-content"
 

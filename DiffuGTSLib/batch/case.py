@@ -140,6 +140,7 @@ class Outcome:
             lesions' values in the segmentation, and `names`.
         files: "segmentation", "dicom", "thumbnails", "maps": paths below the output folder.
         notes: sentences on what was requested of a done case and could not be made.
+        modality_reason: why the scan was taken for CT or MR.
     """
 
     case: str
@@ -151,6 +152,13 @@ class Outcome:
     prompts: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    modality_reason: str = ""
+
+    @property
+    def all_notes(self) -> list[str]:
+        """Those, and what is known of scan and prompts; each once."""
+        of_prompts = (note for prompt in self.prompts for note in prompt.get("notes", ()))
+        return list(dict.fromkeys((*self.notes, *of_prompts)))
 
     @property
     def lesions(self) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ and reports progress by calling `on_event` with plain dictionaries:
     case-done     case, image, series, prompts (as report.describe), lesions, volume_ml, seconds,
                   segmentation (absolute path), thumbnails, notes (on what could not be made)
     case-failed   case, image, series, code, message, hint, seconds
-    finished      done, failed, kept, skipped, waiting, cancelled, seconds, network_seconds, folder,
-                  report, exit_code
+    finished      done, failed, kept, skipped, waiting, others, cancelled, seconds,
+                  network_seconds, folder, report, exit_code
 """
 
 from __future__ import annotations
@@ -76,6 +76,12 @@ class BatchSummary:
         return sum(row.status == "waiting" for row in self.rows)
 
     @property
+    def others(self) -> int:
+        """Cases of earlier runs in the folder whose scans are not among the inputs."""
+        counted = self.done + self.kept + self.failed + self.skipped + self.waiting
+        return max(0, len(self.rows) - counted)
+
+    @property
     def report(self) -> Path:
         """The HTML report."""
         return self.folder / REPORT
@@ -89,8 +95,8 @@ class BatchSummary:
         """The counts and times, for JSON."""
         return {
             "done": self.done, "failed": self.failed, "kept": self.kept, "skipped": self.skipped,
-            "waiting": self.waiting, "cancelled": self.cancelled, "seconds": round(self.seconds, 2),
-            "network_seconds": round(self.network_seconds, 2),
+            "waiting": self.waiting, "others": self.others, "cancelled": self.cancelled,
+            "seconds": round(self.seconds, 2), "network_seconds": round(self.network_seconds, 2),
         }
 
 
@@ -126,7 +132,8 @@ def run_batch(
     refuse_own_outputs(inputs, gathered.requests, settings)
     output = OutputFolder(settings.folder, resume)
     try:
-        entries = name_cases(gathered.requests, output.names)
+        entries = [replace(entry, case=output.with_earlier(entry.case))
+                   for entry in name_cases(gathered.requests, output.names)]
         waiting = sum(not e.problem and not output.kept(e.case) for e in entries)
         output.begin(settings, executor.start(settings, waiting), {
             "place": executor_name, "cases": len(entries), "left_out": gathered.left_out.as_dict(),
@@ -285,8 +292,11 @@ class _Batch:
 
     def _row(self, entry: BatchEntry) -> CaseRow:
         case = entry.case
+        ended = self._ended.get(case.name)
+        if ended is not None:
+            return CaseRow(case, ended.status, ended, ended.error)
         record = self._output.records.get(case.name)
-        if case.name in self._ended or case.name in self._kept:
+        if case.name in self._kept:
             assert record is not None
             return CaseRow(case, record.outcome.status, record.outcome, record.outcome.error)
         if entry.skipped:

@@ -217,10 +217,12 @@ def _requests(
 
 
 def _merged(requests: Sequence[Request]) -> list[Request]:
-    """One request per scan: prompts from several inputs share one encoding."""
-    merged: dict[tuple[Path, str], Request] = {}
+    """One request per scan: prompts from several inputs share one encoding, and a link to a scan is
+    no other one."""
+    owners = _owners([one.found for one in requests])
+    merged: dict[tuple[str, str], Request] = {}
     for one in requests:
-        key = one.found.image, one.found.series
+        key = os.path.realpath(one.found.image), one.found.series
         before = merged.get(key, one)
         sequences = {before.sequence, one.sequence} - {""}
         if len(sequences) > 1:
@@ -228,7 +230,7 @@ def _merged(requests: Sequence[Request]) -> list[Request]:
                            f"{' and '.join(sorted(sequences))}.", "Correct the table.")
         _refuse_two_regions(before, one)
         prompts = dict.fromkeys((*before.prompts, *one.prompts))
-        merged[key] = Request(before.found, tuple(prompts), "".join(sequences), one.within,
+        merged[key] = Request(owners[key], tuple(prompts), "".join(sequences), one.within,
                               one.segment)
     return list(merged.values())
 
@@ -246,6 +248,16 @@ def _refuse_two_regions(one: Request, other: Request) -> None:
                        f"{hint}, or a mask of both segments.")
     raise BadTable(f"{name} is to be searched in two different masks.",
                    f"{hint}, or one mask of both.")
+
+
+def _owners(scans: Sequence[Found]) -> dict[tuple[str, str], Found]:
+    """Of what is found under several names the one that is no link, else the first."""
+    owners: dict[tuple[str, str], Found] = {}
+    for scan in scans:
+        key = os.path.realpath(scan.image), scan.series
+        if key not in owners or (owners[key].image.is_symlink() and not scan.image.is_symlink()):
+            owners[key] = scan
+    return owners
 
 
 def _with_refusal(one: Request, refused: Mapping[str, PromptNotUnderstood]) -> Request:

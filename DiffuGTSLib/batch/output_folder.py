@@ -13,8 +13,9 @@ import io
 import json
 import os
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -46,7 +47,7 @@ CASES, LESIONS = "cases.csv", "lesions.csv"
 SECONDS_OF_A_STAMP = 2.0
 CASE_COLUMNS = (
     "case", "status", "modality", "prompts", "lesions", "volume_ml", "highest_score", "seconds",
-    "error_code", "error", "image", "segmentation", "within",
+    "error_code", "error", "image", "segmentation", "within", "modality_reason", "notes",
 )
 LESION_COLUMNS = (
     "case", "prompt", "lesion", "label", "volume_ml", "longest_diameter_mm", "perpendicular_mm",
@@ -199,6 +200,23 @@ class OutputFolder:
         segmentation = self._folder / record.outcome.files["segmentation"]
         return segmentation.is_file() and record.stamp == stamp(case)
 
+    def with_earlier(self, case: Case) -> Case:
+        """The case with the prompts of its earlier results too, which would else be lost.
+
+        Raises:
+            OtherRun: it was done in another mask, or as another MR sequence.
+        """
+        record = self.records.get(case.name)
+        if record is None or not record.done:
+            return case
+        before = record.case
+        if ((before.within, before.segment, before.sequence)
+                != (case.within, case.segment, case.sequence)):
+            raise OtherRun(
+                f"The run in {self._folder.name} has done {case.name} in another mask or as "
+                "another MR sequence.", "Use the same ones, or choose another folder.")
+        return replace(case, prompts=tuple(dict.fromkeys((*before.prompts, *case.prompts))))
+
     def note_state(self, case: Case) -> None:
         """Notes the state of a scan before it is read, so that later changes are noticed."""
         self._stamps[case.name] = stamp(case)
@@ -207,12 +225,16 @@ class OutputFolder:
         """Writes the record of a case that has ended, atomically.
 
         Results of an earlier request are kept until then; those that the new ones have not
-        replaced are removed, as they would be outdated.
+        replaced are removed, as they would be outdated. A failure replaces none of a scan that is
+        as it was, or is gone.
 
         Raises:
             OutputNotWritten: the disk is full.
         """
         before = self.records.get(case.name)
+        if before and before.done and outcome.status == "failed" and stamp(case) in (
+                [], before.stamp):
+            return
         record = Record(case, outcome, self._stamps.get(case.name, []))
         write_json(self._folder / RECORDS / f"{case.name}.json", {
             "case": case.as_dict(), "outcome": outcome.as_dict(), "stamp": record.stamp,
@@ -398,11 +420,16 @@ def _case_row(row: CaseRow) -> list[Any]:
         str(row.case.image),
         outcome.files["segmentation"] if outcome is not None and done else "",
         row.case.searched_in,
+        outcome.modality_reason if outcome else "", " ".join(outcome.all_notes) if outcome else "",
     ]
 
 
 def _inert(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula; numbers stay as they are."""
+    """A cell that no spreadsheet takes for a formula, nor a terminal for a command; numbers stay as
+    they are, control characters are written as escapes."""
+    text = "".join(char.encode("unicode_escape").decode()
+                   if unicodedata.category(char) == "Cc" and char not in "\t\r\n" else char
+                   for char in text)
     if not text.startswith((*FORMULA, "\t", "\r")):
         return text
     try:

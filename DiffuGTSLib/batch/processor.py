@@ -117,7 +117,7 @@ class CaseProcessor:
             paths = files.write(results, scan.modality, self._check)
             watch.pause()
             return Outcome(case.name, "done", watch.seconds, watch.network_seconds, None,
-                           scan.modality, prompts, paths, files.notes)
+                           scan.modality, prompts, paths, files.notes, scan.modality_reason)
         except Cancelled:
             return Outcome(case.name, "cancelled")
         except Exception as error:

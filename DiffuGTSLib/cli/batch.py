@@ -292,7 +292,8 @@ def print_summary(summary: BatchSummary, out: TextIO) -> None:
         left = f"{summary.waiting} waiting, g" if summary.waiting else "G"
         console.print(f"Cancelled. Finished cases stay. {left}o on with --resume.")
     counts = {"done": summary.done, "done before": summary.kept, "failed": summary.failed,
-              "skipped": summary.skipped, "waiting": summary.waiting}
+              "skipped": summary.skipped, "waiting": summary.waiting,
+              "of scans that are not among the inputs": summary.others}
     text = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     console.print(f"{text or 'No case was run'}; {duration(summary.seconds)}.")
     if summary.left_out.count:

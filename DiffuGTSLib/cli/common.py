@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from DiffuGTSLib.errors import (
     OutputNotWritten,
     PromptNotUnderstood,
     explain,
+    plain_text,
 )
 from DiffuGTSLib.progress import Callback, ProgressEstimator
 from DiffuGTSLib.scan.modality import MODALITIES, SEQUENCES
@@ -60,8 +62,19 @@ class SequenceChoice(enum.StrEnum):
 
 ModelOption = Annotated[str, typer.Option(help="Catalogue name or folder of a model package.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+def _share(text: str) -> float:
+    """A number from 0 to 1; "nan" is none, which a range does not notice."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"{plain_text(text)[:20]} is no number from 0 to 1.")
+    return value
+
+
 ThresholdOption = Annotated[float | None, typer.Option(
-    min=0, max=1, help="Of the score; the model's own if not given.")]
+    parser=_share, metavar="FLOAT", help="Of the score, 0 to 1; the model's own if not given.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same mask.")]
 SamplesOption = Annotated[int | None, typer.Option(
     min=1, max=100, help="Pseudo-healthy scans to draw.")]

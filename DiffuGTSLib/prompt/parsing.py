@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
 from DiffuGTSLib.errors import PromptNotUnderstood
-from DiffuGTSLib.prompt.site import not_of_origin, notes_on, side_of, site_of, unmatched
+from DiffuGTSLib.prompt.site import leaves_out, not_of_origin, notes_on, side_of, site_of, unmatched
 from DiffuGTSLib.prompt.vocabulary import (
     Anatomy,
     Finding,
@@ -37,6 +37,7 @@ TERMINOLOGY = (
     "~Anatomic codes - DICOM master list~{region}~^^"
 )
 COMMON = ("liver tumor", "lung nodule", "kidney tumor", "brain tumor", "tumor")
+LANGUAGES = "English, German, French, Spanish, Italian and Portuguese"
 EXAMPLE = "Type what to look for and where, for example: liver tumor."
 # Share of equal letters; below it, hello would be similar to cell, and none to bone.
 _MIN_WORD_SIMILARITY = 0.8
@@ -215,6 +216,10 @@ def _check_characters(text: str) -> None:
     if any(unicodedata.category(char) in ("Cc", "Cs", "Co", "Cn") and char not in "\t\n\r"
            for char in text):
         _refuse("The text holds characters that cannot be printed.", EXAMPLE)
+    letters = [char for char in text if char.isalpha()]
+    if letters and not any("LATIN" in unicodedata.name(char, "") for char in letters):
+        _refuse("The text is in a script that is not read.",
+                f"Type it in one of the languages that are read: {LANGUAGES}.")
 
 
 def _check_intent(reading: Reading) -> None:
@@ -228,6 +233,10 @@ def _check_intent(reading: Reading) -> None:
     normal = starts_of(vocabulary().listed("normal"), around)
     findings = reading.named("finding")
     affirmed = _affirmed(reading)
+    if leaves_out(max(affirmed, key=_rank, default=None), reading):
+        message = "The text names something to leave out, which is not possible."
+        wanted = dict.fromkeys(_finding(match).name for match in affirmed)
+        _refuse(message, "Type only what to look for, and where.", list(wanted))
     if (findings and (denied or not affirmed)) or (normal and not findings):
         message = "The text says that there is no finding."
         _refuse(message, "Type the finding itself; if there is none, the result says so.", matches)
@@ -261,7 +270,8 @@ def _check_one_place(reading: Reading, finding: Match | None) -> None:
 def _affirmed(reading: Reading) -> list[Match]:
     """The findings that the text does not deny, without those that name a metastasis' origin."""
     around = unmatched(reading)
-    denials = starts_of(vocabulary().listed("negating"), around)
+    denials = sorted(start for name in ("negating", "leaving_out")
+                     for start in starts_of(vocabulary().listed(name), around))
     if denials and denials[-1] == len(around) - 1:
         return []  # "liver tumor: no"
     directly = starts_of(vocabulary().listed("negating_next"), around)

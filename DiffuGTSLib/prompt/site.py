@@ -84,6 +84,37 @@ def not_of_origin(reading: Reading, matches: list[Match]) -> list[Match]:
     return outside if any(not _in_scope(match, reading) for match in findings) else matches
 
 
+def leaves_out(finding: Match | None, reading: Reading) -> bool:
+    """Whether a text says what not to find: "tumor excluding liver", "tumor not in the liver".
+
+    Args:
+        finding: the one to look for; None where the text names none.
+    """
+    around = unmatched(reading)
+    if starts_of(vocabulary().listed("leaving_out"), around):
+        return True
+    site = _site(finding, reading)
+    if finding is None or site is None:
+        return False
+    outside, toward = vocabulary().listed("outside"), vocabulary().listed("toward")
+    small = _words_of("ignored", "toward")
+    # "no" is the Portuguese "in the", too; of what a finding does, as in "extending outside the
+    # kidney", nothing is left out, nor is it in "non-enhancing".
+    denials = [at for at in starts_of(vocabulary().listed("negating"), around)
+               if (around[at],) not in toward]
+    denials += [at for at in starts_of(outside, around)
+                if around[at - 1] in {"", *SEPARATORS, *small}]
+    close = [at for at in starts_of(vocabulary().listed("negating_next"), around)
+             if all(word in small for word in around[at + 1 : site.start])]
+    small |= _words_of("qualifiers")
+    close += [at for at in denials if all(word in small for word in around[at + 1 : site.start])]
+    return any(finding.start < at < site.start for at in close)
+
+
+def _words_of(*names: str) -> set[str]:
+    return {word for name in names for phrase in vocabulary().listed(name) for word in phrase}
+
+
 def unmatched(reading: Reading) -> list[str]:
     """The tokens, with "" where one belongs to a finding or a place."""
     taken = {index for match in reading.matches for index in range(match.start, match.end)}

@@ -145,7 +145,8 @@ class Vocabulary:
         self._longest = max(map(len, self.phrases))
         self._correct = sorted({word for phrase in self.phrases for word in phrase})
         lists = ("ignored", "conjunctions", "toward", "origin", "history", "beside", "qualifiers",
-                 "left", "right", "negating", "negating_next", "absent", "normal", "other_intents")
+                 "left", "right", "negating", "leaving_out", "outside", "negating_next", "absent",
+                 "normal", "other_intents")
         self._plain = {word for name in lists for text in words[name] for word in tokens(text)}
         self._known = self._plain | set(self._correct) | SEPARATORS
         self._known |= set(words["not_typos"]) | set(words["not_tumors"])

@@ -11,13 +11,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import ModalityMismatch, UnreadableImage
+from DiffuGTSLib.scan.dicom_padding import Range, filled, padding_range, without_padding
 from DiffuGTSLib.scan.dicom_tags import DicomTags, read_tags
 from DiffuGTSLib.scan.file_checks import is_unicode
 from DiffuGTSLib.scan.modality import MODALITY_TAG
@@ -30,6 +31,7 @@ _ORIENTATION_TAG = "0020|0037"
 _SPACING_TAG = "0028|0030"
 _COUNTS = {_POSITION_TAG: 3, _ORIENTATION_TAG: 6, _SPACING_TAG: 2}
 _PHOTOMETRIC_TAG = "0028|0004"
+_PATIENT_TAG = "0010|0020"
 # A scan of usual size moves by no more than a millimetre when these differ by less.
 _MAX_TURN = 0.003
 _MAX_SHARE = 0.01
@@ -188,23 +190,46 @@ def read_series(folder: Path, files: tuple[str, ...]) -> Series:
     """The volume that the slices `files` of `folder` make.
 
     Raises:
-        UnreadableImage, ModalityMismatch: as `check_slices`.
-        RuntimeError: SimpleITK cannot read them.
+        UnreadableImage, ModalityMismatch: as `check_slices`; or a slice is damaged, which is named.
     """
-    slices = check_slices(files, folder.name)
+    try:
+        return _stacked(files, check_slices(files, folder.name))
+    except RuntimeError as error:
+        raise _damaged(files, folder.name) from error
+
+
+def _stacked(files: tuple[str, ...], slices: Slices) -> Series:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
     reader.MetaDataDictionaryArrayUpdateOn()
     # Each slice has its own slope and intercept; ITK would squeeze all into the first one's type.
     reader.SetOutputPixelType(slices.pixel)
     image = reader.Execute()
+    modality = reader.GetMetaData(0, MODALITY_TAG) if reader.HasMetaDataKey(0, MODALITY_TAG) else ""
+    cleaned = without_padding(sitk.GetArrayViewFromImage(image), slices.pads, modality.strip())
+    if cleaned is not None:
+        padded, image = image, sitk.GetImageFromArray(cleaned)
+        image.CopyInformation(padded)
     for key in image.GetMetaDataKeys():
         image.EraseMetaData(key)
     if reader.HasMetaDataKey(0, MODALITY_TAG):
-        image.SetMetaData(MODALITY_TAG, reader.GetMetaData(0, MODALITY_TAG))
+        image.SetMetaData(MODALITY_TAG, modality)
     has_description = reader.HasMetaDataKey(0, _DESCRIPTION_TAG)
     description = reader.GetMetaData(0, _DESCRIPTION_TAG) if has_description else ""
     return Series(image, description, slices.notes)
+
+
+def _damaged(files: Sequence[str], name: str) -> UnreadableImage:
+    """Names the first slice that cannot be read by itself."""
+    for file in files:
+        try:
+            sitk.ReadImage(file)
+        except RuntimeError:
+            return UnreadableImage(
+                f"The DICOM slice {Path(file).name} in {name} is damaged or not complete.",
+                "Copy or export the series again.")
+    return UnreadableImage(f"The DICOM slices in {name} cannot be read as one volume.",
+                           "Export the original series again.")
 
 
 def frames_in(header: sitk.ImageFileReader) -> int:
@@ -233,14 +258,19 @@ def read_multiframe(path: Path) -> sitk.Image:
         ) from None
     try:
         dataset = highdicom.imread(path)
-        volume = dataset.get_volume(dtype=np.float32, apply_real_world_transform=False)
+        read = partial(dataset.get_volume, dtype=np.float32, apply_real_world_transform=False)
+        volume = read()
+        array = volume.array
+        if "PixelPaddingValue" in dataset:
+            stored = read(apply_modality_transform=False).array
+            array = filled(array, stored == dataset.PixelPaddingValue, str(dataset.Modality))
     except (ValueError, RuntimeError, AttributeError, KeyError, TypeError) as error:
         raise UnreadableImage(
             f"The frames in {path.name} do not make one evenly spaced volume.",
             "The file may hold several time points, or not say where its frames lie: "
             "export one volume, as single slices.",
         ) from error
-    image = _as_image(np.asarray(volume.array), np.asarray(volume.affine))
+    image = _as_image(np.asarray(array), np.asarray(volume.affine))
     image.SetMetaData(MODALITY_TAG, str(dataset.Modality))
     return image
 
@@ -263,10 +293,12 @@ class Slices:
 
     Attributes:
         pixel: the type that holds the values of all slices, each with its own rescaling.
+        pads: of each slice, the rescaled values that are padding; None where it states none.
         notes: sentences on small differences.
     """
 
     pixel: int
+    pads: list[Range | None]
     notes: list[str]
 
 
@@ -278,8 +310,8 @@ def check_slices(files: Sequence[str], name: str) -> Slices:
         name: of the folder, for messages.
 
     Raises:
-        UnreadableImage: they differ in size, spacing or orientation, say not where they lie, or lie
-            unevenly or tilted.
+        UnreadableImage: they are of several patients, differ in size, spacing or orientation, say
+            not where they lie or how large their pixels are, or lie unevenly or tilted.
         ModalityMismatch: their values are stored inverted.
         RuntimeError: SimpleITK cannot read one of them.
     """
@@ -288,6 +320,12 @@ def check_slices(files: Sequence[str], name: str) -> Slices:
         if not all(header.HasMetaDataKey(tag) for header in headers):
             raise UnreadableImage(f"The DICOM slices in {name} do not say where they lie.",
                                   "Export the original series again.")
+    # ITK would take 1 mm. ImagerPixelSpacing is the spacing at a detector, not in a patient.
+    if not all(_value(header, _SPACING_TAG).strip() for header in headers):
+        raise UnreadableImage(
+            f"The DICOM slices in {name} do not say how large their pixels are (PixelSpacing).",
+            "Export the original series again.")
+    _refuse_patients(files, [_value(header, _PATIENT_TAG).strip() for header in headers], name)
     _refuse_inverted(headers, name)
     _refuse_odd(files, [tuple(header.GetSize()[:2]) for header in headers], name, "size",
                 lambda size: f"{size[0]} x {size[1]} pixels")
@@ -298,7 +336,8 @@ def check_slices(files: Sequence[str], name: str) -> Slices:
     _refuse_odd(files, _groups(turns, _MAX_TURN, False), name, "orientation",
                 lambda axes: " ".join(f"{a:.3g}" for a in axes))
     notes = _check_positions(headers, name)
-    return Slices(_widest([header.GetPixelID() for header in headers]), notes)
+    pads = [padding_range(partial(_value, header)) for header in headers]
+    return Slices(_widest([header.GetPixelID() for header in headers]), pads, notes)
 
 
 def _header(file: str) -> sitk.ImageFileReader:
@@ -308,15 +347,18 @@ def _header(file: str) -> sitk.ImageFileReader:
     return reader
 
 
+def _value(header: sitk.ImageFileReader, tag: str) -> str:
+    return str(header.GetMetaData(tag)) if header.HasMetaDataKey(tag) else ""
+
+
 def _numbers(header: sitk.ImageFileReader, tag: str, name: str) -> tuple[float, ...]:
-    """The numbers of a tag, as many as it has to have; none where the slice does not have it."""
-    text = header.GetMetaData(tag) if header.HasMetaDataKey(tag) else ""
+    """The numbers of a tag, as many as it has to have."""
+    text = _value(header, tag)
     try:
         values = tuple(float(part) for part in text.split("\\") if part.strip())
     except ValueError:
         values = (math.nan,)
-    there = bool(values) or tag != _SPACING_TAG
-    if (there and len(values) != _COUNTS[tag]) or not all(map(math.isfinite, values)):
+    if len(values) != _COUNTS[tag] or not all(map(math.isfinite, values)):
         raise UnreadableImage(
             f"A DICOM slice in {name} is damaged: where it lies is stated as {text[:40]!r}.",
             "Export the original series again.")
@@ -359,6 +401,18 @@ def _refuse_odd(
     raise UnreadableImage(
         f"The DICOM slices in {name} differ in {what}: {words(usual)}, but {words(values[odd[0]])} "
         f"in {named}{more}.", "Move the slices that do not belong to the scan to another folder.")
+
+
+def _refuse_patients(files: Sequence[str], patients: Sequence[str], name: str) -> None:
+    """One series is of one patient; which ones they are is not said."""
+    stated = list(dict.fromkeys(filter(None, patients)))
+    if len(stated) < 2:
+        return
+    odd = Path(files[patients.index(stated[1])]).name
+    raise UnreadableImage(
+        f"The DICOM series in {name} holds slices of {len(stated)} patients (their PatientIDs "
+        f"differ): {odd} is of another one than the first slice.",
+        "Put the slices of each patient into a folder of their own.")
 
 
 def _refuse_inverted(headers: list[sitk.ImageFileReader], name: str) -> None:

@@ -26,9 +26,15 @@ _MAX_FILES = 20_000  # of one detached header
 _MAX_AXIS = 1 << 20
 _MAX_VOXELS = 1 << 40
 _MAX_DIMENSIONS = 10
+_MIN_VOLUME = 1e-6  # of three axes, as a share of that at right angles
 _META = (".mhd", ".mha")
 _PAIRS = (".hdr", ".img", ".img.gz")
 _AGAIN = "Copy or download the file again."
+_NIFTI_1 = ("Convert it to NIfTI-1: python -c \"import nibabel as n; "
+            "n.Nifti1Image.from_image(n.load('scan.nii')).to_filename('scan1.nii.gz')\"")
+_NUMBER = re.compile(r"[^\s,()]+")
+# Of an NRRD file; ITK takes any for mm.
+_OTHER_LENGTHS = ("m", "cm", "dm", "um", "\u00b5m", "\u03bcm", "micron", "nm", "in", "inch")
 # How files of other kinds begin, what they are, and what to do.
 _OTHERS = (
     ((b"PK\x03\x04", b"PK\x05\x06"), "a zip archive", "Unpack it and pass what is in it."),
@@ -180,7 +186,7 @@ def _check_kind(path: Path, start: bytes) -> None:
     if not start:
         what, hint = "empty", _AGAIN
     elif start[:4] in ((540).to_bytes(4, "little"), (540).to_bytes(4, "big")):
-        what, hint = "a NIfTI-2 file", "Convert it to NIfTI-1: nib-convert scan.nii scan1.nii.gz"
+        what, hint = "a NIfTI-2 file", _NIFTI_1
     elif path.name.lower().endswith((".mgz", ".mgh")):
         what, hint = ("a volume of FreeSurfer",
                       "Convert it first: mri_convert scan.mgz scan.nii.gz")
@@ -202,16 +208,21 @@ def _check_header(path: Path, start: bytes) -> None:
         fields = _fields(path, ":")
         sizes, dimension = fields.get("sizes", ""), fields.get("dimension", "")
         data = fields.get("data file", fields.get("datafile", ""))
+        _check_units(path, fields.get("space units", ""))
+        axes = re.findall(r"\([^)]*\)", fields.get("space directions", ""))
     elif name.endswith(_META):
         fields = _fields(path, "=")
         sizes, dimension = fields.get("dimsize", ""), fields.get("ndims", "")
         data = fields.get("elementdatafile", "")
         data = "" if data.upper() == "LOCAL" else data
+        axes = _rows(next((fields[key] for key in ("transformmatrix", "rotation", "orientation")
+                           if key in fields), ""), dimension)
     else:
         if name.endswith(_PAIRS):
             _check_pair(path)
         return
     _check_sizes(path, sizes, dimension)
+    _check_axes(path, axes)
     if data:
         listed = data.upper().startswith("LIST")
         for other in (fields.get("listed files", "").split("\n") if listed
@@ -253,6 +264,43 @@ def _fields(path: Path, separator: str) -> dict[str, str]:
             raise _absurd(path, "more files than any scan has")
         fields["listed files"] = "\n".join(name for name in listed if name)
     return fields
+
+
+def _rows(text: str, dimension: str) -> list[str]:
+    """The axes in a matrix of MetaImage; none where it is not one of so many dimensions."""
+    numbers = text.split()
+    count = int(dimension) if dimension.isascii() and dimension.isdigit() else 0
+    if not count or len(numbers) != count * count:
+        return []
+    return [" ".join(numbers[start : start + count]) for start in range(0, len(numbers), count)]
+
+
+def _check_axes(path: Path, stated: list[str]) -> None:
+    """Refuses axes that are no numbers, of no length, or in one plane or line."""
+    axes = []
+    for axis in stated:
+        try:
+            axes.append([float(number) for number in _NUMBER.findall(axis)])
+        except ValueError:
+            axes.append([math.nan])
+    if any(not math.isfinite(number) for axis in axes for number in axis):
+        raise _absurd(path, "axes that are not all numbers")
+    if any(not any(axis) for axis in axes):
+        raise _absurd(path, "an axis of no length")
+    if len(axes) == 3 and all(len(axis) == 3 for axis in axes):
+        (a, b, c), (d, e, f), (g, h, i) = axes
+        volume = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+        if abs(volume) < _MIN_VOLUME * math.prod(math.hypot(*axis) for axis in axes):
+            raise _absurd(path, "axes that lie in one plane or line")
+
+
+def _check_units(path: Path, stated: str) -> None:
+    units = [unit.lower() for unit in re.findall(r'"([^"]*)"', stated)]
+    other = next((unit for unit in units if unit in _OTHER_LENGTHS), "")
+    if other:
+        raise UnreadableImage(
+            f"The header of {path.name} states its lengths in {other} (space units), not in mm.",
+            "Write the file again with lengths in mm, or correct the unit if they are in mm.")
 
 
 def _check_sizes(path: Path, sizes: str, dimension: str) -> None:

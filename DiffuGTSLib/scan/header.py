@@ -20,13 +20,14 @@ import SimpleITK as sitk
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.scan.dicom import frames_in
 from DiffuGTSLib.scan.file_checks import check_file, is_regular, unzipped_bytes
-from DiffuGTSLib.scan.nifti import Forms
+from DiffuGTSLib.scan.nifti import SPACING_RANGE_MM, Forms
 
 Triple = tuple[float, float, float]
 Size = tuple[int, int, int]
 # Where the axes of a RAS grid lie; an image's axis points to one of the two.
 RAS_AXES = ("RL", "AP", "SI")
-SPACING_RANGE_MM = (0.01, 50.0)
+# Of deflate.
+_MAX_COMPRESSION = 1032
 # What a straightened NIfTI grid may differ from the stated one, at any corner.
 _MAX_SHEAR, _MAX_SHEAR_MM = 0.01, 1.0
 # Else ITK refuses axes that are off by the rounding of a registration; `is_sheared` judges them.
@@ -107,13 +108,16 @@ def is_complete(path: Path, header: sitk.ImageFileReader) -> bool:
     SimpleITK silently reads a truncated NIfTI file and fills up with zeros; the other
     formats it refuses itself.
     """
-    name = path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")) or not header.HasMetaDataKey("bitpix"):
-        return True
+    there = unzipped_bytes(path) if path.name.lower().endswith(".gz") else path.stat().st_size
+    return there is not None and there >= _promised_bytes(path, header)
+
+
+def _promised_bytes(path: Path, header: sitk.ImageFileReader) -> int:
+    """Those of a NIfTI file by its header, unzipped; 0 for other formats."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")) or not header.HasMetaDataKey("bitpix"):
+        return 0
     voxel_bytes = math.prod(header.GetSize()) * int(header.GetMetaData("bitpix")) // 8
-    expected = int(float(header.GetMetaData("vox_offset"))) + voxel_bytes
-    there = unzipped_bytes(path) if name.endswith(".gz") else path.stat().st_size
-    return there is not None and there >= expected
+    return int(float(header.GetMetaData("vox_offset"))) + voxel_bytes
 
 
 def is_sheared(header: sitk.ImageFileReader) -> bool:
@@ -163,12 +167,15 @@ class ScanGrid:
     @classmethod
     def stated(cls, path: Path) -> ScanGrid | None:
         """What the header of an image file states; None where only reading shows it: a DICOM
-        folder or multi-frame file, an image that is no scan, a file that cannot be read."""
+        folder or multi-frame file, an image that is no scan, a file that cannot be read or is far
+        too small for what its header promises."""
         try:
             check_file(path)
             with quiet():
                 header = read_header(path)
-        except (RuntimeError, DiffuGTSError):
+            if path.stat().st_size * _MAX_COMPRESSION < _promised_bytes(path, header):
+                return None
+        except (RuntimeError, OSError, DiffuGTSError):
             return None
         low, high = SPACING_RANGE_MM
         usable = all(low <= step <= high for step in header.GetSpacing())

@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import UnreadableImage
-from DiffuGTSLib.scan.file_checks import pieces, read_start
+from DiffuGTSLib.scan.file_checks import read_start
 
 # Of an image: the bytes below, as hexadecimal digits. Written files get them from there.
 FORMS_TAG = "DiffuGTS_nifti_forms"
@@ -31,8 +31,8 @@ MAX_MM = 1.0
 _NOTED_SHARE = 1e-4
 _NOTED_MM = 0.01
 _MILLIMETRES = {1: 1000.0, 3: 0.001}
-_FLOATS = {16: "f4", 64: "f8"}
-_DATATYPE, _OFFSET = 70, 108
+_UNIT_NAMES = {1: "metres", 3: "microns"}
+SPACING_RANGE_MM = (0.01, 50.0)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Forms:
     @classmethod
     def of(cls, path: Path) -> Forms | None:
         """Those of a file; None where it is no NIfTI-1 file, or its header cannot be read."""
-        header, order = _header(path)
+        header, order = nifti_header(path)
         if not order:
             return None
         size = struct.unpack_from(f"{order}3h", header, _DIM + 2)
@@ -98,9 +98,9 @@ class Forms:
                            *self.rows)
 
 
-def _header(path: Path) -> tuple[bytes, str]:
+def nifti_header(path: Path, suffixes: tuple[str, ...] = _SUFFIXES) -> tuple[bytes, str]:
     """The header of a NIfTI-1 file and its byte order, "<" or ">"; "" where it is none."""
-    if not path.name.lower().endswith(_SUFFIXES):
+    if not path.name.lower().endswith(suffixes):
         return b"", ""
     try:
         header = read_start(path, HEADER_BYTES)
@@ -115,8 +115,10 @@ def check_forms(forms: Forms) -> list[str]:
 
     Raises:
         UnreadableImage: two values contradict each other by more than 1 % or 1 mm of size, or say
-            that different sides of the body are left; or the sform's axes are not at right angles.
+            that different sides of the body are left; or the sform's axes are not at right angles;
+            or a spacing or a form is nothing that can be.
     """
+    _check_numbers(forms)
     if not forms.sform_code and not forms.qform_code:
         return ["The NIfTI file has neither sform nor qform: which side is left is a guess."]
     if not forms.sform_code:
@@ -130,12 +132,31 @@ def check_forms(forms: Forms) -> list[str]:
     return _sizes(forms) + (_places(forms) if forms.qform_code else [])
 
 
+def _check_numbers(forms: Forms) -> None:
+    """Refuses a spacing of 0, what is no number, and a unit that makes a body of no size."""
+    unit = forms.units & 7
+    steps = [step for step, n in zip(forms.pixdim, forms.size, strict=True) if n > 1]
+    stated = " x ".join(f"{step:.4g}" for step in forms.pixdim)
+    low, high = (end / _MILLIMETRES.get(unit, 1.0) for end in SPACING_RANGE_MM)
+    if not all(math.isfinite(step) and step > 0 for step in steps):
+        raise UnreadableImage(f"The scan's voxel spacing ({stated}, pixdim) cannot be right.",
+                              "Set the true spacing in the file's header.")
+    if unit in _UNIT_NAMES and not all(low <= step <= high for step in steps):
+        raise UnreadableImage(
+            f"The NIfTI file states its spacing ({stated}) in {_UNIT_NAMES[unit]}, which no scan "
+            "has.", "If the numbers are mm, correct the unit in the file's header (xyzt_units).")
+    for name, code, values in (("sform", forms.sform_code, forms.rows),
+                               ("qform", forms.qform_code, forms.quaternion)):
+        if code and not all(map(math.isfinite, values)):
+            raise UnreadableImage(
+                f"The {name} of the NIfTI file holds what is no number.",
+                "Correct it in the file's header: where the scan lies depends on it.")
+
+
 def _sizes(forms: Forms) -> list[str]:
     """pixdim against the steps of the sform."""
     unit = _MILLIMETRES.get(forms.units & 7, 1.0)
     stated = np.array(forms.pixdim)
-    if not (np.isfinite(stated) & (stated > 0)).all():
-        return []  # refused as a spacing that cannot be right
     steps = np.linalg.norm(forms.sform[:3, :3], axis=0)
     share = np.abs(steps - stated) / np.maximum(stated, 1e-12)
     off = np.abs(steps - stated) * np.array(forms.size) * unit
@@ -161,8 +182,11 @@ def _places(forms: Forms) -> list[str]:
             f"The NIfTI file states two orientations: {named[0]} (sform) and {named[1]} (qform).",
             "Correct the wrong one in the file's header: left and right depend on it.")
     if apart > _NOTED_MM:
-        return [f"The NIfTI file's sform and qform place it up to {apart:.3g} mm apart; what is "
-                "written carries both, coordinates in tables follow one of them."]
+        # As ITK chooses; others take the sform first.
+        followed = "sform" if forms.sform_code == 1 else "qform"
+        return [f"The NIfTI file's sform and qform place it up to {apart:.3g} mm apart: written "
+                f"NIfTI files carry both; coordinates in tables, and files of other formats such "
+                f"as .seg.nrrd, follow the {followed}."]
     return []
 
 
@@ -200,24 +224,3 @@ def write_forms(path: Path, forms: str, compression: int) -> None:
     content[_FORMS : _FORMS + len(values) - 1 - steps] = values[1 + steps :]
     with gzip.open(path, "wb", compresslevel=compression) as stream:
         stream.write(content)
-
-
-def holds_no_number(path: Path) -> bool:
-    """Whether a NIfTI-1 file of floats holds NaN or infinite voxels, which ITK reads as 0."""
-    header, order = _header(path)
-    kind = struct.unpack_from(f"{order}h", header, _DATATYPE)[0] if order else 0
-    if kind not in _FLOATS:
-        return False
-    kind_of_voxel = np.dtype(order + _FLOATS[kind])
-    skip = max(HEADER_BYTES, int(struct.unpack_from(f"{order}f", header, _OFFSET)[0]))
-    count, *dims = struct.unpack_from(f"{order}8h", header, _DIM)
-    left = math.prod(max(1, n) for n in dims[:count]) * kind_of_voxel.itemsize
-    rest = b""
-    for piece in pieces(path):
-        here, skip = piece[skip:], max(0, skip - len(piece))
-        rest = (rest + here)[:left]
-        usable = len(rest) - len(rest) % kind_of_voxel.itemsize
-        if not np.isfinite(np.frombuffer(rest[:usable], kind_of_voxel)).all():
-            return True
-        left, rest = left - usable, rest[usable:]
-    return False

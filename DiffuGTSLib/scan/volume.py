@@ -1,8 +1,4 @@
-"""Scans from disk: read, checked, with their modality.
-
-Voxel values that no scan of its modality has are clipped, with a note. They are judged by
-percentiles, never by extremes: one hot voxel must not decide about the others.
-"""
+"""Scans from disk: read, checked, with their modality."""
 
 from __future__ import annotations
 
@@ -28,7 +24,6 @@ from DiffuGTSLib.errors import (
 from DiffuGTSLib.scan.dicom import frames_in, read_multiframe, read_series, series_files
 from DiffuGTSLib.scan.file_checks import check_file, check_name
 from DiffuGTSLib.scan.header import (
-    SPACING_RANGE_MM,
     ScanGrid,
     is_complete,
     is_sheared,
@@ -48,11 +43,13 @@ from DiffuGTSLib.scan.modality import (
 from DiffuGTSLib.scan.nifti import (
     FORMS_TAG,
     MAX_SHARE,
+    SPACING_RANGE_MM,
     Forms,
     check_forms,
-    holds_no_number,
     keep_forms,
 )
+from DiffuGTSLib.scan.nifti_voxels import check_voxels, holds_no_number
+from DiffuGTSLib.scan.values import check_contents, doubts, without_outliers
 
 MIN_SLICES = 4
 # Two float copies of the scan while it is resampled. What a run needs is judged by the memory plan.
@@ -61,16 +58,6 @@ _NOTED_SHEAR = 1e-4
 _SERIES_DESCRIPTION_TAG = "0008|103e"
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 _SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm")
-
-
-# What 16 bits hold; metal reaches it. Beyond, a value is taken for the lightest or densest one that
-# scanners of 12 bits give.
-CT_RANGE_HU = (-32768.0, 32767.0)
-_CT_ENDS_HU = (-1024.0, 3071.0)
-# Above the 99.9th percentile by so many times the range below it, an MR value is no signal.
-MR_FACTOR = 10.0
-_MR_PERCENTILES = (0.1, 99.9)
-_SAMPLES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -209,7 +196,7 @@ def from_image(
     reason = modality_reason(image, modality)
     image, clipped = without_outliers(image, settled)
     moved = offset_note(image) if settled == "MR" and "values" in reason else ""
-    said = (*notes, *_axes_notes(image), *clipped, *([moved] if moved else []))
+    said = (*notes, *_axes_notes(image), *clipped, *([moved] if moved else []), *doubts(image))
     if settled == "CT":
         return Scan(image, settled, "", name, notes=said, modality_reason=reason)
     stripped = guess_skull_stripped(name, *hints)
@@ -221,7 +208,7 @@ def check(image: sitk.Image) -> sitk.Image:
 
     Raises:
         NotAScalarVolume: 2D, one slice, 4D, colour, vector or complex.
-        NoContent: no voxels, or the same value in all of them.
+        NoContent: no voxels, the same value in all of them, or two values only, as in a mask.
         TooSmall: fewer than 4 slices along an axis.
         UnreadableImage: a spacing that no scanner has.
         TooLarge: to read it takes more memory than there is.
@@ -234,8 +221,7 @@ def check(image: sitk.Image) -> sitk.Image:
     # A minimum or maximum is NaN as soon as one voxel is.
     if not (np.isfinite(low) and np.isfinite(high)):
         raise _not_finite()
-    if low == high:
-        raise NoContent("All voxels of the scan have the same value.", "Choose another scan.")
+    check_contents(image)
     return image
 
 
@@ -258,23 +244,32 @@ def as_volume(image: sitk.Image) -> sitk.Image:
     return image
 
 
-def _shear(image: sitk.Image) -> float:
-    """How far the axes are from right angles: the largest cosine between two of them."""
+def _axes(image: sitk.Image) -> tuple[np.ndarray, float]:
+    """The lengths of the axes, and how far they are from right angles: the largest cosine between
+    two of them."""
     axes = np.array(image.GetDirection()).reshape(3, 3)
-    return float(np.abs(axes.T @ axes - np.eye(3)).max())
+    lengths = np.linalg.norm(axes, axis=0)
+    axes = axes / lengths
+    return lengths, float(np.abs(axes.T @ axes - np.eye(3)).max())
 
 
 def _check_axes(image: sitk.Image) -> None:
-    shear = _shear(image)
+    lengths, shear = _axes(image)
     if shear > MAX_SHARE:
         raise UnreadableImage(
             f"The axes that the scan states are not at right angles (by {shear:.1%}).",
             "Resample the scan to a regular grid.",
         )
+    if np.abs(lengths - 1).max() > MAX_SHARE:
+        stated = ", ".join(f"{length:.4g}" for length in lengths)
+        raise UnreadableImage(
+            f"The axes that the scan states are not of unit length but {stated} long.",
+            "Correct the directions in the file's header; spacings are stated by themselves.",
+        )
 
 
 def _axes_notes(image: sitk.Image) -> list[str]:
-    shear = _shear(image)
+    shear = _axes(image)[1]
     if shear <= _NOTED_SHEAR:
         return []
     return [f"The axes that the scan states are not quite at right angles (by {shear:.2%})."]
@@ -297,17 +292,19 @@ def _load(path: Path, series: str) -> tuple[sitk.Image, str, Sequence[str]]:
 
 def _load_file(path: Path) -> tuple[sitk.Image, str, Sequence[str]]:
     check_file(path)
+    notes = check_voxels(path)
     forms = Forms.of(path)
-    notes = check_forms(forms) if forms else []
+    if forms:
+        notes += check_forms(forms)
     header = read_header(path)
     if is_sheared(header):
         raise _sheared(path)
-    _check_header(header)
-    if not is_complete(path, header):
-        raise UnreadableImage(
-            f"{path.name} is damaged: voxels are missing at its end.",
-            "Copy or download the file again.",
-        )
+    try:
+        _check_header(header)
+    except TooLarge:
+        _check_complete(path, header)  # else the header states too many voxels
+        raise
+    _check_complete(path, header)
     has_description = header.HasMetaDataKey(_SERIES_DESCRIPTION_TAG)
     description = header.GetMetaData(_SERIES_DESCRIPTION_TAG) if has_description else ""
     if frames_in(header) > 1:
@@ -321,6 +318,14 @@ def _load_file(path: Path) -> tuple[sitk.Image, str, Sequence[str]]:
     if forms:
         image.SetMetaData(FORMS_TAG, forms.bytes().hex())
     return image, description, notes
+
+
+def _check_complete(path: Path, header: sitk.ImageFileReader) -> None:
+    if not is_complete(path, header):
+        raise UnreadableImage(
+            f"{path.name} is damaged: voxels are missing at its end.",
+            "Copy or download the file again.",
+        )
 
 
 def _check_header(header: sitk.ImageFileReader, files: int = 1) -> None:
@@ -422,45 +427,3 @@ def _stem(path: Path) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name if path.is_dir() else path.stem
-
-
-def without_outliers(image: sitk.Image, modality: Modality) -> tuple[sitk.Image, list[str]]:
-    """The image with outliers clipped, and a sentence if there are any.
-
-    Args:
-        image: 3D, all values finite; returned as it is where nothing is clipped.
-        modality: decides what a value can be.
-
-    Example:
-        >>> without_outliers(sitk.Image(4, 4, 4, sitk.sitkInt16), "CT")[1]
-        []
-    """
-    voxels = sitk.GetArrayViewFromImage(image)
-    low, high, ends = _limits(voxels, modality)
-    if float(voxels.min()) >= low and float(voxels.max()) <= high:
-        return image, []
-    values = np.array(voxels, dtype=np.float32 if voxels.dtype.kind == "f" else voxels.dtype)
-    below, above = voxels < low, voxels > high
-    values[below], values[above] = ends
-    count = int(below.sum() + above.sum())
-    clipped = sitk.GetImageFromArray(values)
-    clipped.CopyInformation(image)
-    for key in image.GetMetaDataKeys():
-        clipped.SetMetaData(key, image.GetMetaData(key))
-    are = "voxel is" if count == 1 else "voxels are"
-    return keep_forms(image, clipped), [
-        f"{count} {are} far outside what {'a CT' if modality == 'CT' else 'the rest of the MR'} "
-        f"holds and {'was' if count == 1 else 'were'} clipped."]
-
-
-def _limits(voxels: np.ndarray, modality: Modality) -> tuple[float, float, tuple[float, float]]:
-    """The lowest and highest value that stay, and what replaces those beyond."""
-    if modality == "CT":
-        return *CT_RANGE_HU, _CT_ENDS_HU
-    sample = voxels.ravel()[:: max(1, voxels.size // _SAMPLES)]
-    sample = sample[sample != 0]
-    if not sample.size:
-        return -np.inf, np.inf, (0.0, 0.0)
-    first, last = (float(value) for value in np.percentile(sample, _MR_PERCENTILES))
-    reach = MR_FACTOR * (max(last, 0.0) - min(first, 0.0))
-    return first - reach, last + reach, (min(first, 0.0), last)

@@ -1,5 +1,8 @@
 """Damaged files: each has to be refused in a sentence, or read with the geometry that it states.
 
+And files that are whole and wrong, of kinds that were once read silently: each has to be refused,
+or its values to be those of the rest, with a note.
+
 They are read in a child process, which may crash or hang: that is wrong, and seen.
 """
 
@@ -7,8 +10,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import random
 import re
+import shutil
+import struct
 import subprocess
 import sys
 import warnings
@@ -20,24 +26,31 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import SimpleITK as sitk
 from support.dicom_files import write_series
 from tally import Tally
 
 SECONDS = 20.0  # for one file
 TRIES = 70  # of each format
+WRONG_TRIES = 40  # of each kind of file that is whole and wrong
 VALUES = ("", "0", "-1", "nan", "inf", "1e308", "999999999999", "-0.5", "a", "1 2", "( , , )",
           "\u00e9")
 READER = """
 import json, sys
+import SimpleITK as sitk
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.scan import as_scan
 for line in sys.stdin:
     try:
-        scan = as_scan(line.rstrip("\\n"), "MR")
+        path, _, modality = line.rstrip("\\n").partition("\\t")
+        scan = as_scan(path, modality or "MR")
         image = scan.image
+        values = sitk.GetArrayViewFromImage(image)
         print(json.dumps({"size": image.GetSize(), "spacing": image.GetSpacing(),
-                          "origin": image.GetOrigin(), "direction": image.GetDirection()}))
+                          "origin": image.GetOrigin(), "direction": image.GetDirection(),
+                          "notes": list(scan.notes), "lowest": float(values.min()),
+                          "highest": float(values.max())}))
     except DiffuGTSError as error:
         print(json.dumps({"error": error.code, "sentence": error.message}))
     except BaseException as error:
@@ -66,11 +79,11 @@ class Reader:
             lines.put(line)
         lines.put("")
 
-    def read(self, path: Path) -> dict[str, Any]:
+    def read(self, path: Path, modality: str = "MR") -> dict[str, Any]:
         """What came out: the geometry, an "error" with its sentence, or a "fault"."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(f"{path}\n")
+            self._process.stdin.write(f"{path}\t{modality}\n")
             self._process.stdin.flush()
             line = self._lines.get(timeout=SECONDS)
         except Empty:
@@ -170,6 +183,70 @@ def agrees(path: Path, found: dict[str, Any]) -> bool:
                 and np.allclose(own, affine[:3, :3], rtol=0.02, atol=0.05))
 
 
+def wrong_nifti(folder: Path, chance: random.Random) -> tuple[Path, str]:
+    """A whole NIfTI file: voxels that begin in its header, or a rescaling that cannot be."""
+    sitk.WriteImage(base_image(), str(folder / "wrong.nii"))
+    content = bytearray((folder / "wrong.nii").read_bytes())
+    if chance.random() < 0.5:
+        struct.pack_into("<f", content, 108, chance.choice([0.0, chance.randrange(352)]))
+    else:
+        bad = chance.choice([math.inf, -math.inf])
+        slope, intercept = chance.choice([(bad, 0.0), (2.0, bad), (-3.0, math.nan)])
+        struct.pack_into("<2f", content, 112, slope, intercept)
+    (folder / "wrong.nii").write_bytes(content)
+    return folder / "wrong.nii", "MR"
+
+
+def hot_scan(folder: Path, chance: random.Random) -> tuple[Path, str]:
+    """A scan of which up to 4 % of the voxels, scattered or in a block, are no signal."""
+    modality = chance.choice(["CT", "MR"])
+    image = base_image()
+    voxels = sitk.GetArrayFromImage(image).astype(np.float64)
+    voxels[: len(voxels) // 2] -= 1300 if modality == "CT" else 0
+    share, count = 10 ** chance.uniform(-4, -1.4), voxels.size
+    chosen = (np.random.default_rng(chance.randrange(10**6)).random(count) < share
+              if chance.random() < 0.5 else np.arange(count) < share * count)
+    voxels.ravel()[chosen] = chance.choice([32767, -32768, 65535, 1e6, -1e10, 1e30])
+    hot = sitk.GetImageFromArray(voxels.astype(np.float32))
+    hot.CopyInformation(image)
+    sitk.WriteImage(hot, str(folder / "hot.nrrd"))
+    return folder / "hot.nrrd", modality
+
+
+def wrong_series(folder: Path, chance: random.Random) -> tuple[Path, str]:
+    """A DICOM series without pixel spacing, of two patients, or with padding."""
+    shutil.rmtree(folder / "wrong", ignore_errors=True)
+    files = sorted(write_series(folder / "wrong", base_image() - 1000).iterdir())
+    kind = chance.choice(["spacing", "patients", "padding"])
+    padding = chance.choice([63536, 40000, 5000])
+    for index, file in enumerate(files):
+        data = pydicom.dcmread(file)
+        if kind == "spacing":
+            del data.PixelSpacing
+        elif kind == "patients" and index % 3 == 0:
+            data.PatientID = "other"
+        elif kind == "padding":
+            stored = np.frombuffer(data.PixelData, np.uint16).copy()
+            stored[: chance.randrange(data.Columns, 10 * data.Columns)] = padding
+            data.PixelData = stored.tobytes()
+            data.add_new("PixelPaddingValue", "US", padding)
+        data.save_as(file)
+    return folder / "wrong", "CT"
+
+
+def wrong_files(folder: Path, seed: int, tally: Tally, reader: Reader) -> None:
+    """Files that are whole and wrong: refused, or without what is no signal."""
+    for make in (wrong_nifti, hot_scan, wrong_series):
+        for number in range(WRONG_TRIES):
+            path, modality = make(folder, random.Random(f"{seed} {make.__name__} {number}"))
+            found = reader.read(path, modality)
+            usual = ("highest" in found and make is not wrong_nifti
+                     and -1200 <= found["lowest"] <= found["highest"] <= 3071
+                     and (make is wrong_series or bool(found["notes"])))
+            tally.check("error" in found or usual,
+                        f"{make.__name__} {number} (seed {seed}): {found}")
+
+
 def campaign(folder: Path, seed: int = 1) -> Tally:
     """Damages headers and contents, and reads what is left."""
     tally, reader = Tally("damaged headers"), Reader()
@@ -187,5 +264,6 @@ def campaign(folder: Path, seed: int = 1) -> Tally:
                 "error" not in found or bool(found["sentence"]))
             tally.check(right, f"{name} {number} (seed {seed}): {found}")
         whole.write_bytes(content)
+    wrong_files(folder, seed, tally, reader)
     reader.close()
     return tally

@@ -157,6 +157,43 @@ def test_a_case_runs_again_when_its_scan_or_prompt_has_changed(settings, tmp_pat
     assert (other.started, len(statuses(settings.folder))) == (["a"], 3)
 
 
+def test_resuming_with_another_prompt_loses_no_result(settings, tmp_path):
+    scan = write_scan(tmp_path / "a.nrrd")
+    Ran([tmp_path], settings)
+    (done,) = Ran([scan], settings, OTHER, resume=True).of("case-done")
+    assert [one["title"] for one in done["prompts"]] == [PROMPT, OTHER]
+    assert Ran([scan], settings, OTHER, resume=True).started == []
+    assert table(settings.folder / "cases.csv")[0]["prompts"] == f"{PROMPT}; {OTHER}"
+
+
+def test_a_failure_loses_no_result_and_is_said(settings, tmp_path):
+    scan = write_scan(tmp_path / "a.nrrd")
+    result = settings.folder / "segmentations" / "a.seg.nrrd"
+    Ran([scan], settings)
+    scan.rename(tmp_path / "away.nrrd")
+    ran = Ran([scan], settings, resume=True)
+    assert (ran.summary.failed, statuses(settings.folder)) == (1, {"a": "failed"})
+    assert result.exists()
+    (tmp_path / "away.nrrd").rename(scan)
+    assert Ran([scan], settings, resume=True).summary.kept == 1
+
+
+def test_counts_add_up_to_the_table_after_an_input_was_removed(settings, tmp_path):
+    scans = [write_scan(tmp_path / "in" / f"{name}.nrrd") for name in "ab"]
+    Ran([tmp_path / "in"], settings)
+    scans[1].unlink()
+    summary = Ran([tmp_path / "in"], settings, resume=True).summary
+    print_summary(summary, said := io.StringIO())
+    assert (summary.kept, summary.others, len(table(settings.folder / "cases.csv"))) == (1, 1, 2)
+    assert "1 done before, 1 of scans that are not among the inputs" in said.getvalue()
+
+
+def test_a_link_to_a_scan_is_no_other_case(settings, tmp_path):
+    scan = write_scan(tmp_path / "in" / "b.nrrd")
+    (tmp_path / "in" / "a.nrrd").symlink_to(scan)
+    assert Ran([tmp_path / "in"], settings).started == ["b"]
+
+
 def test_the_sequence_in_a_table_goes_before_that_of_all_scans(model, settings, tmp_path):
     """This model distinguishes T1 from FLAIR, and has to know which one it gets."""
     names = shutil.copytree(model, tmp_path / "named")

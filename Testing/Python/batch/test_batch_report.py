@@ -48,6 +48,16 @@ def failed(name: str, message: str) -> CaseRow:
                Outcome(name, "failed"), BatchFailure("no-content", message, "a hint"))
 
 
+def test_the_table_has_notes_and_reasons_and_no_control_characters(tmp_path: Path) -> None:
+    row = done("a")
+    outcome = replace(row.outcome, modality_reason="as given", notes=["another one"])
+    case = replace(row.case, image=Path("/scans/\x1b[31mred.nii"))
+    write_tables(tmp_path, [replace(row, outcome=outcome, case=case)])
+    (written,) = table(tmp_path / "cases.csv")
+    assert (written["modality_reason"], written["notes"]) == ("as given", "another one a note")
+    assert written["image"] == r"/scans/\x1b[31mred.nii"
+
+
 def waiting(name: str) -> CaseRow:
     return CaseRow(Case(name, Path("/scans") / name, ("lung tumor",)), "waiting")
 

@@ -233,6 +233,7 @@ def test_a_device_that_is_not_there_fails_in_one_sentence(scan, model, out):
 @pytest.mark.parametrize("arguments", [
     (), ("segment",), ("segment", "a.nrrd", "--prompt", "x"), ("nonsense",),
     ("segment", "a", "--prompt", "x", "--output", "b.nrrd", "--threshold", "3"),
+    ("segment", "a", "--prompt", "x", "--output", "b.nrrd", "--threshold", "nan"),
     ("segment", "a", "--prompt", "x", "--output", "b.nrrd", "--modality", "PET"),
 ])
 def test_wrong_usage_ends_with_2(arguments):

@@ -199,6 +199,45 @@ def test_a_finding_to_leave_out_is_refused_and_the_other_suggested(text: str) ->
     assert error.suggestions == ("liver tumor",)
 
 
+@pytest.mark.parametrize("text", [
+    "tumor excluding liver", "exclude metastasis liver", "tumor except the left kidney",
+    "mass other than in the liver", "tumor not in the liver", "lesion outside the liver",
+    "Tumor außer Leber", "Tumor, ausgenommen die Leber", "Tumor nicht in der Leber",
+    "Metastasen abgesehen von der Leber", "Tumor außerhalb der Leber",
+    "tumeur sauf foie", "tumeur à l'exception du foie", "tumeur pas dans le foie",
+    "tumor excepto hígado", "tumor salvo el riñón", "tumor fuera del hígado",
+    "tumore tranne fegato", "tumore escluso il fegato", "tumore non nel fegato",
+    "tumor exceto fígado", "tumor excluindo o fígado", "tumor fora do fígado",
+])
+def test_a_place_to_leave_out_is_refused_in_six_languages(text: str) -> None:
+    assert "leave out" in refusal(text).message
+
+
+@pytest.mark.parametrize(("text", "title"), [
+    ("exophytic mass extending outside the kidney", "kidney mass"),
+    ("renal mass without invasion of the adrenal gland", "kidney mass"),
+    ("lesion, not further characterized, in the liver", "liver lesion"),
+    ("nodule, non-enhancing, liver", "liver nodule"),
+    ("rule out liver metastasis", "liver metastasis"), ("tumor no fígado", "liver tumor"),
+])
+def test_a_place_that_is_not_left_out_is_searched(text: str, title: str) -> None:
+    assert understand(text).title == title
+
+
+@pytest.mark.parametrize(("text", "title"), [
+    ("abdominal wall desmoid", "soft tissue tumor"), ("tumore al fegato", "liver tumor"),
+    ("tumori alla mammella", "breast tumor"), ("Desmoid der Bauchwand", "soft tissue tumor"),
+])
+def test_words_that_were_missing_are_known(text: str, title: str) -> None:
+    prompt = understand(text)
+    assert (prompt.title, prompt.known) == (title, True)
+
+
+@pytest.mark.parametrize("text", ["肝脏肿瘤", "опухоль печени", "όγκος", "ورم الكبد"])
+def test_for_another_script_the_languages_are_named(text: str) -> None:
+    assert "English, German, French, Spanish, Italian and Portuguese" in refusal(text).hint
+
+
 @pytest.mark.parametrize("text", ["mass without calcification", "non-enhancing liver lesion",
                                   "tumeur sans nécrose", "tumor no fígado"])
 def test_a_denial_of_something_else_is_not(text: str) -> None:

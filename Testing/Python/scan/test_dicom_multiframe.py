@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from support.dicom_files import write_enhanced, write_series
@@ -62,3 +63,12 @@ def test_one_series_of_several_in_a_folder_can_be_read(tmp_path, scan):
         assert same(read, scan) or same(read, scan + 7)
     with pytest.raises(UnreadableImage, match="no longer"):
         volume.read(tmp_path, series="1.2.3")
+
+
+def test_padding_of_frames_is_air(tmp_path, scan):
+    scan[:, :5] = 3000
+    data = pydicom.dcmread(write_enhanced(tmp_path / "scan.dcm", scan))
+    data.add_new("PixelPaddingValue", "US", 4024)
+    data.save_as(tmp_path / "scan.dcm")
+    scan[:, :5] = -1024
+    assert same(volume.read(tmp_path / "scan.dcm").image, scan)

@@ -140,6 +140,35 @@ def test_gz_files_that_are_fine_are_read(tmp_path: Path, change: str) -> None:
                           sitk.GetArrayFromImage(read(whole).image))
 
 
+@pytest.mark.parametrize(("lines", "said"), [
+    ("space directions: (1,0,0) (0,1,0) (0,0,nan)", "axes that are not all numbers"),
+    ("space directions: (1,0,0) (1,0,0) (0,0,2)", "axes that lie in one plane or line"),
+    ("space directions: (1,0,0) (0,1,0) (0,0,0)", "an axis of no length"),
+    ('space units: "cm" "cm" "cm"', "states its lengths in cm (space units)"),
+])
+def test_axes_and_units_of_an_nrrd_that_cannot_be_are_named(
+    tmp_path: Path, lines: str, said: str
+) -> None:
+    text = f"{NRRD}space: left-posterior-superior\n{lines}\n\n"
+    assert said in refusal(file(tmp_path, "scan.nrrd", text.encode() + VOXELS))
+    right = 'space directions: (2,0,0) (0,0,2) (0,2,0)\nspace units: "mm" "" "s"'
+    fine = text.replace(lines, right)
+    check_file(file(tmp_path, "fine.nrrd", fine.encode() + VOXELS))
+
+
+@pytest.mark.parametrize(("matrix", "said"), [
+    ("0 0 0 0 0 0 0 0 0", "an axis of no length"), ("1 0 0 0 1 0 0 0 x", "not all numbers"),
+    ("1 0 0 1 0 0 0 0 1", "in one plane or line"),
+    ("2 0 0 0 2 0 0 0 2", "not of unit length but 2, 2, 2 long"),
+])
+def test_axes_of_a_metaimage_that_cannot_be_are_named(
+    tmp_path: Path, matrix: str, said: str
+) -> None:
+    text = f"{MHD}TransformMatrix = {matrix}\nElementDataFile = LOCAL\n"
+    with pytest.raises(UnreadableImage, match=said):
+        read(file(tmp_path, "scan.mha", text.encode() + VOXELS))
+
+
 def test_a_gz_file_that_breaks_off_is_damaged(tmp_path: Path) -> None:
     content = write_scan(tmp_path / "whole.nii.gz").read_bytes()
     path = file(tmp_path, "scan.nii.gz", content[:-40])

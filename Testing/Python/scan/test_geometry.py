@@ -5,6 +5,7 @@ nibabel and pydicom write and read what SimpleITK is checked by.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,7 @@ from support.dicom_files import write_series
 
 from DiffuGTSLib.errors import DiffuGTSError, ModalityMismatch, UnreadableImage
 from DiffuGTSLib.scan import as_scan, volume
+from DiffuGTSLib.scan.dicom_padding import without_padding
 from DiffuGTSLib.scan.nifti import Forms, check_forms, keep_forms, states_sides
 from DiffuGTSLib.scan.segmentation_file import write_image, write_segmentation
 
@@ -116,6 +118,20 @@ def test_two_places_are_noted(tmp_path: Path, change: np.ndarray) -> None:
     assert change is not SHIFT or "37.4 mm" in note
 
 
+@pytest.mark.parametrize(("code", "followed"), [(1, "sform"), (2, "qform"), (4, "qform")])
+def test_a_note_says_which_form_other_formats_follow(
+    tmp_path: Path, code: int, followed: str
+) -> None:
+    scan = volume.read(nifti(tmp_path / "scan.nii.gz", SHIFT @ AFFINE, AFFINE, (code, 1)))
+    mask = keep_forms(scan.image, sitk.Cast(scan.image > 0, sitk.sitkUInt8))
+    written = write_image(mask, tmp_path / "mask.nrrd")
+    offset = {"sform": SHIFT @ AFFINE, "qform": AFFINE}[followed][:3, 3]
+    origin = np.array(sitk.ReadImage(str(written)).GetOrigin())
+    assert np.allclose(origin * [-1, -1, 1], offset, atol=1e-3)
+    assert f".seg.nrrd, follow the {followed}" in scan.notes[0]
+    assert "written NIfTI files carry both" in scan.notes[0]
+
+
 def test_a_scan_without_forms_does_not_know_its_sides(tmp_path: Path) -> None:
     scan = volume.read(nifti(tmp_path / "scan.nii.gz", None, None))
     assert "which side is left is a guess" in scan.notes[0]
@@ -203,6 +219,82 @@ def test_tilted_slices_are_refused(tmp_path: Path) -> None:
 def test_inverted_slices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModalityMismatch, match="MONOCHROME1"):
         volume.read(changed(tmp_path / "series", 5, PhotometricInterpretation="MONOCHROME1"))
+
+
+def edited(folder: Path, edit: Callable[[pydicom.Dataset], None]) -> Path:
+    """A series, each slice of it changed."""
+    write_series(folder, phantom())
+    for file in folder.iterdir():
+        data = pydicom.dcmread(file)
+        edit(data)
+        data.save_as(file)
+    return folder
+
+
+@pytest.mark.parametrize("imager", [False, True])
+def test_slices_that_do_not_say_how_large_pixels_are_are_refused(
+    tmp_path: Path, imager: bool
+) -> None:
+    def without(data: pydicom.Dataset) -> None:
+        del data.PixelSpacing
+        if imager:
+            data.ImagerPixelSpacing = [2, 2]
+
+    with pytest.raises(UnreadableImage, match="do not say how large their pixels are"):
+        volume.read(edited(tmp_path / "series", without))
+
+
+def test_slices_of_two_patients_are_refused_without_their_names(tmp_path: Path) -> None:
+    folder = changed(tmp_path / "series", 5, PatientID="other")
+    with pytest.raises(UnreadableImage, match="slices of 2 patients") as caught:
+        volume.read(folder)
+    assert "other" not in caught.value.message.replace("another", "")
+    assert "1_35_005.dcm is of another one" in caught.value.message
+
+
+def test_a_slice_that_breaks_off_is_named(tmp_path: Path) -> None:
+    file = sorted(write_series(tmp_path / "series", phantom()).iterdir())[3]
+    file.write_bytes(file.read_bytes()[:-300])
+    with pytest.raises(UnreadableImage, match=f"The DICOM slice {file.name} in series is damaged"):
+        volume.read(file.parent)
+
+
+@pytest.mark.parametrize(("pad", "signed"), [(63536, 0), (-2000, 1), (63536, 1), (1064, 0)])
+def test_padding_of_a_ct_is_air(tmp_path: Path, pad: int, signed: int) -> None:
+    def padded(data: pydicom.Dataset) -> None:
+        stored = np.frombuffer(data.PixelData, np.uint16).reshape(data.Rows, data.Columns).copy()
+        stored[:3] = pad % 2**16
+        data.PixelRepresentation, data.PixelData = signed, stored.tobytes()
+        data.add_new("PixelPaddingValue", "SS" if pad < 0 else "US", pad)
+
+    scan = volume.read(edited(tmp_path / "series", padded))
+    expected = ct().transpose(2, 1, 0)
+    expected[:, :3] = -1024
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(scan.image), expected)
+    assert scan.modality == "CT"
+    assert list(scan.notes) == []
+
+
+def test_padding_of_an_mr_is_its_darkest_value_and_tissue_stays() -> None:
+    voxels = np.random.default_rng(0).integers(5, 90, (4, 12, 12)).astype(np.int16)
+    voxels[:, :2], voxels[:, 2], voxels[1, 6, 6] = 500, 400, 500
+    cleaned = without_padding(voxels, [(500.0, 500.0)] * 3 + [None], "MR")
+    assert cleaned is not None
+    assert (cleaned[:3, :2] == 5).all()
+    np.testing.assert_array_equal(cleaned[:3, 2:], voxels[:3, 2:])
+    np.testing.assert_array_equal(cleaned[3], voxels[3])
+
+
+def test_padding_does_not_make_hounsfield_units(tmp_path: Path) -> None:
+    def moved(data: pydicom.Dataset) -> None:
+        data.RescaleIntercept = 0
+        data.add_new("PixelPaddingValue", "US", 63536)
+        stored = np.frombuffer(data.PixelData, np.uint16).copy()
+        stored[:50] = 63536
+        data.PixelData = stored.tobytes()
+
+    with pytest.raises(ModalityMismatch, match="Hounsfield"):
+        volume.read(edited(tmp_path / "series", moved))
 
 
 def test_each_slice_has_its_own_rescaling(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import SimpleITK as sitk
 import torch
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.errors import ModalityMismatch, ResultNotFinite
+from DiffuGTSLib.errors import ModalityMismatch, NoContent, ResultNotFinite
 from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.scan.modality import MODALITY_TAG
-from DiffuGTSLib.scan.volume import from_image
+from DiffuGTSLib.scan.volume import check, from_image
 
 
 def ct(offset: float = 0, hot: float | None = None) -> sitk.Image:
@@ -36,6 +36,93 @@ def test_a_hot_voxel_is_clipped_and_said(modality: str, hot: float) -> None:
     others = sitk.GetArrayFromImage(ct(0 if modality == "CT" else 1000))
     others[5, 5, 5] = voxels[5, 5, 5]
     np.testing.assert_array_equal(voxels, others)
+
+
+def mr(share: float, hot: float, block: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """An MR with hot voxels, and where they are."""
+    rng = np.random.default_rng(2)
+    voxels = rng.gamma(4, 30, (20, 40, 40)).astype(np.float32)
+    places = rng.random(voxels.shape) < share
+    if block:
+        places = np.arange(voxels.size).reshape(voxels.shape) < share * voxels.size
+    voxels[places] = hot
+    return voxels, places
+
+
+@pytest.mark.parametrize("hot", [1e10, 65535, -1e20])
+@pytest.mark.parametrize("share", [0.002, 0.01, 0.04])
+@pytest.mark.parametrize("block", [False, True])
+def test_percents_of_hot_voxels_are_clipped(share: float, hot: float, block: bool) -> None:
+    voxels, places = mr(share, hot, block)
+    scan = from_image(sitk.GetImageFromArray(voxels), "MR")
+    kept = sitk.GetArrayFromImage(scan.image)
+    np.testing.assert_array_equal(kept[~places], voxels[~places])
+    assert np.abs(kept[places]).max() < 1000
+    assert scan.notes[0].startswith(f"{places.sum()} voxels are far outside")
+
+
+@pytest.mark.parametrize("count", [28, 31, 32, 33, 34, 320])
+def test_as_many_hot_voxels_as_the_percentile_are_clipped(count: int) -> None:
+    voxels, _ = mr(0, 0)
+    voxels.ravel()[:count] = 1e30
+    scan = from_image(sitk.GetImageFromArray(voxels), "MR")
+    assert sitk.GetArrayFromImage(scan.image).max() < 1000
+
+
+def test_a_small_bright_body_is_no_outlier() -> None:
+    voxels = np.random.default_rng(3).rayleigh(4, (40, 80, 80)).astype(np.float32)
+    ball = np.linalg.norm(np.indices(voxels.shape) - 20.0, axis=0)
+    voxels += 900 * np.clip(11.5 - ball, 0, 3) / 3
+    scan = from_image(sitk.GetImageFromArray(voxels), "MR")
+    assert np.mean(ball < 11) < 0.03
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(scan.image), voxels)
+    assert list(scan.notes) == []
+
+
+def test_a_bright_body_on_a_constant_background_is_no_outlier() -> None:
+    voxels, _ = mr(0, 0)
+    voxels[:18], voxels[18:, :32] = 0.25, 0.25
+    scan = from_image(sitk.GetImageFromArray(voxels), "MR")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(scan.image), voxels)
+
+
+def test_values_over_many_orders_of_magnitude_are_said() -> None:
+    voxels, places = mr(0.01, 0)
+    voxels[places] = np.geomspace(500, 1e10, int(places.sum()))
+    notes = from_image(sitk.GetImageFromArray(voxels), "MR").notes
+    assert any("more than a thousand times brighter" in note for note in notes)
+
+
+@pytest.mark.parametrize(("hot", "taken"), [(32767, 3071), (30710, 3071), (-32768, -1024)])
+def test_ct_values_beyond_tissue_are_clipped(hot: int, taken: int) -> None:
+    voxels = sitk.GetArrayFromImage(ct()).astype(np.int16)
+    voxels[3, :8, :8] = hot
+    scan = from_image(sitk.GetImageFromArray(voxels))
+    assert (sitk.GetArrayFromImage(scan.image)[3, :8, :8] == taken).all()
+    assert scan.notes[0].startswith("64 voxels are far outside what tissue")
+
+
+def test_the_pads_of_scanners_stay() -> None:
+    voxels = sitk.GetArrayFromImage(ct()).astype(np.int16)
+    voxels[:, :3], voxels[0, 0, 0] = -3024, 3071
+    scan = from_image(sitk.GetImageFromArray(voxels))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(scan.image), voxels)
+    assert list(scan.notes) == []
+
+
+def test_a_mask_is_no_scan_and_few_values_are_said() -> None:
+    voxels = np.arange(8000).reshape(20, 20, 20)
+    with pytest.raises(NoContent, match=r"two values only \(0 and 1\)"):
+        check(sitk.GetImageFromArray((voxels > 5000).astype(np.uint8)))
+    labels = from_image(check(sitk.GetImageFromArray((voxels // 2000).astype(np.uint8))))
+    assert "4 different values only" in labels.notes[0]
+
+
+def test_a_scan_smaller_than_any_body_is_said() -> None:
+    image = ct()
+    image.SetSpacing((0.1, 0.2, 0.22))
+    (note,) = from_image(image).notes
+    assert "4 x 8 x 4.4 mm in all" in note
 
 
 def test_a_hot_voxel_does_not_change_what_is_found(tmp_path: Path) -> None:
