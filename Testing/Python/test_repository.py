@@ -79,7 +79,7 @@ def test_no_file_is_larger_than_20_megabytes() -> None:
 
 def test_the_embedded_weights_stay_within_20_megabytes() -> None:
     weights = (REPOSITORY / "Resources" / "Models").rglob("*.safetensors")
-    assert sum(path.stat().st_size for path in weights) <= 20 * 2**20
+    assert sum(path.stat().st_size for path in weights) <= 20_000_000
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:

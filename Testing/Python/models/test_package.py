@@ -106,7 +106,7 @@ def test_an_unknown_model_is_missing() -> None:
 def test_the_embedded_model_is_undamaged_and_small() -> None:
     folder = store.find("embedded")
     store.verify(folder)
-    assert sum(p.stat().st_size for p in folder.rglob("*.safetensors")) <= 20 * 2**20
+    assert sum(p.stat().st_size for p in folder.rglob("*.safetensors")) <= 20_000_000
     assert Card.read(folder).modalities == ("CT", "MR")
 
 
