@@ -60,7 +60,7 @@ def test_the_settings_of_a_batch_state_the_options_beside_the_outputs(tmp_path) 
     settings = BatchSettings(Options(**STATED), tmp_path, maps=True)
     document = settings.as_dict()
     assert document == STATED | {"folder": str(tmp_path), "suffix": ".seg.nrrd",
-                                 "dicom_seg": False, "maps": True}
+                                 "dicom_seg": False, "maps": True, "host": ""}
     assert BatchSettings.from_dict(json.loads(json.dumps(document))) == settings
 
 

@@ -61,11 +61,13 @@ def outline(tiny: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def header(tmp_path: Path) -> Path:
-    """A large scan's file that ends behind its header: whoever reads voxels fails."""
+    """A large scan's file without content behind its header: whoever reads voxels fails."""
     path = tmp_path / "large.nii"
     sitk.WriteImage(blank((128, 128, 100), (1, 1, 1.5)), path)
+    size = path.stat().st_size
     with path.open("r+b") as stream:
         stream.truncate(400)
+        stream.truncate(size)
     return path
 
 

@@ -65,9 +65,10 @@ class SshServer:
     def install(self, script: str, name: str = "diffugts", cache: str = "far cache") -> str:
         """Puts a program on the other side and returns its address."""
         path = self.folder / name
+        given = os.environ.get("OMP_NUM_THREADS")
+        threads = f"export OMP_NUM_THREADS={given}\n" if given else ""
         path.write_text(
-            f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(str(REPOSITORY))}\n"
-            f"export OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '1')}\n"
+            f"#!/bin/sh\n{threads}export PYTHONPATH={shlex.quote(str(REPOSITORY))}\n"
             f"export DIFFUGTS_CACHE={shlex.quote(str(self.folder / cache))}\n{script}\n")
         path.chmod(0o755)
         return f"{self.host}:{path}"
