@@ -7,8 +7,9 @@ from slicer.i18n import tr as _
 from DiffuGTSPanel.data.Run import ParsedPrompt
 from DiffuGTSPanel.process import LibraryLauncher
 
-EXAMPLES = ("liver tumor", "lung tumor", "kidney tumor", "brain tumor", "pancreas tumor",
-            "colon tumor", "breast tumor", "soft tissue sarcoma")
+# Where the embedded model is best first, by the scores in its card; then where it has none.
+EXAMPLES = ("lung tumor", "soft tissue sarcoma", "liver tumor", "brain tumor", "kidney tumor",
+            "pancreas tumor", "colon tumor", "breast tumor")
 
 
 def prompts(text: str) -> list[str]:

@@ -145,6 +145,21 @@ def test_prompts_are_understood_with_several_in_a_text(logic):
     assert all(logic.understand(example)[0].ok for example in logic.examples())
 
 
+def test_the_examples_come_in_the_order_of_the_models_scores(slicer_side):
+    from DiffuGTSLib.models import Card, find
+    from DiffuGTSLib.prompt import understand
+
+    from DiffuGTSPanel.library.PromptReading import EXAMPLES
+
+    measured = Card.read(find("embedded")).validation
+    means = []
+    for anatomy in (understand(example).anatomy for example in EXAMPLES):
+        own = [each for each in measured if each.anatomy == anatomy]
+        patients = sum(each.patients for each in own)
+        means.append(sum(each.patients * each.dsc for each in own) / patients if own else -1.0)
+    assert means == sorted(means, reverse=True)
+
+
 def test_the_catalogue_is_listed(logic):
     embedded = next(entry for entry in logic.models() if entry.name == "embedded")
     assert embedded.installed
