@@ -148,7 +148,6 @@ def test_prompts_are_understood_with_several_in_a_text(logic):
 def test_the_examples_come_in_the_order_of_the_models_scores(slicer_side):
     from DiffuGTSLib.models import Card, find
     from DiffuGTSLib.prompt import understand
-
     from DiffuGTSPanel.library.PromptReading import EXAMPLES
 
     measured = Card.read(find("embedded")).validation
