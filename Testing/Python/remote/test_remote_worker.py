@@ -16,6 +16,9 @@ from support.sshd import REPOSITORY, RUN, gpu, sshd
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 from support.worker_process import WorkerProcess
 
+from DiffuGTSLib.remote.address import Address
+from DiffuGTSLib.remote.frames import FrameReader, FrameWriter
+
 __all__ = ["gpu", "sshd"]
 MAPS = ("mask", "attention", "pseudo_healthy", "residual", "uncertainty", "probability")
 END_SECONDS = 10.0
@@ -367,3 +370,31 @@ def test_ctrl_c_before_the_first_answer_ends_ssh(gpu, tmp_path):
 
 def running(command):
     return subprocess.run(["pgrep", "-xf", command], capture_output=True, check=False).stdout
+
+
+ECHO = """exec {python} -c '
+import os, sys
+from pathlib import Path
+from DiffuGTSLib.remote.frames import FrameReader, FrameWriter
+source, sink = os.fdopen(0, "rb", buffering=0), os.fdopen(1, "wb", buffering=0)
+folder = Path(os.environ["DIFFUGTS_CACHE"])
+for message in FrameReader(source, folder.joinpath).messages():
+    if message["type"] == "received":
+        FrameWriter(sink).send_file(message["path"], "back")
+        message["path"].unlink()
+'"""
+
+
+def test_a_volume_of_512_512_300_goes_there_and_back_bit_for_bit(gpu, tmp_path):
+    voxels = np.random.default_rng(0).normal(0, 300, (300, 512, 512)).astype(np.int16)
+    (tmp_path / "scan").write_bytes(voxels.tobytes())
+    address = Address.parse(gpu.install(ECHO.format(python=sys.executable), "echo"))
+    ssh = subprocess.Popen(address.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                           bufsize=0)
+    FrameWriter(ssh.stdin).send_file(tmp_path / "scan", "scan")
+    for message in FrameReader(ssh.stdout, tmp_path.joinpath).messages():
+        if message["type"] == "received":
+            break
+    ssh.stdin.close()
+    assert ssh.wait(timeout=30) == 0
+    assert np.array_equal(np.fromfile(tmp_path / "back", np.int16), voxels.ravel())
