@@ -39,6 +39,7 @@ from DiffuGTSLib.remote.frames import (
     StreamDamaged,
     StreamEnded,
     is_file_name,
+    widen,
 )
 
 PROTOCOL = 1
@@ -252,6 +253,7 @@ def run_relay() -> int:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
+    widen(source)
     os.dup2(2, 1)  # what anything prints goes to stderr
     lower_priority()
     try:
