@@ -100,9 +100,9 @@ def test_typing_in_the_middle_leaves_the_cursor_there(panel):
 
 def test_an_example_button_fills_in_the_prompt(panel):
     buttons = panel.prompt.ui.examplesContainer.layout()
-    buttons.itemAt(1).widget().click()
+    buttons.itemAt(0).widget().click()
     assert panel.prompt.text == "lung tumor"
-    assert buttons.itemAt(1).widget().text == "Lung"
+    assert buttons.itemAt(0).widget().text == "Lung"
 
 
 def test_the_scene_keeps_what_was_chosen(panel, volume):
