@@ -15,7 +15,13 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten, SequenceUnknown
+from DiffuGTSLib.errors import (
+    Cancelled,
+    DiffuGTSError,
+    ModelDamaged,
+    OutputNotWritten,
+    SequenceUnknown,
+)
 from DiffuGTSLib.files import CACHE_VARIABLE, session_folder
 from DiffuGTSLib.pipeline import Lesion, Options, Result
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
@@ -186,7 +192,7 @@ class RemoteSegmenter:
         steps = progress if isinstance(progress, Progress) else Progress(progress)
         with self._turn:
             if self._connection is None or not self._connection.running:
-                self.ready = self._connect()
+                self._connect_again()
             yield from self._results(own, prompts, options or Options(), steps, estimator, region)
 
     def close(self) -> None:
@@ -194,6 +200,18 @@ class RemoteSegmenter:
         if self._connection is not None:
             self._connection.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _connect_again(self) -> None:
+        """After a connection was lost: the results have to go on with the same model.
+
+        Raises:
+            ModelDamaged: it is another one now.
+        """
+        ready = self._connect()
+        if ready["model_sha256"] != self.fingerprint:
+            raise ModelDamaged("The model on the other machine has changed meanwhile.",
+                               "Start again, into another folder.")
+        self.ready = ready
 
     def _connect(self) -> Event:
         if self._connection is not None:

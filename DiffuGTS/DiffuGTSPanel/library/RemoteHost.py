@@ -53,22 +53,6 @@ def configuredHosts() -> list[str]:
     return configured_hosts()
 
 
-def checkAddress(host: str) -> None:
-    """Refuses what cannot be the name of a computer.
-
-    Raises:
-        Failure: with what is expected.
-    """
-    LibraryLauncher.useLibrary()
-    from DiffuGTSLib.errors import DiffuGTSError
-    from DiffuGTSLib.remote.address import Address
-
-    try:
-        Address.parse(host)
-    except DiffuGTSError as error:
-        raise Failure(error.code, error.message, error.hint) from None
-
-
 def test(
     host: str, onDone: Callable[[HostReport], None], onError: Callable[[Failure], None]
 ) -> CommandTask:

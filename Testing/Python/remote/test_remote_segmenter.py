@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from support.sshd import REPOSITORY, gpu, sshd
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.errors import Cancelled
+from DiffuGTSLib.errors import Cancelled, ModelDamaged
 from DiffuGTSLib.pipeline import Options, Segmenter
 from DiffuGTSLib.pipeline.lesions import labelled
 from DiffuGTSLib.remote.address import Address
@@ -78,6 +78,19 @@ def test_a_lost_connection_is_made_again_for_the_next_scan(remote, gpu, scan):
     while remote._connection.running:
         threading.Event().wait(0.05)
     assert len(list(remote.segment_all(scan, [PROMPT]))) == 1
+
+
+def test_another_model_after_a_lost_connection_is_refused(remote, gpu, model, scan):
+    card = model / "card.json"
+    before = card.read_text()
+    card.write_text(before.replace('"threshold": 0.5', '"threshold": 0.4'))
+    assert card.read_text() != before
+    gpu.kill_connections()
+    while remote._connection.running:
+        threading.Event().wait(0.05)
+    with pytest.raises(ModelDamaged):
+        list(remote.segment_all(scan, [PROMPT]))
+    card.write_text(before)
 
 
 def test_a_side_is_refused_where_the_file_does_not_say_which_is_which(remote, scan, tmp_path):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from support.sshd import REPOSITORY, RUN, gpu, sshd
-from support.tiny_model import PROMPT, ball_scan, write_tiny_model
-from support.worker_process import WorkerProcess
+from support.tiny_model import ball_scan, write_tiny_model
+from support.worker_process import WorkerProcess, segment, stages
 
 from DiffuGTSLib.remote.address import Address
 from DiffuGTSLib.remote.frames import FrameReader, FrameWriter
@@ -65,14 +65,6 @@ def scan(tmp_path):
     path = tmp_path / "scan.nrrd"
     sitk.WriteImage(ball_scan()[0], str(path))
     return path
-
-
-def segment(worker, scan, folder, job="a", prompt=PROMPT, **more):
-    worker.send(type="segment", id=job, image=str(scan), prompt=prompt, folder=str(folder), **more)
-
-
-def stages(events):
-    return list(dict.fromkeys(e["stage"] for e in events if e["type"] == "progress"))
 
 
 def voxels(path):

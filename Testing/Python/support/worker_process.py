@@ -11,6 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from support.tiny_model import PROMPT
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 PATIENCE_SECONDS = 120.0
 
@@ -75,3 +77,16 @@ class WorkerProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def segment(
+    worker: WorkerProcess, scan: Path, folder: Path, job: Any = "a", prompt: Any = PROMPT,
+    **more: Any,
+) -> None:
+    """Sends a request; `more` are its optional fields."""
+    worker.send(type="segment", id=job, image=str(scan), prompt=prompt, folder=str(folder), **more)
+
+
+def stages(events: list[dict[str, Any]]) -> list[str]:
+    """The stages of the progress among events, each once."""
+    return list(dict.fromkeys(e["stage"] for e in events if e["type"] == "progress"))

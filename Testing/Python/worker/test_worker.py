@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
-from support.worker_process import WorkerProcess
+from support.worker_process import WorkerProcess, segment, stages
 
 MAPS = ("attention", "pseudo_healthy", "residual", "uncertainty", "probability")
 
@@ -47,14 +47,6 @@ def scan(tmp_path):
     path = tmp_path / "scan.nrrd"
     sitk.WriteImage(ball_scan()[0], str(path))
     return path
-
-
-def segment(worker, scan, folder, job="a", prompt=PROMPT, **more):
-    worker.send(type="segment", id=job, image=str(scan), prompt=prompt, folder=str(folder), **more)
-
-
-def stages(events):
-    return list(dict.fromkeys(e["stage"] for e in events if e["type"] == "progress"))
 
 
 def unfinished(folder):
