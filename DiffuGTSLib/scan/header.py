@@ -108,11 +108,16 @@ def is_complete(path: Path, header: sitk.ImageFileReader) -> bool:
     SimpleITK silently reads a truncated NIfTI file and fills up with zeros; the other
     formats it refuses itself.
     """
+    return holds_bytes(path, promised_bytes(path, header))
+
+
+def holds_bytes(path: Path, promised: int) -> bool:
+    """Whether a file holds so many bytes, unzipped; False where it breaks off or is damaged."""
     there = unzipped_bytes(path) if path.name.lower().endswith(".gz") else path.stat().st_size
-    return there is not None and there >= _promised_bytes(path, header)
+    return there is not None and there >= promised
 
 
-def _promised_bytes(path: Path, header: sitk.ImageFileReader) -> int:
+def promised_bytes(path: Path, header: sitk.ImageFileReader) -> int:
     """Those of a NIfTI file by its header, unzipped; 0 for other formats."""
     if not path.name.lower().endswith((".nii", ".nii.gz")) or not header.HasMetaDataKey("bitpix"):
         return 0
@@ -173,7 +178,7 @@ class ScanGrid:
             check_file(path)
             with quiet():
                 header = read_header(path)
-            if path.stat().st_size * _MAX_COMPRESSION < _promised_bytes(path, header):
+            if path.stat().st_size * _MAX_COMPRESSION < promised_bytes(path, header):
                 return None
         except (RuntimeError, OSError, DiffuGTSError):
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from DiffuGTSLib.scan.dicom import frames_in, read_multiframe, read_series, seri
 from DiffuGTSLib.scan.file_checks import check_file, check_name
 from DiffuGTSLib.scan.header import (
     ScanGrid,
+    holds_bytes,
     is_complete,
     is_sheared,
+    promised_bytes,
     quiet,
     read_header,
     stated_spacing,
@@ -302,16 +305,16 @@ def _load_file(path: Path) -> tuple[sitk.Image, str, Sequence[str]]:
     try:
         _check_header(header)
     except TooLarge:
-        _check_complete(path, header)  # else the header states too many voxels
+        if not is_complete(path, header):
+            raise _damaged(path) from None  # the header states too many voxels
         raise
-    _check_complete(path, header)
     has_description = header.HasMetaDataKey(_SERIES_DESCRIPTION_TAG)
     description = header.GetMetaData(_SERIES_DESCRIPTION_TAG) if has_description else ""
     if frames_in(header) > 1:
         return read_multiframe(path), description, notes
+    image = _voxels(path, header)
     if holds_no_number(path):
         raise _not_finite()
-    image = header.Execute()
     for key in image.GetMetaDataKeys():
         if key != MODALITY_TAG:
             image.EraseMetaData(key)
@@ -320,12 +323,26 @@ def _load_file(path: Path) -> tuple[sitk.Image, str, Sequence[str]]:
     return image, description, notes
 
 
-def _check_complete(path: Path, header: sitk.ImageFileReader) -> None:
-    if not is_complete(path, header):
-        raise UnreadableImage(
-            f"{path.name} is damaged: voxels are missing at its end.",
-            "Copy or download the file again.",
-        )
+def _voxels(path: Path, header: sitk.ImageFileReader) -> sitk.Image:
+    """The image of a file, which is checked for its end while it is read: both unzip it."""
+    promised = promised_bytes(path, header)
+    with ThreadPoolExecutor(1) as pool:
+        complete = pool.submit(holds_bytes, path, promised)
+        try:
+            image = header.Execute()
+        except RuntimeError:
+            if complete.result():
+                raise
+    if not complete.result():
+        raise _damaged(path)
+    return image
+
+
+def _damaged(path: Path) -> UnreadableImage:
+    return UnreadableImage(
+        f"{path.name} is damaged: voxels are missing at its end.",
+        "Copy or download the file again.",
+    )
 
 
 def _check_header(header: sitk.ImageFileReader, files: int = 1) -> None:

@@ -2,33 +2,27 @@
 
 protocol.py describes the messages. Jobs run one after the other on the main thread; a
 second thread reads stdin, so that a cancel is seen while a job runs.
-
-The files of a worker's job: all of them complete under their names, or none.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import queue
 import sys
 import threading
 import time
 import traceback
-import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import SimpleITK as sitk
-
 from DiffuGTSLib.channel import Channel, ChannelClosed, Id, Throttle, lower_priority
-from DiffuGTSLib.errors import Cancelled, DiffuGTSError, OutputNotWritten, explain
+from DiffuGTSLib.errors import Cancelled, DiffuGTSError, explain
 from DiffuGTSLib.output import describe
 from DiffuGTSLib.progress import Progress, ProgressEstimator
-from DiffuGTSLib.scan.header import quiet
+from DiffuGTSLib.worker.job_files import JobFiles
 from DiffuGTSLib.worker.protocol import BadRequest, Cancel, Quit, Segment, Threshold, parse
 
 if TYPE_CHECKING:
@@ -43,64 +37,6 @@ GRACE_SECONDS = 60.0
 # Of all kept results together; 100 million are about 2.5 GB of maps.
 KEPT_VOXELS = 100_000_000
 _SECONDS_BETWEEN_EVENTS = 0.1
-
-
-class JobFiles:
-    """Writes a job's volumes as uncompressed .nrrd, the fastest to write and to read.
-
-    Args:
-        folder: of the job; made when the first files are written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._unfinished: list[Path] = []
-
-    def write(
-        self, images: Mapping[str, sitk.Image], check: Callable[[], None]
-    ) -> dict[str, str]:
-        """Writes the images and returns their absolute paths by name.
-
-        Args:
-            images: by file name without suffix.
-            check: called between files and before they get their names; may raise `Cancelled`.
-
-        Raises:
-            OutputNotWritten: no permission, no space; nothing is left behind then.
-        """
-        finished = {}
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for name, image in images.items():
-                check()
-                finished[name] = self._write_unfinished(image)
-            check()
-            paths = {name: self._folder.absolute() / f"{name}.nrrd" for name in images}
-            for name, temporary in finished.items():
-                temporary.replace(paths[name])
-        except (RuntimeError, OSError):
-            raise OutputNotWritten(
-                "The result could not be written to the job's folder.",
-                "Free some space on the disk or choose another folder.",
-            ) from None
-        finally:
-            self.remove_unfinished()
-        return {name: str(path) for name, path in paths.items()}
-
-    def remove_unfinished(self) -> None:
-        """Removes what has no final name yet."""
-        while self._unfinished:
-            self._unfinished.pop().unlink(missing_ok=True)
-
-    def _write_unfinished(self, image: sitk.Image) -> Path:
-        temporary = self._folder / f".{uuid.uuid4().hex}.nrrd"
-        self._unfinished.append(temporary)
-        with quiet():
-            sitk.WriteImage(image, str(temporary), useCompression=False)
-        voxel_bytes = sitk.GetArrayViewFromImage(image).itemsize
-        if temporary.stat().st_size < math.prod(image.GetSize()) * voxel_bytes:
-            raise OSError("incomplete")
-        return temporary
 
 
 def stamp(path: Path) -> Stamp | None:

@@ -166,6 +166,19 @@ def test_a_file_of_a_result_that_was_cut_short_is_refused(slicer_side, array, tm
             Reader(tmp_path / "b.nrrd")
 
 
+def test_the_workers_files_are_read(slicer_side, array, tmp_path):
+    from DiffuGTSLib.worker.job_files import write_nrrd
+    from DiffuGTSPanel.scene.VolumeFile import Reader
+
+    for kind in ("uint8", "uint16", "int16", "float32"):
+        wide = np.zeros((9, 40, 50), kind)
+        wide[2:4, 10:20, 10:20] = 3
+        write_nrrd(sitk.GetImageFromArray(wide), tmp_path / "a.nrrd")
+        reader = Reader(tmp_path / "a.nrrd")
+        assert reader.dtype == wide.dtype
+        assert np.array_equal(np.stack(list(reader.planes())), wide)
+
+
 def test_segments_lie_at_the_voxels_of_their_labels_under_another_transform_too(
     slicer_side, array
 ):
