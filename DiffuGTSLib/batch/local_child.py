@@ -12,10 +12,10 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from DiffuGTSLib.batch.case import WORKER_THREADS, BatchFailure, BatchSettings, Case
@@ -26,6 +26,7 @@ from DiffuGTSLib.errors import DiffuGTSError
 _SECONDS_BETWEEN_EVENTS = 0.2
 # A case ends at its next step once stdin has closed; one that cannot must not stay behind.
 _GRACE_SECONDS = 60.0
+_START_GRACE_SECONDS = 2.0
 
 
 class BatchWorker:
@@ -39,13 +40,15 @@ class BatchWorker:
     def __init__(self, channel: Channel, parent: Parent) -> None:
         self._channel = channel
         self._parent = parent
+        self._requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._cases: queue.Queue[Case | None] = queue.Queue()
         self._cancelled = threading.Event()
+        self._started = threading.Event()
 
     def serve(self) -> int:
         """Works until stdin closes; returns the exit code."""
-        requests = _parsed(self._channel.lines())
-        first = next(requests, None)
+        threading.Thread(target=self._listen, daemon=True).start()
+        first = self._requests.get()
         if first is None:
             return 0
         try:
@@ -55,12 +58,13 @@ class BatchWorker:
         except (DiffuGTSError, RuntimeError, MemoryError) as error:
             self._channel.send("error", **BatchFailure.of(error).__dict__)
             return 1
+        self._started.set()
         self._channel.send("ready", facts=processor.facts())
         threads = [threading.Thread(target=self._work, args=(processor,), daemon=True)
                    for _ in range(WORKER_THREADS)]
         for thread in threads:
             thread.start()
-        for request in requests:
+        while (request := self._requests.get()) is not None:
             self._take(request)
         self._cancelled.set()
         for _ in threads:
@@ -70,6 +74,22 @@ class BatchWorker:
             thread.join(max(0.0, deadline - time.monotonic()))
         processor.close()
         return 0
+
+    def _listen(self) -> None:
+        """Reads stdin to its end; a start that is still under way then is given up."""
+        starting = False
+        try:
+            for line in self._channel.lines():
+                self._requests.put(json.loads(line))
+                starting = True
+        finally:
+            self._requests.put(None)
+        if starting and not self._started.is_set():
+            # It waits for a model or another machine, and looks at nothing meanwhile.
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            if not self._started.wait(_START_GRACE_SECONDS):
+                os._exit(130)
 
     def _take(self, request: dict[str, Any]) -> None:
         if request["type"] == "cancel":
@@ -109,10 +129,6 @@ def device_of(settings: BatchSettings, slot: int) -> str:
         if torch.cuda.is_available():
             return f"cuda:{slot % torch.cuda.device_count()}"
     return device
-
-
-def _parsed(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    return (json.loads(line) for line in lines)
 
 
 def main() -> int:

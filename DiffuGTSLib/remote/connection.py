@@ -126,10 +126,14 @@ class Connection:
         self._outgoing: queue.Queue[Event | None] = queue.Queue()
         self._examined: queue.Queue[Message] = queue.Queue()
         self._errors = threading.Thread(target=self._read_errors, daemon=True)
-        self._errors.start()
-        self._greet()
-        for work in (self._read, self._send_all, self._live):
-            threading.Thread(target=work, daemon=True).start()
+        try:
+            self._errors.start()
+            self._greet()
+            for work in (self._read, self._send_all, self._live):
+                threading.Thread(target=work, daemon=True).start()
+        except BaseException:  # Ctrl+C may come at any time
+            self._end()
+            raise
 
     # Requests ------------------------------------------------------------------------------------
 
@@ -186,8 +190,7 @@ class Connection:
         try:
             self._process.wait(_CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._end()
         self._reader.close()
 
     @property
@@ -204,16 +207,10 @@ class Connection:
         try:
             before = self._reader.skip_to(HELLO)
             hello = next(self._reader.messages())
-        except KeyboardInterrupt:
-            self._closed.set()
-            self._process.kill()
-            self._process.wait()
-            raise
         except (StreamEnded, StreamDamaged, StopIteration) as ended:
             timer.cancel()
             code = self._process.wait()
             self._errors.join(1.0)
-            self._closed.set()
             said = [*str(ended).splitlines(), *self._lines]
             raise failure_at_start(self.address, said, None if code < 0 else code) from None
         finally:
@@ -221,11 +218,14 @@ class Connection:
         for line in before.decode("utf-8", "replace").splitlines():
             self._on_log(line)
         if hello.get("protocol") != PROTOCOL or hello.get("version") != __version__:
-            self._closed.set()
-            self._process.kill()
-            self._process.wait()
             raise other_version(self.address, str(hello.get("version")), __version__)
         self._greeted = True
+
+    def _end(self) -> None:
+        """Ends ssh at once."""
+        self._closed.set()
+        self._process.kill()
+        self._process.wait()
 
     def _read_errors(self) -> None:
         """What ssh says before the relay answers is looked at, what comes later is the log."""

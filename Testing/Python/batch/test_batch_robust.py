@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -103,6 +105,30 @@ def test_ctrl_c_ends_a_batch_cleanly(model, tmp_path):
     assert stream.process.wait(300) == 130
     found = statuses(tmp_path / "out")
     assert (found["a"], found[blocked.names[-1]]) == ("done", "waiting")
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no ssh here")
+def test_a_child_that_still_waits_for_another_machine_ends_with_its_stdin(tmp_path):
+    """The other machine takes the connection and never says a word; ssh would wait 10 s."""
+    settings = BatchSettings(Options(), tmp_path, host="somewhere")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ssh = f"ssh -F none -p {silent.getsockname()[1]} -o HostName=127.0.0.1"
+        child = subprocess.Popen(
+            [sys.executable, "-m", "DiffuGTSLib.batch.local_child"], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"DIFFUGTS_SSH": ssh, "DIFFUGTS_CACHE": str(tmp_path / "cache")})
+        first = {"type": "settings", "settings": settings.as_dict(), "slot": 0}
+        child.stdin.write(json.dumps(first).encode() + b"\n")
+        child.stdin.flush()
+        connection, _ = silent.accept()
+        ssh_there = psutil.Process(child.pid).children()
+        assert ssh_there
+        child.stdin.close()
+        assert child.wait(8) == 130
+        assert not psutil.wait_procs(ssh_there, timeout=2)[1]
+        connection.close()
+    child.stdout.close()
+    assert not list((tmp_path / "cache").rglob("sending/*"))
 
 
 def test_a_resumed_batch_has_every_row_once_and_nothing_unfinished(resumed, blocked):
