@@ -51,8 +51,9 @@ COLUMNS = {"attention": (1, 1, 0, 0), "pixel": (1, 1, 1, 0), "feature": (1, 1, 0
            "both": (1, 1, 1, 1)}
 CALIBRATED_ON = (
     "Patients of the training split whose lesions the training does not see (gliomas, lung cancers "
-    "and nodules, livers, sarcomas 029-032), healthy scans, and synthetic lesions in them. Seen "
-    "neither by this nor by the training: the patients of the split \"validation\"."
+    "and nodules, livers, sarcomas 029-032), for gliomas and livers, of which these are too few, "
+    "patients that it sees as well, healthy scans, and synthetic lesions in them. Seen neither by "
+    "this nor by the training: the patients of the split \"validation\"."
 )
 
 

@@ -59,6 +59,17 @@ def real_examples(cases: Sequence[TrainingCase]) -> list[CalibrationExample]:
     return [_real(case) for case in _outlined(cases)]
 
 
+def joining_cases(cases: Sequence[TrainingCase]) -> list[TrainingCase]:
+    """Those of the training whose lesions calibrate as well: of as many patients as their kind
+    states, the first by name."""
+    patients: dict[str, set[str]] = {}
+    for case in _outlined(cases):
+        patients.setdefault(case.kind.name, set()).add(case.patient)
+    joining = {name: sorted(of_kind) for name, of_kind in patients.items()}
+    return [c for c in _outlined(cases)
+            if c.patient in joining[c.kind.name][:c.kind.calibration_patients]]
+
+
 def has_enough_slices(case: TrainingCase) -> bool:
     """Whether the model takes the scan: a crop around a small nodule may be too thin."""
     return min(read_header(case.folder / "image.nii.gz").GetSize()) >= MIN_SLICES

@@ -23,6 +23,7 @@ from DiffuGTSLib.training.data.cases import (
 from DiffuGTSLib.training.data.examples import (
     CalibrationExample,
     healthy_examples,
+    joining_cases,
     real_examples,
     synthetic_lesion_examples,
     wrong_organ_examples,
@@ -200,13 +201,15 @@ class ProjectFolder:
         return real | {lesion_class(e.prompt) for e in self._tuning_examples()}, synthetic
 
     def examples(self, limit: int) -> list[CalibrationExample]:
-        """Scans for calibration and fusion: tuning patients, training scans with synthetic lesions
-        and without lesions, and scans prompted for the wrong organ.
+        """Scans for calibration and fusion: tuning patients and those of the training that join
+        them, training scans with synthetic lesions and without lesions, and scans prompted for the
+        wrong organ.
 
         Args:
             limit: scans of a class and modality, at most.
         """
-        examples = self._tuning_examples()
+        examples = self._tuning_examples() + real_examples(
+            joining_cases(self.cases("training")))
         if self.selection.synthetic:
             volumes = [load_volume(c, self.cache) for c in self.cases("training")
                        if c.kind.synthetic_copies]

@@ -52,6 +52,8 @@ class ScanKind:
         stripped_share: of the windows, in which all but the brain is removed.
         clipped_hu: ends at which the intensities were clipped before the scans were published.
         tuning_patients: how many patients of the training split are kept for the calibration.
+        calibration_patients: how many that the training sees calibrate as well, where those that
+            are kept for it are too few to place a threshold.
         title: of its group in the tables of the validation.
         asked: prompts for scans of which none is stated: of the tumors there, or of healthy organs.
         wrong_prompts: name organs that are not in the scan, for negative examples.
@@ -74,6 +76,7 @@ class ScanKind:
     stripped_share: float = 0.0
     clipped_hu: tuple[float, float] | None = None
     tuning_patients: int = 0
+    calibration_patients: int = 0
     title: str = ""
     asked: tuple[str, ...] = ()
     wrong_prompts: tuple[str, ...] = ()

@@ -16,7 +16,11 @@ from DiffuGTSLib.models.card import shifted_threshold
 from DiffuGTSLib.pipeline.lesions import prominent
 from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.training.calibration import ExampleMaps, best_shift, fit_fusion, segmented_maps
-from DiffuGTSLib.training.data.examples import CalibrationExample, wrong_organ_examples
+from DiffuGTSLib.training.data.examples import (
+    CalibrationExample,
+    joining_cases,
+    wrong_organ_examples,
+)
 
 
 def example_maps(seed: int, useful: bool = True) -> ExampleMaps:
@@ -156,3 +160,20 @@ def test_limbs_are_negative_examples_of_lung_and_brain_tumors(tmp_path) -> None:
         assert not sitk.GetArrayFromImage(example.truth).any()
         assert example.truth.GetSize() == example.image.GetSize()
         assert example.truth.GetOrigin() == pytest.approx(example.image.GetOrigin())
+
+
+def test_gliomas_of_the_training_calibrate_as_well(tmp_path) -> None:
+    """All four scans of the first seven patients; of lung cancers, of which enough are kept, none.
+
+    A patient alone would place the thresholds of all sequences.
+    """
+    sitk.WriteImage(ball_scan()[0], tmp_path / "image.nii.gz")
+    entries = [(f"brats2021_{n:05}_{sequence}", "glioma", "MR")
+               for n in range(9, 0, -1) for sequence in ("t1", "t1c", "t2", "flair")]
+    cases = [replace(training_case(*entry, masks=("tumor",)), folder=tmp_path,
+                     patient=entry[0][:15]) for entry in entries]
+    cancer = replace(training_case("nsclc_001", "lung_tumor", "CT", masks=("tumor",)),
+                     folder=tmp_path)
+    joining = joining_cases([*cases, cancer])
+    assert len(joining) == 28
+    assert {case.patient for case in joining} == {f"brats2021_{n:05}" for n in range(1, 8)}
