@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.scan.dicom import frames_in
 from DiffuGTSLib.scan.file_checks import check_file, is_regular, unzipped_bytes
-from DiffuGTSLib.scan.nifti import SPACING_RANGE_MM, Forms
+from DiffuGTSLib.scan.nifti import SPACING_RANGE_MM, Forms, files_of
 
 Triple = tuple[float, float, float]
 Size = tuple[int, int, int]
@@ -28,6 +28,8 @@ Size = tuple[int, int, int]
 RAS_AXES = ("RL", "AP", "SI")
 # Of deflate.
 _MAX_COMPRESSION = 1032
+# Of files of NIfTI-1.
+_WITH_VOXELS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 # What a straightened NIfTI grid may differ from the stated one, at any corner.
 _MAX_SHEAR, _MAX_SHEAR_MM = 0.01, 1.0
 # Else ITK refuses axes that are off by the rounding of a registration; `is_sheared` judges them.
@@ -112,14 +114,17 @@ def is_complete(path: Path, header: sitk.ImageFileReader) -> bool:
 
 
 def holds_bytes(path: Path, promised: int) -> bool:
-    """Whether a file holds so many bytes, unzipped; False where it breaks off or is damaged."""
-    there = unzipped_bytes(path) if path.name.lower().endswith(".gz") else path.stat().st_size
+    """Whether a file (of a pair that with the voxels) holds so many bytes, unzipped; False where
+    it breaks off or is damaged."""
+    voxels = files_of(path)[1] if promised else path
+    zipped = voxels.name.lower().endswith(".gz")
+    there = unzipped_bytes(voxels) if zipped else voxels.stat().st_size
     return there is not None and there >= promised
 
 
 def promised_bytes(path: Path, header: sitk.ImageFileReader) -> int:
-    """Those of a NIfTI file by its header, unzipped; 0 for other formats."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")) or not header.HasMetaDataKey("bitpix"):
+    """Those of a NIfTI file with voxels by its header, unzipped; 0 for other formats."""
+    if not path.name.lower().endswith(_WITH_VOXELS) or not header.HasMetaDataKey("bitpix"):
         return 0
     voxel_bytes = math.prod(header.GetSize()) * int(header.GetMetaData("bitpix")) // 8
     return int(float(header.GetMetaData("vox_offset"))) + voxel_bytes
@@ -178,7 +183,8 @@ class ScanGrid:
             check_file(path)
             with quiet():
                 header = read_header(path)
-            if path.stat().st_size * _MAX_COMPRESSION < promised_bytes(path, header):
+            size = files_of(path)[1].stat().st_size
+            if size * _MAX_COMPRESSION < promised_bytes(path, header):
                 return None
         except (RuntimeError, OSError, DiffuGTSError):
             return None

@@ -13,8 +13,9 @@ import numpy as np
 
 from DiffuGTSLib.errors import UnreadableImage
 from DiffuGTSLib.scan.file_checks import pieces
-from DiffuGTSLib.scan.nifti import HEADER_BYTES, nifti_header
+from DiffuGTSLib.scan.nifti import HEADER_BYTES, files_of, nifti_header
 
+_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
 _DIM, _DATATYPE, _OFFSET, _SCALING = 40, 70, 108, 112
 # Of a single file: the header, and four bytes that say whether extensions follow.
 _MIN_OFFSET = 352
@@ -33,8 +34,8 @@ def check_voxels(path: Path) -> list[str]:
         UnreadableImage: the header states sizes, a type, a place or a rescaling of the voxels that
             cannot be.
     """
-    own = _header_of(path)
-    header, order = nifti_header(own, (".nii", ".nii.gz", ".hdr"))
+    own, voxels = files_of(path)
+    header, order = nifti_header(own, _SUFFIXES)
     if not order:
         return []
     count, *sizes = struct.unpack_from(f"{order}8h", header, _DIM)
@@ -48,21 +49,13 @@ def check_voxels(path: Path) -> list[str]:
         raise UnreadableImage(f"{path.name} has voxels {name}, which are not read.",
                               "Save it with voxels of 16-bit integers or 32-bit floats.")
     offset = struct.unpack_from(f"{order}f", header, _OFFSET)[0]
-    least = 0 if own.suffix.lower() == ".hdr" else _MIN_OFFSET
+    least = _MIN_OFFSET if own == voxels else 0
     if not (math.isfinite(offset) and offset >= least and offset == int(offset)):
         raise UnreadableImage(
             f"The header of {path.name} states that its voxels begin at byte {offset:g} "
             "(vox_offset), which cannot be.",
             f"Set vox_offset to {least} if they follow the header, or write the file again.")
     return _scaling(path, *struct.unpack_from(f"{order}2f", header, _SCALING))
-
-
-def _header_of(path: Path) -> Path:
-    """Of a pair of files the one with the header."""
-    name = path.name.lower().removesuffix(".gz")
-    if not name.endswith(".img"):
-        return path
-    return path.with_name(f"{path.name[: len(name) - len('.img')]}.hdr")
 
 
 def _scaling(path: Path, slope: float, intercept: float) -> list[str]:
@@ -84,16 +77,18 @@ def _refused(path: Path, what: str) -> UnreadableImage:
 
 def holds_no_number(path: Path) -> bool:
     """Whether a NIfTI-1 file of floats holds NaN or infinite voxels, which ITK reads as 0."""
-    header, order = nifti_header(path)
+    own, voxels = files_of(path)
+    header, order = nifti_header(own, _SUFFIXES)
     kind = struct.unpack_from(f"{order}h", header, _DATATYPE)[0] if order else 0
     if kind not in _FLOATS:
         return False
     kind_of_voxel = np.dtype(order + _FLOATS[kind])
-    skip = max(HEADER_BYTES, int(struct.unpack_from(f"{order}f", header, _OFFSET)[0]))
+    offset = int(struct.unpack_from(f"{order}f", header, _OFFSET)[0])
+    skip = max(HEADER_BYTES, offset) if own == voxels else offset
     count, *dims = struct.unpack_from(f"{order}8h", header, _DIM)
     left = math.prod(max(1, n) for n in dims[:count]) * kind_of_voxel.itemsize
     rest = b""
-    for piece in pieces(path):
+    for piece in pieces(voxels):
         here, skip = piece[skip:], max(0, skip - len(piece))
         rest = (rest + here)[:left]
         usable = len(rest) - len(rest) % kind_of_voxel.itemsize

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from DiffuGTSLib.errors import UnreadableImage
+from DiffuGTSLib.errors import NotFinite, UnreadableImage
 from DiffuGTSLib.scan import volume
 from DiffuGTSLib.scan.header import ScanGrid
 
@@ -32,7 +32,7 @@ def patched(folder: Path, *changes: tuple[int, str, float], suffix: str = ".nii"
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(UnreadableImage) as caught:
+    with pytest.raises((UnreadableImage, NotFinite)) as caught:
         volume.read(path, "MR")
     return f"{caught.value.message} {caught.value.hint}"
 
@@ -72,6 +72,31 @@ def test_pairs_of_files_are_checked_too(tmp_path: Path, given: str) -> None:
     struct.pack_into("<f", content, SLOPE, float("inf"))
     (tmp_path / "scan.hdr").write_bytes(content)
     assert "a rescaling that cannot be" in refusal(tmp_path / given)
+
+
+@pytest.mark.parametrize("given", ["scan.hdr", "scan.img"])
+def test_voxels_of_a_pair_are_looked_at_too(tmp_path: Path, given: str) -> None:
+    """ITK reads NaN as 0, and fills up what is missing with 0."""
+    voxels = VOXELS.astype(np.float32)
+    for changed, said in ((float("nan"), "not numbers"), (1.0, "voxels are missing at its end")):
+        voxels[7, 8, 9] = changed
+        sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "scan.hdr"))
+        if changed == 1:
+            assert volume.read(tmp_path / given, "MR").image.GetSize() == (16, 24, 20)
+            assert ScanGrid.stated(tmp_path / given).size == (16, 24, 20)
+            content = (tmp_path / "scan.img").read_bytes()
+            (tmp_path / "scan.img").write_bytes(content[: len(content) // 2])
+        assert said in refusal(tmp_path / given)
+
+
+def test_a_zipped_pair_is_read_and_checked(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / "scan.img.gz"))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    header = next(tmp_path / name for name in names if ".hdr" in name)
+    assert volume.read(header, "MR").image.GetSize() == (16, 24, 20)
+    content = (tmp_path / "scan.img.gz").read_bytes()
+    (tmp_path / "scan.img.gz").write_bytes(content[: len(content) // 2])
+    assert "is damaged" in refusal(header)
 
 
 def test_a_negative_slope_is_said(tmp_path: Path) -> None:
