@@ -5,10 +5,10 @@
 
 Balls of 20, 30 and 40 mm in scans of validation patients, inside the organ and away from every
 outline. Mean absolute error on the normalised scale, beside that of (a) the mean of the tissue
-around, (b) a harmonic interpolation from it, (c) the autoencoder alone, (d) the truth itself without
-what is finer than some 8 mm, which no painter can know; and the energy of the gradient as a share of
-the truth's: below 1 the painted tissue is too smooth. With --pictures: the outlined tumors of twelve
-patients painted over, each beside its scan.
+around, (b) a harmonic interpolation from it, (c) the autoencoder alone, (d) the truth itself
+without what is finer than some 8 mm, which no painter can know; and the energy of the gradient as a
+share of the truth's: below 1 the painted tissue is too smooth. With --pictures: the outlined tumors
+of twelve patients painted over, each beside its scan.
 """
 
 from __future__ import annotations
