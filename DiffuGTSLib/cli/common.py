@@ -16,6 +16,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, ParamSpec, TextIO
@@ -36,6 +37,7 @@ from DiffuGTSLib.progress import Callback, ProgressEstimator
 from DiffuGTSLib.scan.modality import MODALITIES, SEQUENCES
 
 P = ParamSpec("P")
+_SECONDS_BETWEEN_LINES = 15.0  # where stderr is a file and not a terminal
 STAGES = {
     "read": "reading the scan",
     "sending": "sending the scan",
@@ -187,18 +189,28 @@ def _whole_stdout() -> Iterator[None]:
 
 @contextmanager
 def bar(estimator: ProgressEstimator, prompts: Sequence[str]) -> Iterator[Callback]:
-    """A callback that moves one bar over the whole run of `prompts`."""
+    """A callback that moves one bar over the whole run of `prompts`.
+
+    Where stderr is no terminal, a line says now and then how far the run is.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
                TextColumn("{task.fields[left]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal,
                   redirect_stdout=False, redirect_stderr=False) as progress:
         task = progress.add_task("starting", total=1.0, left="")
+        last = time.monotonic()
 
         def step(stage: str, done: int, total: int) -> None:
+            nonlocal last
             fraction = estimator.step(stage, done, total)
-            left = estimator.seconds_left
-            progress.update(task, completed=fraction, description=STAGES.get(stage, stage),
-                            left="" if left is None else f"about {left:.0f} s left")
+            seconds = estimator.seconds_left
+            name, left = STAGES.get(stage, stage), ""
+            if seconds is not None:
+                left = f"about {seconds:.0f} s left"
+            progress.update(task, completed=fraction, description=name, left=left)
+            if not console.is_terminal and time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                console.print(f"{name}, {fraction:.0%}{', ' if left else ''}{left}")
 
         yield step

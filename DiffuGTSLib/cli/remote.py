@@ -25,9 +25,10 @@ def check(
     with own_stdout(as_json) as out:
         from DiffuGTSLib.remote.check import look_at
 
-        if not as_json:
-            print(f"Looking at {host} ...", file=sys.stderr, flush=True)
-        found = look_at(host)
+        def report(stage: str) -> None:
+            print(f"{stage} ...", file=sys.stderr, flush=True)
+
+        found = look_at(host, report)
         if as_json:
             print_json(found, out)
         else:
@@ -50,7 +51,7 @@ def _as_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@remote.command()
+@remote.command(hidden=True)
 def relay() -> None:
     """Run for another machine, on stdin and stdout; started there by --host, over SSH."""
     from DiffuGTSLib.remote.relay import run_relay

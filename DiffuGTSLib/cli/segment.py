@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
@@ -181,6 +182,7 @@ def _segmenter(
         return
     from DiffuGTSLib.remote.segmenter import RemoteSegmenter
 
+    print(f"Connecting to {address.host} ...", file=sys.stderr, flush=True)
     with closing(RemoteSegmenter(address, options.model, options.device)) as segmenter:
         yield segmenter
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from DiffuGTSLib import __version__
@@ -19,11 +19,12 @@ from DiffuGTSLib.remote.connection import Connection
 _DEVICE = re.compile(r"cuda:\d+|mps|device")
 
 
-def look_at(host: str) -> dict[str, Any]:
+def look_at(host: str, report: Callable[[str], None] = lambda stage: None) -> dict[str, Any]:
     """Version, findings of `diffugts doctor`, devices and models of another machine.
 
     Args:
         host: see Address.parse.
+        report: called with what is done next, in words.
 
     Returns:
         Plain values: host, version, healthy, findings (see doctor.Finding), devices (names of
@@ -37,8 +38,10 @@ def look_at(host: str) -> dict[str, Any]:
         >>> look_at("gpu")["models"]    # doctest: +SKIP
     """
     address = Address.parse(host)
+    report(f"Connecting to {address.host}")
     connection = Connection(address, lambda event: None)
     try:
+        report("Connected; looking for devices and models there")
         found = connection.examine()
     finally:
         connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from DiffuGTSLib import __version__
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.remote.address import SSH_VARIABLE, Address
 
@@ -77,7 +78,8 @@ def failure_at_start(address: Address, lines: Sequence[str], code: int | None) -
     if "Permission denied" in said and code == 255:
         return KeyRefused(
             f"{host} did not accept a key of this computer.",
-            f"Set one up, so that this asks for nothing: {_ssh(host)} (ssh-copy-id, ssh-add help)")
+            f"Set one up (ssh-copy-id {host}) or load it (ssh-add), until this asks for nothing: "
+            f"{_ssh(host)}")
     if code == 255 or code is None:
         return _unreachable(host, said, lines)
     if code == _NOT_EXECUTABLE:
@@ -91,7 +93,7 @@ def failure_at_start(address: Address, lines: Sequence[str], code: int | None) -
     if "No such command" in said:
         return OtherVersion(
             f"The DiffuGTS on {host} is too old to be used from another computer.",
-            "Install the version there that is here: pip install --upgrade diffugts")
+            f"Install the same there: pip install diffugts=={__version__}")
     if code == 0:
         return ProgramMissing(f"{address.program or 'diffugts'} on {host} is not DiffuGTS.",
                               f"Name the path of diffugts there: {host}:/path/to/bin/diffugts")
