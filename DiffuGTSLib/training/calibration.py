@@ -14,6 +14,7 @@ coefficient where an example has a lesion, the false-positive score of what is m
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from scipy.special import expit
 from DiffuGTSLib.evaluation.measures import THRESHOLDS, dice_by_threshold
 from DiffuGTSLib.models import Card, Fusion, Package, load
 from DiffuGTSLib.models.card import FUSIONS, logits, shifted_threshold
+from DiffuGTSLib.models.package import ATTENTION_ALONE
 from DiffuGTSLib.pipeline import EncodedScan, Segmenter
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.scan.canonical import mask_on_grid
@@ -37,6 +39,7 @@ MIN_THRESHOLD = 0.001  # a map that is lower everywhere shows nothing
 FOLDS = 4  # of the cross-validation that decides whether residuals are used
 # Smaller gains of utility, by a residual or a prominence, occur by chance.
 MIN_UTILITY_GAIN = 0.005
+STANDARD_ERRORS = 2.0  # by which the gain of a fusion has to exceed 0
 # Gain by leaving a gate open. A gate has to prove itself: where it keeps no false positives out, it
 # can only hide lesions.
 MIN_OPEN_GATE_GAIN = 0.01
@@ -244,22 +247,33 @@ def fit_fusion(examples: Sequence[ExampleMaps]) -> Fusion:
     """Fits each kind of FUSIONS and chooses the one that makes the final mask.
 
     That is the attention alone, unless residuals raise the mean utility of examples that the fit
-    has not seen (cross-validation with FOLDS folds).
+    has not seen (cross-validation with FOLDS folds); and the attention as it is, unless its fit
+    raises it as well.
     """
     usable = [m for m in examples if m.candidates.any()]
-    fusion = _fit_each_kind(usable)
     if len(usable) < FOLDS:
-        return replace(fusion, used="attention")
+        return replace(_fit_each_kind(usable), used="attention")
     unseen: dict[str, list[float]] = {kind: [] for kind in FUSIONS}
+    as_it_is: list[float] = []
     for fold in range(FOLDS):
         of_others = _fit_each_kind([m for i, m in enumerate(usable) if i % FOLDS != fold])
         for m in usable[fold::FOLDS]:
+            as_it_is.append(_utility_of_fusion(m, ATTENTION_ALONE, "attention"))
             for kind in FUSIONS:
                 unseen[kind].append(_utility_of_fusion(m, of_others, kind))
-    utility = {kind: float(np.mean(values)) for kind, values in unseen.items()}
-    best = max(FUSIONS, key=lambda kind: utility[kind])
-    gains = utility[best] > utility["attention"] + MIN_UTILITY_GAIN
-    return replace(fusion, used=best if gains else "attention")
+    best = max(FUSIONS, key=lambda kind: float(np.mean(unseen[kind])))
+    if not _gains(unseen[best], unseen["attention"]):
+        best = "attention"
+    if not _gains(unseen[best], as_it_is):
+        return replace(ATTENTION_ALONE, used="attention")
+    return replace(_fit_each_kind(usable), used=best)
+
+
+def _gains(utilities: Sequence[float], before: Sequence[float]) -> bool:
+    """Whether these utilities of the same examples are higher, and not by chance."""
+    gains = np.subtract(utilities, before)
+    error = float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    return float(gains.mean()) > max(MIN_UTILITY_GAIN, STANDARD_ERRORS * error)
 
 
 def _fit_each_kind(usable: Sequence[ExampleMaps]) -> Fusion:
@@ -348,7 +362,7 @@ def _utility_of_fusion(m: ExampleMaps, fusion: Fusion, kind: str) -> float:
     crop = m.crop()
     fused = fusion.score(crop.attention, crop.pixel, crop.feature, kind)
     score = np.where(crop.candidates, fused, 0.0)
-    return _utilities(crop, score, 0.5, (fusion.prominence[kind],))[0]
+    return _utilities(crop, score, 0.5, (fusion.prominence.get(kind, 0.0),))[0]
 
 
 def _utilities(

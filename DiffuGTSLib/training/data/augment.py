@@ -37,7 +37,7 @@ def random_contrast(image: np.ndarray, generator: np.random.Generator) -> np.nda
 
 
 def random_gain(
-    image: np.ndarray, generator: np.random.Generator, darkest: float = -0.5
+    image: np.ndarray, generator: np.random.Generator, darkest: float = -0.3
 ) -> np.ndarray:
     """A mild change of an MR's contrast: a gain and a gamma, zero kept at zero.
 
@@ -46,8 +46,8 @@ def random_gain(
     Args:
         darkest: the least gain, its logarithm.
     """
-    gain = np.exp(generator.uniform(darkest, 0.3))
-    gamma = np.exp(generator.uniform(-0.3, 0.3))
+    gain = np.exp(generator.uniform(darkest, 0.2))
+    gamma = np.exp(generator.uniform(-0.2, 0.2))
     return (gain * np.clip(image, 0, None) ** gamma).astype(np.float32)
 
 
@@ -61,7 +61,7 @@ def random_bias_and_curve(image: np.ndarray, generator: np.random.Generator) -> 
         field = smooth_noise(image.shape, generator.uniform(14, 30), generator)
         strength = generator.uniform(0.05, 0.3)
         image = image * np.exp(strength * np.clip(field, -2.5, 2.5))
-    if generator.random() < 0.3:
+    if generator.random() < 0.15:
         highest = max(float(image.max()), 1e-3)
         steps = np.exp(generator.uniform(0.2, 0.6) * generator.standard_normal(5))
         values = np.concatenate([[0.0], np.cumsum(steps)])

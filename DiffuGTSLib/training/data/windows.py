@@ -232,9 +232,9 @@ class WindowMaker:
                 image = augment.clip_as_published(image, self.clipped_hu)
             return augment.degrade(image, generator, floor=0.0)
         brain = index == self.organs.index("brain") + 1
-        darkest = -0.5
+        darkest = -0.3
         if volume.stripped and brain.sum() > 500 and generator.random() < HEAD_SHARE:
-            image, darkest = augment.simulated_head(image, brain, generator), -0.75
+            image, darkest = augment.simulated_head(image, brain, generator), -0.7
         elif kind.stripped_share and not volume.stripped and (
                 generator.random() < kind.stripped_share):
             image = np.where(brain, image, 0.0)

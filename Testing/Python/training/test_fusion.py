@@ -75,6 +75,10 @@ def test_a_residual_without_information_changes_nothing() -> None:
 def test_the_final_mask_takes_a_residual_only_if_it_helps_examples_left_out() -> None:
     assert fit_fusion([example_maps(i) for i in range(4)]).used in ("pixel", "both")
     assert fit_fusion([example_maps(i, useful=False) for i in range(4)]).used == "attention"
+    # Nothing to gain: the attention stays as it is.
+    as_it_is = fit_fusion([example_maps(i, useful=False) for i in range(4)])
+    assert as_it_is.weights["attention"] == (0.0, 1.0, 0.0, 0.0)
+    assert not as_it_is.prominence
     # Two examples are too few for a cross-validation.
     assert fit_fusion([example_maps(i) for i in range(2)]).used == "attention"
 
