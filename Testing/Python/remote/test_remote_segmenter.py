@@ -124,7 +124,10 @@ def test_the_command_names_what_is_wrong(gpu, scan, tmp_path):
     sitk.WriteImage(scan.image, str(image))
     done = run("segment", image, "-p", PROMPT, "-o", tmp_path / "m.nrrd", "--host", "gpu:/no/such")
     assert done.returncode == 1
-    assert done.stderr.startswith("There is no program /no/such on gpu.\nHint: ")
+    connecting, message, hint = done.stderr.splitlines()
+    assert connecting == "Connecting to gpu ..."
+    assert message == "There is no program /no/such on gpu."
+    assert hint.startswith("Hint: ")
     assert not (tmp_path / "m.nrrd").exists()
 
 
