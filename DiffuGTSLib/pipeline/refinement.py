@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from DiffuGTSLib.models import Package
 from DiffuGTSLib.networks import Conditioning
@@ -19,6 +20,10 @@ from DiffuGTSLib.pipeline.residual import Comparison, Rebuilt, compare
 from DiffuGTSLib.progress import Progress
 
 MAX_KEPT = 16  # crops: twice as many as a prompt has at most
+# Of an autoencoder without normalisation, in latent voxels: so far beyond what was inpainted is
+# decoded and encoded, so that residuals inside are those of the whole crop to a hundredth; and the
+# grid on which it ends, so that prompts with nearly the same candidates share it.
+_REACH, _GRID = 2, 2
 
 
 class RebuiltCrops:
@@ -82,33 +87,59 @@ class CropComparison:
     on_note: Callable[[str], None]
 
     def compare_each(self) -> Iterator[tuple[Box, Comparison]]:
-        """Each candidate's crop and what differs in it, one crop after the other.
+        """Each crop, or the part of it that was compared, and what differs there, one by one.
+
+        What an earlier crop has compared already is not compared again.
 
         Raises:
             TooLarge, OutOfMemory: a crop does not fit.
             Cancelled: through `steps`.
         """
+        pending = self.candidates.mask.copy()
         for number, box in enumerate(self.candidates.boxes):
+            extents = ndimage.find_objects(pending[box].view(np.uint8))
+            pending[box] = False
+            if not extents:
+                continue
+            part = self._part(box, extents[0])
             x, y, z = (s.stop - s.start for s in box)
             device = str(self.latent.device)
             if not self.planner.crop_fits((x, y, z), self.samples, device):
                 self.rebuilt.clear()
             plans = self.planner.crop((x, y, z), self.samples, device)
-            yield box, carry_out(plans, partial(self._compared, number), "A region was inpainted",
-                                 self.on_note)
+            yield part, carry_out(plans, partial(self._compared, number, part),
+                                  "A region was inpainted", self.on_note)
 
-    def _compared(self, number: int, plan: Plan) -> Comparison:
-        """A crop beside its pseudo-healthy samples."""
+    def _part(self, box: Box, extent: Box) -> Box:
+        """The part of a crop to compare: around `extent`, which is counted from the crop's start.
+
+        All of it where the autoencoder normalises, and so sees each voxel in the light of all.
+        """
+        if self.package.autoencoder.config.norm_num_groups is not None:
+            return box
+        factor = self.package.autoencoder.downscale
+        reach, grid = _REACH * factor, _GRID * factor
+        x, y, z = (
+            slice(max(whole.start, (whole.start + inner.start - reach) // grid * grid),
+                  min(whole.stop, -((-whole.start - inner.stop - reach) // grid) * grid))
+            for whole, inner in zip(box, extent, strict=True)
+        )
+        return x, y, z
+
+    def _compared(self, number: int, part: Box, plan: Plan) -> Comparison:
+        """A part of a crop beside its pseudo-healthy samples."""
         self.package.place(plan.device)
         boxes, scale = self.candidates.boxes, self.package.card.scale_factor
         latent = self.latent[(..., *_coarser(boxes[number], self.package.autoencoder.downscale))]
         latent = latent.to(plan.device)
         healthy = [self._inpainted(latent, number, sample) for sample in range(self.samples)]
+        inner = _coarser(_within(part, boxes[number]), self.package.autoencoder.downscale)
         self.steps.step("residual", number, len(boxes))
         with torch.inference_mode(), precision(plan.device):
             return compare(
-                self.package.autoencoder, self._rebuilt(latent / scale, boxes[number], plan),
-                [z / scale for z in healthy], plan.tiling,
+                self.package.autoencoder,
+                self._rebuilt(latent[(..., *inner)] / scale, part, plan),
+                [z[(..., *inner)] / scale for z in healthy], plan.tiling,
             )
 
     def _rebuilt(self, latent: torch.Tensor, box: Box, plan: Plan) -> Rebuilt:
@@ -139,6 +170,12 @@ class CropComparison:
                 latent_mask(mask, package.autoencoder.downscale).to(latent), self.conditioning,
                 generator, self.steps, done, total, package.card.resamplings,
             )
+
+
+def _within(part: Box, box: Box) -> Box:
+    """A part's box counted from the start of the crop that it lies in."""
+    x, y, z = (slice(p.start - s.start, p.stop - s.start) for p, s in zip(part, box, strict=True))
+    return x, y, z
 
 
 def _coarser(box: Box, factor: int) -> Box:
