@@ -319,20 +319,29 @@ def _check_sizes(path: Path, sizes: str, dimension: str) -> None:
         raise _absurd(path, "more voxels than any scan has")
 
 
+def files_of(path: Path) -> tuple[Path, Path]:
+    """The file with the header and that with the voxels: two of a pair .hdr and .img, else one."""
+    name = path.name.lower().removesuffix(".gz")
+    if not name.endswith((".hdr", ".img")):
+        return path, path
+    stem = path.name[: len(name) - len(".hdr")]
+
+    def either(suffix: str) -> Path:
+        named = [path.with_name(stem + case(suffix + zipped))
+                 for zipped in ("", ".gz") for case in (str.lower, str.upper)]
+        return next((file for file in named if os.path.lexists(file)), named[0])
+
+    return either(".hdr"), either(".img")
+
+
 def _check_pair(path: Path) -> None:
     """The .img of a .hdr, or the other way round, is a file, too."""
-    name = path.name.lower()
-    length = next(len(suffix) for suffix in sorted(_PAIRS, key=len, reverse=True)
-                  if name.endswith(suffix))
-    stem = path.name[: len(path.name) - length]
-    wanted = (".hdr",) if not name.endswith(".hdr") else (".img", ".img.gz")
-    there = [path.with_name(stem + suffix) for suffix in wanted
-             if os.path.lexists(path.with_name(stem + suffix))]
-    if not there:
-        raise UnreadableImage(f"{stem}{wanted[0]}, which belongs to {path.name}, is missing.",
+    header, voxels = files_of(path)
+    other = voxels if path.name.lower().removesuffix(".gz").endswith(".hdr") else header
+    if not os.path.lexists(other):
+        raise UnreadableImage(f"{other.name}, which belongs to {path.name}, is missing.",
                               "Put both files into one folder.")
-    for other in there:
-        _check_part(path, other.name)
+    _check_part(path, other.name)
 
 
 def _named(path: Path, data: str) -> list[str]:

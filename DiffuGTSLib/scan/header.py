@@ -19,8 +19,8 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.scan.dicom import frames_in
-from DiffuGTSLib.scan.file_checks import check_file, is_regular, unzipped_bytes
-from DiffuGTSLib.scan.nifti import SPACING_RANGE_MM, Forms, files_of
+from DiffuGTSLib.scan.file_checks import check_file, files_of, is_regular, unzipped_bytes
+from DiffuGTSLib.scan.nifti import SPACING_RANGE_MM, Forms
 
 Triple = tuple[float, float, float]
 Size = tuple[int, int, int]

@@ -110,20 +110,6 @@ def nifti_header(path: Path, suffixes: tuple[str, ...] = _SUFFIXES) -> tuple[byt
     return header, next((o for o in "<>" if length == struct.pack(f"{o}i", HEADER_BYTES)), "")
 
 
-def files_of(path: Path) -> tuple[Path, Path]:
-    """The file with the header and that with the voxels: two of a pair .hdr and .img, else one."""
-    name = path.name.lower().removesuffix(".gz")
-    if not name.endswith((".hdr", ".img")):
-        return path, path
-    stem = path.name[: len(name) - len(".hdr")]
-
-    def either(suffix: str) -> Path:
-        plain, zipped = path.with_name(stem + suffix), path.with_name(f"{stem}{suffix}.gz")
-        return zipped if zipped.exists() and not plain.exists() else plain
-
-    return either(".hdr"), either(".img")
-
-
 def check_forms(forms: Forms) -> list[str]:
     """Sentences on small contradictions between what a header states.
 

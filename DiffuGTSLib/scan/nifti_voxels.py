@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from DiffuGTSLib.errors import UnreadableImage
-from DiffuGTSLib.scan.file_checks import pieces
-from DiffuGTSLib.scan.nifti import HEADER_BYTES, files_of, nifti_header
+from DiffuGTSLib.scan.file_checks import files_of, pieces
+from DiffuGTSLib.scan.nifti import HEADER_BYTES, nifti_header
 
 _SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz")
 _DIM, _DATATYPE, _OFFSET, _SCALING = 40, 70, 108, 112

@@ -142,3 +142,14 @@ def test_the_hint_for_nifti_2_gives_nifti_1(
         exec(command)
     np.testing.assert_array_equal(
         sitk.GetArrayFromImage(volume.read(tmp_path / "scan1.nii.gz").image).T, VOXELS)
+
+
+@pytest.mark.parametrize("named", ["SCAN.HDR", "SCAN.IMG"])
+def test_a_pair_with_its_names_in_capitals_is_read(tmp_path: Path, named: str) -> None:
+    nibabel.save(nibabel.Nifti1Pair(VOXELS, AFFINE), tmp_path / "scan.hdr")
+    for suffix in (".hdr", ".img"):
+        (tmp_path / f"scan{suffix}").rename(tmp_path / f"SCAN{suffix.upper()}")
+    image = volume.read(tmp_path / named, "MR").image
+    assert np.array_equal(sitk.GetArrayFromImage(image).T, VOXELS)
+    (tmp_path / "SCAN.IMG" if named == "SCAN.HDR" else tmp_path / "SCAN.HDR").unlink()
+    assert "which belongs to" in refusal(tmp_path / named)
