@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -267,4 +267,4 @@ def _finer(
     stack[0] = torch.from_numpy(fine.image.astype(np.float32))
     if fine.case.lesion_mask:
         stack[2] = torch.from_numpy(fine.masks[fine.case.lesion_mask].astype(np.float32))
-    return LabelledVolume(coarse.kind, stack, coarse.known, coarse.modality)
+    return replace(coarse, stack=stack)

@@ -25,7 +25,8 @@ from DiffuGTSLib.training.data import augment
 from DiffuGTSLib.training.data.cases import SPACING_MM, TrainingVolume, write_cached
 from DiffuGTSLib.training.data.organs import organ_masks
 from DiffuGTSLib.training.data.scan_table import ORGANS, ScanKind, scan_table
-from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
+from DiffuGTSLib.training.data.synthetic_lesions import SyntheticLesion, add_lesion
+from DiffuGTSLib.training.data.transplants import Transplants
 from DiffuGTSLib.training.loop import LoopConfig, step_generator
 
 PHANTOM_SEEDS = range(1000, 1004)  # of each kind; the demonstration's phantom is another
@@ -41,6 +42,7 @@ LEAST_VOXELS = 10  # of an axis; a thinner crop is taken whole
 HEAD_SHARE = 0.4  # of the windows of stripped brains, that get a simulated head around them
 HEAD_MARGIN = 9  # voxels of room for it on each side
 COMMON_SHARE = 0.75  # of the synthetic lesions that a kind of scans asks for
+TRANSPLANTED_SHARE = 0.6  # of the synthetic lesions, where there are real ones to put in
 COPIES = ([1, 2, 3], [0.65, 0.2, 0.15])  # of synthetic lesions in a window, and how often
 _PURPOSE = 0xFEED  # makes the windows' random generator independent of the loss function's
 
@@ -90,6 +92,7 @@ class LabelledVolume:
         known: (organs,), whether presence and absence of each organ are known.
         modality: index into attention.MODALITIES.
         stripped: nothing but the brain is left of a head.
+        sequence: of an MR.
     """
 
     kind: ScanKind
@@ -97,6 +100,7 @@ class LabelledVolume:
     known: np.ndarray
     modality: int
     stripped: bool = False
+    sequence: str = ""
 
     def with_margin(self) -> LabelledVolume:
         """With room for a simulated head, where the scan is a stripped brain."""
@@ -126,7 +130,7 @@ def label_volume(volume: TrainingVolume, cache: Path | None = None) -> LabelledV
     stack = np.stack([volume.image.astype(np.float32), index, lesion, ignore]).astype(np.float32)
     modality = 0 if volume.case.modality == "CT" else 1
     return LabelledVolume(kind, torch.from_numpy(stack), np.array(kind.known_organs), modality,
-                          volume.case.skull_stripped)
+                          volume.case.skull_stripped, volume.case.sequence)
 
 
 def phantom_volumes() -> list[LabelledVolume]:
@@ -160,6 +164,7 @@ class WindowMaker:
         prompt_organs: what prompts may name.
         voxel_mm: edge of the voxels.
         clipped_hu: ends at which some of the CTs were published; others are clipped there at times.
+        transplants: real lesions that may be put into other scans.
     """
 
     organs: tuple[str, ...] = ORGANS
@@ -168,6 +173,7 @@ class WindowMaker:
     prompt_organs: Collection[str] = ORGANS
     voxel_mm: float = 2.0
     clipped_hu: tuple[float, float] | None = None
+    transplants: Transplants | None = None
 
     def size(self, shape: Sequence[int], kind: ScanKind, generator: np.random.Generator
              ) -> list[int]:
@@ -188,14 +194,14 @@ class WindowMaker:
 
         Most windows of scans without a lesion get synthetic ones.
         """
-        kind, modality = volume.kind, ("CT", "MR")[volume.modality]
+        kind = volume.kind
         stack = augment.deformed_window(
             volume.stack.float(), size, focus, generator, mirror_x=kind.mirror).numpy()
         image, index = stack[0], np.rint(stack[1]).astype(np.uint8)
         lesion, ignore = stack[2] > 0.5, stack[3] > 0.5
         organ = kind.prompted_organ
         if chosen := self._lesion_organ(kind, index, bool(lesion.any()), generator):
-            image, more, halo = self._with_lesions(image, index, chosen, modality, generator)
+            image, more, halo = self._with_lesions(image, index, chosen, volume, generator)
             if chosen == organ:
                 ignore, lesion = (ignore | halo) & ~(lesion | more), lesion | more
             else:  # what is outlined belongs to another prompt
@@ -260,20 +266,31 @@ class WindowMaker:
         return list(rates)[generator.choice(len(rates), p=weights / weights.sum())]
 
     def _with_lesions(
-        self, image: np.ndarray, index: np.ndarray, organ: str, modality: str,
+        self, image: np.ndarray, index: np.ndarray, organ: str, volume: LabelledVolume,
         generator: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The image with up to three lesions in an organ, their mask and their halo."""
         lesion, halo = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
         inside = index == self.organs.index(organ) + 1
         for _ in range(int(generator.choice(COPIES[0], p=COPIES[1]))):
-            synthetic = add_lesion(
-                image, inside, organ, modality, generator, self.voxel_mm  # type: ignore[arg-type]
-            )
-            if synthetic is not None:
-                image = synthetic.image
-                lesion, halo = lesion | synthetic.mask, halo | synthetic.halo
+            added = self._added(image, inside, organ, volume, generator)
+            if added is not None:
+                image = added.image
+                lesion, halo = lesion | added.mask, halo | added.halo
         return image, lesion, halo & ~lesion
+
+    def _added(
+        self, image: np.ndarray, inside: np.ndarray, organ: str, volume: LabelledVolume,
+        generator: np.random.Generator,
+    ) -> SyntheticLesion | None:
+        """The image with one lesion more: another scan's, or a synthetic one."""
+        if self.transplants is not None and generator.random() < TRANSPLANTED_SHARE:
+            put = self.transplants.put(
+                image, inside, organ, volume.modality, volume.sequence, generator)
+            if put is not None:
+                return put
+        modality: Modality = "MR" if volume.modality else "CT"
+        return add_lesion(image, inside, organ, modality, generator, self.voxel_mm)
 
 
 @lru_cache(maxsize=1)
@@ -305,7 +322,7 @@ class WindowSampler:
         clipped = [kind.clipped_hu for kind in self.kinds if kind.clipped_hu is not None]
         self.maker = WindowMaker(
             tuple(organs), full_edge(largest), lesion_organs, prompt_organs, voxel_mm,
-            clipped[0] if clipped else None)
+            clipped[0] if clipped else None, Transplants(volumes))
 
     def draw(self, generator: np.random.Generator) -> Window:
         """A window of one of the volumes."""
