@@ -65,7 +65,7 @@ class Training:
 # Of the embedded model.
 AUTOENCODER = Training(2000, 4e-4, warmup=100, clip=0.3, save_every=400)
 DENOISER = Training(5000, 6e-4, warmup=200, clip=1.0, save_every=500)
-ATTENTION = Training(16_000, 8e-4, warmup=150, clip=1.0, save_every=500, average=0.998)
+ATTENTION = Training(22_000, 8e-4, warmup=150, clip=1.0, save_every=500, average=0.998)
 DEFAULTS = {"attention": ATTENTION, "autoencoder": AUTOENCODER, "denoiser": DENOISER}
 
 
