@@ -21,8 +21,9 @@ from DiffuGTSLib.progress import Progress
 
 MAX_KEPT = 16  # crops: twice as many as a prompt has at most
 # Of an autoencoder without normalisation, in latent voxels: so far beyond what was inpainted is
-# decoded and encoded, so that residuals inside are those of the whole crop to a hundredth; and the
-# grid on which it ends, so that prompts with nearly the same candidates share it.
+# decoded and encoded, so that residuals inside are those of the whole crop to a hundredth (and the
+# samples' spread to a twentieth); and the grid on which it ends, so that prompts with nearly the
+# same candidates share it.
 _REACH, _GRID = 2, 2
 
 
