@@ -83,6 +83,27 @@ def labelled(mask: sitk.Image, minimum_ml: float = MINIMUM_ML) -> sitk.Image:
     return sitk.Paste(labels, _components(crop, minimum_ml), size, [0, 0, 0], corner)
 
 
+def without_holes(mask: sitk.Image) -> sitk.Image:
+    """The mask with its holes filled: what a face-to-face path out of the image does not reach.
+
+    Args:
+        mask: 3D, 0 and 1. What touches at a face, edge or corner encloses its holes alone, so that
+            each such part is filled within its own box.
+    """
+    box = bounding_box(mask)
+    if box is None:
+        return mask
+    corner, size = box
+    crop = sitk.RegionOfInterest(mask, size, corner)
+    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(crop, True))
+    filled = sitk.GetArrayFromImage(crop)
+    for number, place in enumerate(ndimage.find_objects(parts), 1):
+        if min(parts[place].shape) > 2:  # a hole has a wall on both sides
+            own = sitk.GetImageFromArray((parts[place] == number).astype(np.uint8))
+            filled[place] |= sitk.GetArrayFromImage(sitk.BinaryFillhole(own))
+    return sitk.Paste(mask, sitk.GetImageFromArray(filled), size, [0, 0, 0], corner)
+
+
 def prominent(score: np.ndarray, threshold: float, least: float) -> np.ndarray:
     """The score, with 0 in the connected parts above `threshold` that nowhere exceed `least`.
 

@@ -13,7 +13,13 @@ from scipy import ndimage
 from DiffuGTSLib.models import Fusion
 from DiffuGTSLib.models.card import shifted_threshold
 from DiffuGTSLib.pipeline.inpainting import Box, Candidates
-from DiffuGTSLib.pipeline.lesions import Lesion, bounding_box, find_lesions, labelled, prominent
+from DiffuGTSLib.pipeline.lesions import (
+    Lesion,
+    find_lesions,
+    labelled,
+    prominent,
+    without_holes,
+)
 from DiffuGTSLib.pipeline.residual import Comparison
 from DiffuGTSLib.prompt import Prompt
 from DiffuGTSLib.scan import Canonical
@@ -176,16 +182,7 @@ class Result:
     @cached_property
     def mask(self) -> sitk.Image:
         """The lesions, uint8 0 and 1, on the input's grid."""
-        above = self._counted > self.threshold
-        box = bounding_box(above)
-        if box is None:
-            return above
-        # With a margin where the scan goes on, so that holes at the box's border stay holes.
-        corner = [max(0, n - 1) for n in box[0]]
-        size = [min(whole, first + count + 1) - start for whole, first, count, start
-                in zip(above.GetSize(), *box, corner, strict=True)]
-        filled = sitk.BinaryFillhole(sitk.RegionOfInterest(above, size, corner))
-        return sitk.Paste(above, filled, size, [0, 0, 0], corner)
+        return without_holes(self._counted > self.threshold)
 
     @property
     def _counted(self) -> sitk.Image:

@@ -58,14 +58,13 @@ def guess_modality(image: sitk.Image) -> Modality:
     return "CT" if in_hounsfield_units(image) else "MR"
 
 
-def modality_reason(image: sitk.Image, given: str | None) -> str:
-    """Why `settle_modality` takes what it takes, to follow "CT" or "MR" in a sentence."""
+def modality_reason(image: sitk.Image, given: str | None, settled: Modality) -> str:
+    """Why `settle_modality` took `settled`, to follow that in a sentence."""
     if given is not None:
         return "as given"
     if image.HasMetaDataKey(MODALITY_TAG):
         return "as its DICOM files say"
-    hounsfield = in_hounsfield_units(image)
-    return f"as its values {'look' if hounsfield else 'do not look'} like Hounsfield units"
+    return f"as its values {'look' if settled == 'CT' else 'do not look'} like Hounsfield units"
 
 
 def settle_modality(image: sitk.Image, given: str | None = None) -> Modality:

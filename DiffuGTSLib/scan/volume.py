@@ -196,7 +196,7 @@ def from_image(
         ModalityMismatch: as `settle_modality`.
     """
     settled = settle_modality(image, modality)
-    reason = modality_reason(image, modality)
+    reason = modality_reason(image, modality, settled)
     image, clipped = without_outliers(image, settled)
     moved = offset_note(image) if settled == "MR" and "values" in reason else ""
     said = (*notes, *_axes_notes(image), *clipped, *([moved] if moved else []), *doubts(image))

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from DiffuGTSLib.pipeline.lesions import (
     Lesion,
@@ -15,6 +16,7 @@ from DiffuGTSLib.pipeline.lesions import (
     _longest_of_slices,
     find_lesions,
     labelled,
+    without_holes,
 )
 
 IDENTITY = np.eye(3)
@@ -177,6 +179,29 @@ def test_a_concave_lesion_at_the_scans_edge_is_measured():
     lesion = only(image_of(array))
     assert lesion.longest_diameter_mm == pytest.approx(np.hypot(20, 20), abs=1)
     assert lesion.slice_range == (0, 2)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_holes_are_filled_as_by_scipy(seed):
+    generator = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(generator.standard_normal((30, 26, 22)), 0.5 + seed / 12)
+    mask = noise > np.quantile(noise, 0.2 + seed / 20)
+    expected = ndimage.binary_fill_holes(mask)
+    filled = without_holes(image_of(mask.astype(np.uint8), (1.0, 2.0, 3.0)))
+    assert np.array_equal(sitk.GetArrayFromImage(filled).T, expected)
+    assert filled.GetSpacing() == (1.0, 2.0, 3.0)
+
+
+def test_a_pocket_that_opens_at_the_scans_edge_is_no_hole():
+    array = np.zeros((12, 12, 12), np.uint8)
+    array[:5, :5, :5] = 1
+    array[:3, 1:4, 1:4] = 0  # seen by the scan up to its edge
+    array[7:12, 7:12, 7:12] = 1
+    array[8:11, 8:11, 8:11] = 0
+    array[9, 9, 9] = 1  # an island in the hole
+    filled = sitk.GetArrayFromImage(without_holes(image_of(array))).T
+    assert np.array_equal(filled[:6], array[:6])
+    assert filled[7:, 7:, 7:].all()
 
 
 def test_an_empty_mask_has_no_lesion_and_no_label():
