@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +23,7 @@ from DiffuGTSLib.errors import OutputNotWritten
 
 # Bytes that are written or left out together, as many as file systems allocate at once.
 _BLOCK = 4096
+_THREADS = 2
 # Types of NRRD that go by another name in numpy.
 _TYPES = {"float32": "float", "float64": "double"}
 
@@ -38,37 +41,36 @@ class JobFiles:
         self._written: list[tuple[sitk.Image, Path]] = []
 
     def write(
-        self, images: Mapping[str, sitk.Image], check: Callable[[], None]
+        self, images: Mapping[str, Callable[[], sitk.Image]], check: Callable[[], None]
     ) -> dict[str, str]:
-        """Writes the images and returns their absolute paths by name.
+        """Makes and writes the images, several at a time, and returns their absolute paths by name.
 
         An image that this object has written already gets one more name, and no second copy.
 
         Args:
-            images: by file name without suffix.
-            check: called between files and before they get their names; may raise `Cancelled`.
+            images: by file name without suffix, what gives each image; called on threads.
+            check: called before each image and before files get their names; may raise
+                `Cancelled`.
 
         Raises:
             OutputNotWritten: no permission, no space; nothing is left behind then.
         """
-        finished = {}
+        pool = ThreadPoolExecutor(_THREADS)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for name, image in images.items():
-                check()
-                finished[name] = self._write_unfinished(image)
+            with _as_not_written():
+                self._folder.mkdir(parents=True, exist_ok=True)
+            started = {name: pool.submit(self._write_unfinished, make, check)
+                       for name, make in images.items()}
+            finished = {name: future.result() for name, future in started.items()}
             check()
             paths = {name: self._folder.absolute() / f"{name}.nrrd" for name in images}
-            for name, temporary in finished.items():
-                temporary.replace(paths[name])
-        except (RuntimeError, OSError):
-            raise OutputNotWritten(
-                "The result could not be written to the job's folder.",
-                "Free some space on the disk or choose another folder.",
-            ) from None
+            with _as_not_written():
+                for name, (_, temporary) in finished.items():
+                    temporary.replace(paths[name])
         finally:
+            pool.shutdown(cancel_futures=True)
             self.remove_unfinished()
-        self._written += [(image, paths[name]) for name, image in images.items()]
+        self._written += [(image, paths[name]) for name, (image, _) in finished.items()]
         return {name: str(path) for name, path in paths.items()}
 
     def remove_unfinished(self) -> None:
@@ -76,12 +78,17 @@ class JobFiles:
         while self._unfinished:
             self._unfinished.pop().unlink(missing_ok=True)
 
-    def _write_unfinished(self, image: sitk.Image) -> Path:
+    def _write_unfinished(
+        self, make: Callable[[], sitk.Image], check: Callable[[], None]
+    ) -> tuple[sitk.Image, Path]:
+        check()
+        image = make()
         temporary = self._folder / f".{uuid.uuid4().hex}.nrrd"
         self._unfinished.append(temporary)
-        if not self._linked(image, temporary):
-            write_nrrd(image, temporary)
-        return temporary
+        with _as_not_written():
+            if not self._linked(image, temporary):
+                write_nrrd(image, temporary)
+        return image, temporary
 
     def _linked(self, image: sitk.Image, path: Path) -> bool:
         """Whether the file of the same image has got `path` as a further name."""
@@ -93,6 +100,17 @@ class JobFiles:
                     return False
                 return True
         return False
+
+
+@contextmanager
+def _as_not_written() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, OSError):
+        raise OutputNotWritten(
+            "The result could not be written to the job's folder.",
+            "Free some space on the disk or choose another folder.",
+        ) from None
 
 
 def write_nrrd(image: sitk.Image, path: Path) -> None:

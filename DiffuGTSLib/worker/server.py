@@ -14,7 +14,8 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,8 +240,7 @@ class WorkerServer:
         self._files = JobFiles(request.folder)
         results = []
         for result in found:
-            images = {name: getattr(result, name) for name in VOLUMES}
-            self._send_result(job, result, images, len(request.prompts))
+            self._send_result(job, result, VOLUMES, len(request.prompts))
             results.append(result)
         self._keep(request.id, results)
 
@@ -257,29 +257,34 @@ class WorkerServer:
         self._files = JobFiles(request.folder)
         for index, result in enumerate(results):
             job.estimator.start_prompt(index)
-            self._send_result(job, result, {}, len(results))
+            self._send_result(job, result, (), len(results))
 
     def _preview(self, job: _Job, preview: Preview) -> None:
-        images = {"attention": preview.attention, "candidates": preview.candidates}
-        paths = self._write(job, images, f"-preview-{job.index + 1}")
+        paths = self._write(job, preview, {name: name for name in ("attention", "candidates")},
+                            f"-preview-{job.index + 1}")
         self._channel.send("preview", job.request.id, index=job.index, prompt=job.prompt, **paths)
 
     def _send_result(
-        self, job: _Job, result: Result, images: dict[str, Any], count: int
+        self, job: _Job, result: Result, volumes: Sequence[str], count: int
     ) -> None:
-        paths = self._write(job, {"mask": result.labels, **images}, f"-{job.index + 1}")
+        attributes = {"mask": "labels", **{name: name for name in volumes}}
+        paths = self._write(job, result, attributes, f"-{job.index + 1}")
         if job.index == count - 1:
             self._release(job.request.id)
         self._channel.send(
             "result", job.request.id, index=job.index, count=count, **describe(result), **paths
         )
 
-    def _write(self, job: _Job, images: dict[str, Any], ending: str) -> dict[str, str]:
-        """Paths by plain name; `ending` keeps the files of several prompts apart."""
+    def _write(
+        self, job: _Job, images: Result | Preview, attributes: Mapping[str, str], ending: str
+    ) -> dict[str, str]:
+        """Paths by plain name of what the `attributes` give; `ending` keeps the files of several
+        prompts apart."""
         assert self._files is not None
-        named = {f"{name}{ending}": image for name, image in images.items()}
-        paths = self._files.write(named, job.check)
-        return {name: paths[f"{name}{ending}"] for name in images}
+        makers = {f"{name}{ending}": partial(getattr, images, attribute)
+                  for name, attribute in attributes.items()}
+        paths = self._files.write(makers, job.check)
+        return {name: paths[f"{name}{ending}"] for name in attributes}
 
     def _keep(self, job: Id, results: list[Result]) -> None:
         """Keeps the results for `threshold`; the oldest go when they are too many voxels."""

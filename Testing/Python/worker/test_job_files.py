@@ -73,8 +73,9 @@ def test_zeros_take_no_space(tmp_path: Path) -> None:
 def test_an_image_written_before_gets_a_further_name(tmp_path: Path) -> None:
     files = JobFiles(tmp_path / "job")
     image = sitk.GetImageFromArray(grown((9, 40, 40), np.float32))
-    first = files.write({"preview": image}, lambda: None)["preview"]
-    again = files.write({"result": image, "copy": sitk.Image(image)}, lambda: None)
+    first = files.write({"preview": lambda: image}, lambda: None)["preview"]
+    again = files.write({"result": lambda: image, "copy": lambda: sitk.Image(image)},
+                        lambda: None)
     assert os.path.samefile(first, again["result"])
     assert Path(again["copy"]).read_bytes() == Path(first).read_bytes()
     assert not os.path.samefile(first, again["copy"])
@@ -84,8 +85,8 @@ def test_a_file_that_is_gone_is_written_anew(tmp_path: Path) -> None:
     files = JobFiles(tmp_path / "job")
     array = grown((9, 40, 40), np.float32)
     image = sitk.GetImageFromArray(array)
-    Path(files.write({"preview": image}, lambda: None)["preview"]).unlink()
-    result = files.write({"result": image}, lambda: None)["result"]
+    Path(files.write({"preview": lambda: image}, lambda: None)["preview"]).unlink()
+    result = files.write({"result": lambda: image}, lambda: None)["result"]
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(result)), array)
 
 
@@ -98,7 +99,17 @@ def test_cancelled_between_files_leaves_nothing(tmp_path: Path) -> None:
 
     image = sitk.GetImageFromArray(np.ones((4, 5, 6), np.float32))
     with pytest.raises(Cancelled):
-        JobFiles(tmp_path).write({"a": image, "b": image}, check)
+        JobFiles(tmp_path).write({"a": lambda: image, "b": lambda: image}, check)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_image_that_cannot_be_made_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    def fail() -> sitk.Image:
+        raise RuntimeError("as of ITK")
+
+    image = sitk.GetImageFromArray(np.ones((4, 5, 6), np.float32))
+    with pytest.raises(RuntimeError, match="as of ITK"):
+        JobFiles(tmp_path).write({"a": lambda: image, "b": fail}, lambda: None)
     assert not list(tmp_path.iterdir())
 
 
@@ -114,7 +125,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, kept[1]))
     try:
         with pytest.raises(OutputNotWritten):
-            JobFiles(tmp_path).write({"a": image}, lambda: None)
+            JobFiles(tmp_path).write({"a": lambda: image}, lambda: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, kept)
         signal.signal(signal.SIGXFSZ, handler)
