@@ -207,14 +207,16 @@ class Result:
 
     @cached_property
     def pseudo_healthy(self) -> sitk.Image:
-        """The scan with healthy tissue inpainted over the candidates, float32, the input's grid.
+        """The scan with healthy tissue inpainted over the candidates, on the input's grid.
 
-        Outside the inpainted region every voxel is the scan's own.
+        Outside the inpainted region every voxel is the scan's own. Its type, too, where it holds
+        whole numbers; else float32.
         """
-        scan = sitk.Cast(self.image, sitk.sitkFloat32)
+        own = sitk.GetArrayViewFromImage(self.image)
+        whole = own.dtype.kind in "iu"
+        scan = sitk.Cast(self.image, self.image.GetPixelID() if whole else sitk.sitkFloat32)
         if not self.evidence.mask.any():
             return scan
-        own = sitk.GetArrayViewFromImage(self.image)
         for region, (share, new) in parts_on_input_grid(
             self._fade_and_tissue(), self.boxes, self.canonical
         ):
@@ -222,7 +224,10 @@ class Result:
             voxels = own[region[::-1]].astype(np.float32)
             inside = share > 0
             voxels[inside] += share[inside] * (new[inside] - voxels[inside])
-            scan[region] = sitk.GetImageFromArray(voxels)
+            if whole:
+                ends = np.iinfo(own.dtype)
+                voxels = np.rint(voxels).clip(ends.min, ends.max)
+            scan[region] = sitk.GetImageFromArray(voxels.astype(own.dtype if whole else np.float32))
         return scan
 
     def _fade_and_tissue(self) -> tuple[np.ndarray, np.ndarray]:
