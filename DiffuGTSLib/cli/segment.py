@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -75,6 +77,8 @@ class Outputs:
         if self.maps is not None and self.maps.exists() and not self.maps.is_dir():
             raise OutputNotWritten(f"{self.maps.name} is a file, not a folder.",
                                    "Choose another name for the maps.")
+        if self.maps is not None:
+            _check_can_be_made(self.maps.absolute())
         files = self.files(prompts)
         for path in files:
             if isinstance(image, Path):
@@ -101,6 +105,27 @@ class Outputs:
         assert self.figure is not None
         end = f"_{number}" if several else ""
         return self.figure.with_name(f"{self.figure.stem}{end}{self.figure.suffix}")
+
+
+def _check_can_be_made(folder: Path) -> None:
+    """Makes a folder and removes it again: before the run, not after it."""
+    missing: list[Path] = []
+    try:
+        missing += [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise _no_folder(folder)
+    except OSError:
+        raise _no_folder(folder) from None
+    finally:
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _no_folder(folder: Path) -> OutputNotWritten:
+    return OutputNotWritten(f"The folder {folder.name} cannot be made, or not be written to.",
+                            "Choose another folder for the maps.")
 
 
 def _refuse_scan(output: Path, image: Path) -> None:
@@ -269,10 +294,7 @@ def _write_maps(result: Result, paths: dict[str, Path], staged: StagedFiles) -> 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError:
-            raise OutputNotWritten(
-                f"The folder {path.parent.name} cannot be made.",
-                "Choose another folder for the maps.",
-            ) from None
+            raise _no_folder(path.parent) from None
         write_image(keep_forms(result.image, getattr(result, name)),
                     staged.path(path, ".nii.gz"))
     return {name: str(path.absolute()) for name, path in paths.items()}

@@ -101,3 +101,18 @@ def test_an_earlier_run_is_replaced_and_kept_where_the_new_one_fails(
     with pytest.raises(OutputNotWritten, match="disk is full"):
         segment_scan(scan, [PROMPT], outputs, options, no_bar)
     assert digests(tmp_path / "out") == before
+
+
+def test_a_folder_for_maps_that_cannot_be_made_is_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputNotWritten, match="The folder maps cannot be made"):
+        Outputs(None, tmp_path / "file" / "maps").check(None)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_check_leaves_no_folder_for_maps_behind(tmp_path: Path) -> None:
+    Outputs(None, tmp_path / "new" / "maps").check(None)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "there").mkdir()
+    Outputs(None, tmp_path / "there").check(None)
+    assert (tmp_path / "there").is_dir()
