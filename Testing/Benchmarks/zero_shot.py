@@ -5,8 +5,8 @@
 For each class: trains the attention over the embedded model's frozen networks without a real or
 synthetic lesion of that class, and without a prompt for it, and scores it on the validation
 patients of the class beside the committed model, which was trained on all. `--without nothing`
-trains on all classes for as many steps, for a fair comparison. Started again, it goes on where it
-was.
+trains on all classes for as many steps, for a fair comparison. No threshold is calibrated for what
+was left out. Started again with the same steps, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -57,13 +57,14 @@ def corpus_without(data: Sequence[Path], cache: Path, text: str) -> Corpus:
 
 def train(data: Sequence[Path], runs: Path, text: str, steps: int) -> Path:
     """The package with the attention that has not seen the class."""
-    package = runs / _slug(text) / "model"
+    folder = _folder(runs, text, steps)
+    package = folder / "model"
     if package.exists():
         return package
     corpus, foundation = corpus_without(data, runs / "cache", text), load_foundation("embedded")
     loader = WindowLoader(corpus.sampler(), attention_trainer.WINDOWS_PER_STEP, LOADER_WORKERS)
     prompts = attention_trainer.PromptTexts(foundation.texts(), corpus.organs)
-    config = replace(ATTENTION, steps=steps).loop(runs / _slug(text) / "attention", log=print)
+    config = replace(ATTENTION, steps=steps).loop(folder / "attention", log=print)
     attention = attention_trainer.train(
         foundation.autoencoder, loader, corpus.held_out(), config, prompts, NETWORK)
     about = {
@@ -84,6 +85,10 @@ def score(data: Sequence[Path], output: Path, model: str, text: str) -> Evaluati
         and lesion_class(task.prompt) == lesion_class(text))
     settings = EvaluationSettings(Options(model, "cpu"), baselines=True, figures=False)
     return evaluate(DataSet(text, "", cases), output, settings)
+
+
+def _folder(runs: Path, text: str, steps: int) -> Path:
+    return runs / f"{_slug(text)}-{steps}"
 
 
 def _slug(text: str) -> str:
@@ -116,8 +121,7 @@ def main() -> None:
         model = train(chosen.data, chosen.runs, text, chosen.steps)
         for asked in CLASSES if text == NOTHING else (text,):
             found = _by_group(score(
-                chosen.data, chosen.runs / _slug(text) / "scores" / _slug(asked), str(model),
-                asked))
+                chosen.data, model.parent / "scores" / _slug(asked), str(model), asked))
             committed = _by_group(score(
                 chosen.data, chosen.runs / "committed" / _slug(asked), "embedded", asked))
             for group, (scans, dsc, best) in found.items():
