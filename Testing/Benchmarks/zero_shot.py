@@ -3,17 +3,18 @@
     python Testing/Benchmarks/zero_shot.py --data DIR --data DIR2 --runs RUNS [--steps N]
 
 For each class: trains the attention over the embedded model's frozen networks without a real or
-synthetic lesion of that class, and without a prompt for it, and scores it on the validation
-patients of the class beside the committed model, which was trained on all. `--without nothing`
-trains on all classes for as many steps, for a fair comparison. No threshold is calibrated for what
-was left out. Started again with the same steps, it goes on where it was.
+synthetic lesion of that class, and without a prompt for it. Every training is scored on all tumors
+of validation patients, so the other trainings, of as many steps, say what the class scores where it
+was not left out; the committed model stands beside them. `--without nothing` trains on all classes.
+No threshold is calibrated in any of them. Started again with the same steps, it goes on where it
+was.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from DiffuGTSLib.datasets import DataSet
-from DiffuGTSLib.evaluation.evaluate import Evaluation, evaluate
-from DiffuGTSLib.evaluation.scoring import EvaluationSettings
+from DiffuGTSLib.evaluation.evaluate import evaluate
+from DiffuGTSLib.evaluation.scoring import CaseScores, EvaluationSettings
 from DiffuGTSLib.models import load_foundation
 from DiffuGTSLib.pipeline import Options
 from DiffuGTSLib.prompt.lesion_classes import lesion_class
@@ -35,7 +36,7 @@ from DiffuGTSLib.training.data.project_folder import DataSelection, ProjectFolde
 from DiffuGTSLib.training.data.scan_table import scan_table
 from DiffuGTSLib.training.data.windows import WindowLoader
 from DiffuGTSLib.training.embedded.build import LOADER_WORKERS, NETWORK, WINDOW
-from DiffuGTSLib.training.embedded.validation import tasks
+from DiffuGTSLib.training.embedded.validation import Task, tasks
 
 CLASSES = ("brain tumor", "lung tumor", "liver tumor", "soft tissue sarcoma")
 NOTHING = "nothing"
@@ -77,37 +78,47 @@ def train(data: Sequence[Path], runs: Path, text: str, steps: int) -> Path:
     return package
 
 
-def score(data: Sequence[Path], output: Path, model: str, text: str) -> Evaluation:
-    """Scores of the validation patients with tumors of the class."""
-    listed = tasks([case for root in data for case in read_cases(root)])
-    cases = tuple(
-        task.labelled for task in listed if task.labelled.mask and not task.wrong_organ
-        and lesion_class(task.prompt) == lesion_class(text))
+def score(data: Sequence[Path], output: Path, model: str) -> list[CaseScores]:
+    """Scores of all tumors of validation patients."""
+    cases = tuple(task.labelled for task in tumors(data))
     settings = EvaluationSettings(Options(model, "cpu"), baselines=True, figures=False)
-    return evaluate(DataSet(text, "", cases), output, settings)
+    return list(evaluate(DataSet("validation", "", cases), output, settings).cases)
+
+
+def tumors(data: Sequence[Path]) -> list[Task]:
+    """The scans of validation patients with a tumor, prompted for it."""
+    listed = tasks([case for root in data for case in read_cases(root)])
+    return [task for task in listed if task.labelled.mask and not task.wrong_organ]
 
 
 def _folder(runs: Path, text: str, steps: int) -> Path:
-    return runs / f"{_slug(text)}-{steps}"
+    return runs / f"{text.replace(' ', '_')}-{steps}"
 
 
-def _slug(text: str) -> str:
-    return text.replace(" ", "_")
+@dataclass(frozen=True)
+class Means:
+    """Of some scans: Dice at 0.5, Dice at each scan's best threshold, AUROC of the map."""
 
+    dice: float
+    best: float
+    auroc: float
 
-def _by_group(done: Evaluation) -> dict[str, tuple[int, float, float]]:
-    """Of each group: scans, mean Dice of the final mask, and at each scan's own best threshold."""
-    groups: dict[str, list[tuple[float, float]]] = {}
-    for case in done.cases:
-        assert case.measures.dsc is not None
-        assert case.baselines is not None
-        groups.setdefault(case.group, []).append((case.measures.dsc, case.baselines.best_score))
-    return {name: (len(scores), *(float(mean) for mean in np.mean(scores, axis=0)))
-            for name, scores in groups.items()}
+    @classmethod
+    def of(cls, cases: Sequence[CaseScores]) -> Means:
+        """The means of some cases."""
+        rows = []
+        for case in cases:
+            assert case.measures.dsc is not None
+            assert case.baselines is not None
+            rows.append((case.measures.dsc, case.baselines.best_score, case.baselines.auroc_map))
+        return cls(*(float(mean) for mean in np.nanmean(np.array(rows, float), axis=0)))
+
+    def __str__(self) -> str:
+        return f"{self.dice:.2f}, {self.best:.2f}, {self.auroc:.2f}"
 
 
 def main() -> None:
-    """Trains, scores and prints, one class after the other."""
+    """Trains one after the other, scores and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--runs", type=Path, required=True)
@@ -115,19 +126,28 @@ def main() -> None:
     parser.add_argument("--without", action="append", metavar="CLASS",
                         help=f"of {', '.join(CLASSES)}, or {NOTHING}; all four if not given")
     chosen = parser.parse_args()
-    table = Table("left out", "scored", "scans", "DSC, zero-shot", "best t", "trained on all",
-                  "best t")
-    for text in chosen.without or CLASSES:
-        model = train(chosen.data, chosen.runs, text, chosen.steps)
-        for asked in CLASSES if text == NOTHING else (text,):
-            found = _by_group(score(
-                chosen.data, model.parent / "scores" / _slug(asked), str(model), asked))
-            committed = _by_group(score(
-                chosen.data, chosen.runs / "committed" / _slug(asked), "embedded", asked))
-            for group, (scans, dsc, best) in found.items():
-                _, known, known_best = committed[group]
-                table.add_row(text, group, str(scans), f"{dsc:.2f}", f"{best:.2f}",
-                              f"{known:.2f}", f"{known_best:.2f}")
+    left_out = chosen.without or CLASSES
+    models = {text: train(chosen.data, chosen.runs, text, chosen.steps) for text in left_out}
+    scores = {text: score(chosen.data, model.parent / "scores", str(model))
+              for text, model in models.items()}
+    committed = score(chosen.data, chosen.runs / "committed", "embedded")
+    table = Table("tumors", "scans", "centre prior", "class left out", "another left out",
+                  "committed", title="DSC at 0.5, DSC at each scan's best threshold, AUROC")
+    classes = {task.group: lesion_class(task.prompt) for task in tumors(chosen.data)}
+    for group, of_class in classes.items():
+        def means(cases: Sequence[CaseScores], group: str = group) -> Means:
+            return Means.of([case for case in cases if case.group == group])
+
+        without: list[Means] = []
+        with_it: list[Means] = []
+        for text, cases in scores.items():
+            absent = text != NOTHING and lesion_class(text) == of_class
+            (without if absent else with_it).append(means(cases))
+        known = [case for case in committed if case.group == group]
+        centre = np.mean([case.baselines.centre for case in known if case.baselines])
+        table.add_row(group, str(len(known)), f"{centre:.2f}", *(
+            str(Means(*np.mean([astuple(m) for m in of], axis=0))) if of else ""
+            for of in (without, with_it)), str(Means.of(known)))
     Console(width=120).print(table)
 
 
