@@ -90,7 +90,7 @@ def segment(
     modality: ModalityOption = None,
     sequence: SequenceOption = None,
     skull_stripped: StrippedOption = None,
-    host: HostOption = "",
+    host: HostOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Segment what a text names in a scan, lesion by lesion."""
@@ -113,7 +113,7 @@ def segment(
         region = RegionFile(within, part) if within is not None else None
         finished = _with_sequence_question(
             lambda chosen: segment_scan(image, prompts, Outputs(output, maps, figure), chosen, bar,
-                                        series=series, within=region, host=host),
+                                        series=series, within=region, host=host or ""),
             options,
         )
         _print(finished, as_json, out)

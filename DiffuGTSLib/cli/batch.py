@@ -80,7 +80,7 @@ def batch(
     device: common.DeviceOption = "auto", threshold: common.ThresholdOption = None,
     seed: common.SeedOption = 0, samples: common.SamplesOption = None,
     modality: common.ModalityOption = None, sequence: common.SequenceOption = None,
-    skull_stripped: common.StrippedOption = None, host: common.HostOption = "",
+    skull_stripped: common.StrippedOption = None, host: common.HostOption = None,
     as_json: common.JsonOption = False, json_events: EventsOption = False,
 ) -> None:
     """Segment many scans; one that fails does not stop the others."""
@@ -95,8 +95,9 @@ def batch(
             check_installed()
         options = Options(model, device, threshold, seed, samples, modality, sequence,
                           skull_stripped)
-        settings = BatchSettings(options, output, f".{file_format.value}", dicom_seg, maps, host)
-        _check_host(host, cluster)
+        settings = BatchSettings(options, output, f".{file_format.value}", dicom_seg, maps,
+                                 host or "")
+        _check_host(settings.host, cluster)
         cancelled = threading.Event()
         with _signals(cancelled), _event_handler(json_events, cancelled, out) as on_event:
             try:

@@ -86,8 +86,18 @@ SequenceOption = Annotated[SequenceChoice | None, typer.Option(
     help="Of MR scans; by their names if not given.", case_sensitive=False)]
 StrippedOption = Annotated[bool | None, typer.Option(
     "--skull-stripped/--whole-head", help="Of MR scans; by their names if not given.")]
-HostOption = Annotated[str, typer.Option(
-    "--host", help="Compute on another machine, over SSH: a name of ~/.ssh/config or user@host; "
+
+
+def _host(text: str) -> str:
+    """A name of a computer; an empty one, as an unset variable gives it, is none."""
+    if not text.strip():
+        raise typer.BadParameter("it names no computer; leave it out to compute on this one.")
+    return text
+
+
+HostOption = Annotated[str | None, typer.Option(
+    "--host", parser=_host, metavar="TEXT",
+    help="Compute on another machine, over SSH: a name of ~/.ssh/config or user@host; "
     "with :PATH of diffugts there where it is not on the path.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, only that.")]
 

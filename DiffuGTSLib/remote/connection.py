@@ -51,6 +51,12 @@ Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 
 
+# Errors that are about the machine, its models and its disk, and not about scan or prompt.
+_OF_THE_MACHINE = frozenset((
+    "device-missing", "model-missing", "model-damaged", "attention-missing", "package-missing",
+    "out-of-memory", "output-not-written", "too-large", "internal"))
+
+
 class RemoteError(DiffuGTSError):
     """An error of the worker on the other machine, as it reported it."""
 
@@ -325,7 +331,7 @@ class Connection:
         try:
             for message in self._reader.messages():
                 if message["type"] == "failed":
-                    failure = RemoteError(message)
+                    failure = RemoteError(self._named(message))
                 elif message["type"] == "ended":
                     failure = _worker_ended(message["code"])
                 else:
@@ -392,6 +398,8 @@ class Connection:
 
     def _event(self, event: Event) -> None:
         """Passes an event of the worker on, with the paths that its files have here."""
+        if event["type"] == "error":
+            event = self._named(event)
         if event["id"] is None or event["type"] == "ready":
             self._on_event(event)
             return
@@ -414,6 +422,12 @@ class Connection:
             self._finish(job, event)
         else:
             self._on_event(event)
+
+    def _named(self, error: Event) -> Event:
+        """An error of the other machine, which names it where the error is about it."""
+        if error["code"] not in _OF_THE_MACHINE:
+            return error
+        return error | {"message": f"On {self.address.host}: {error['message']}"}
 
     def _finish(self, job: _Job, event: Event) -> None:
         """The last event of a job."""

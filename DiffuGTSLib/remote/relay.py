@@ -156,7 +156,7 @@ class Relay:
         elif kind == "examine":
             threading.Thread(target=self._examine, daemon=True).start()
         elif kind == "received" and message["failed"]:
-            raise OutputNotWritten("The scan could not be stored on the other machine.",
+            raise OutputNotWritten("The scan could not be stored.",
                                    "Free some space on its disk.")
 
     def _examine(self) -> None:

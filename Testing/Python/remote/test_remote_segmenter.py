@@ -131,6 +131,16 @@ def test_the_command_names_what_is_wrong(gpu, scan, tmp_path):
     assert not (tmp_path / "m.nrrd").exists()
 
 
+@pytest.mark.parametrize("command", ["segment", "batch"])
+def test_an_empty_host_is_refused_and_does_not_mean_this_machine(command, scan, tmp_path):
+    image = tmp_path / "scan.nrrd"
+    sitk.WriteImage(scan.image, str(image))
+    done = run(command, image, "-p", PROMPT, "-o", tmp_path / "out", "--host", "")
+    assert done.returncode == 2
+    assert "names no computer" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_batch_on_a_host_gives_the_segmentations_of_this_machine(gpu, model, scan, tmp_path):
     for name in ("one", "two"):
         sitk.WriteImage(scan.image, str(tmp_path / f"{name}.nrrd"))

@@ -48,7 +48,7 @@ def bridge(gpu, model):
     """Starts bridges to an address, which a test may end; ends them."""
     started = []
 
-    def start(address=gpu.address, ready=True):
+    def start(address=gpu.address, ready=True, model=model):
         worker = bridge_to(address, model)
         started.append(worker)
         if ready:
@@ -195,7 +195,15 @@ def test_a_cancel_while_the_scan_is_sent(shared, tmp_path):
 def test_errors_of_the_other_side_keep_their_code(shared, scan, tmp_path):
     worker = shared
     segment(worker, scan, tmp_path / "a", prompt="beautiful weather")
-    assert worker.until("error", "a")[-1]["code"] == "prompt-not-understood"
+    error = worker.until("error", "a")[-1]
+    assert error["code"] == "prompt-not-understood"
+    assert not error["message"].startswith("On ")
+
+
+def test_an_error_about_the_other_machine_names_it(bridge, gpu):
+    error = failure(bridge(gpu.address, ready=False, model="no-such-model"))
+    assert error["code"] == "model-missing"
+    assert error["message"].startswith("On gpu: ")
 
 
 @pytest.mark.parametrize("stage", ["sending", "encode", "inpaint", "receiving"])
