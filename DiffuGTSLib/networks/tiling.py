@@ -64,9 +64,12 @@ def around(ranges: Sequence[Range], margin: int, length: int) -> list[Range]:
 
 
 def starts(length: int, tile: int = TILE) -> list[int]:
-    """Where the tiles of an axis begin, overlapping by half; one at 0 where it is not tiled: up to
-    one coarsest voxel more than a tile."""
-    if length <= tile + STEP:
+    """Where the tiles of an axis begin, overlapping by half; one at 0 where it is not tiled.
+
+    No tile is larger than the windows of the training, by not even a coarsest voxel: in tiles of 20
+    where 16 were learned, the mean Dice of stripped brains was 0.01 to 0.03 less.
+    """
+    if length <= tile:
         return [0]
     count = -(-(length - tile) // (tile // 2)) + 1
     return [round(i * (length - tile) / (count - 1) / STEP) * STEP for i in range(count)]
