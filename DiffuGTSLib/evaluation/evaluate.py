@@ -42,6 +42,7 @@ class Evaluation:
     Attributes:
         dataset: what was evaluated.
         card: of the model.
+        model_sha256: of all of it that decides scores; see `model_fingerprint`.
         settings: of the run.
         zero_shot: zero-shot scores were requested, and these may be called so.
         cases: in the data set's order.
@@ -50,6 +51,7 @@ class Evaluation:
 
     dataset: DataSet
     card: Card
+    model_sha256: str
     settings: EvaluationSettings
     zero_shot: bool
     cases: tuple[CaseScores, ...]
@@ -155,7 +157,7 @@ def evaluate(
             if on_outcome is not None:
                 on_outcome(len(outcomes), len(dataset.cases), outcomes[-1])
     return Evaluation(
-        dataset, card, settings, zero_shot,
+        dataset, card, model_fingerprint(folder), settings, zero_shot,
         tuple(o for o in outcomes if isinstance(o, CaseScores)),
         tuple(o for o in outcomes if isinstance(o, CaseFailure)),
     )
@@ -211,11 +213,22 @@ def check_zero_shot(card: Card, cases: Sequence[LabelledCase]) -> None:
             "Run without --zero-shot, or train the denoiser with --leave-out, too.")
 
 
+def model_fingerprint(model: Path) -> str:
+    """SHA-256 of what decides the scores of a package: weights, thresholds, fusion.
+
+    The card holds the SHA-256 of all other files.
+    """
+    return sha256(json.dumps(_deciding(model), sort_keys=True).encode()).hexdigest()
+
+
+def _deciding(model: Path) -> dict[str, Any]:
+    return {k: v for k, v in read_card(model).items() if k not in _DESCRIPTIVE}
+
+
 def _fingerprint(case: LabelledCase, settings: EvaluationSettings, model: Path) -> str:
     """Changes whenever the scores may."""
-    card = {k: v for k, v in read_card(model).items() if k not in _DESCRIPTIVE}
     document: dict[str, Any] = {
-        "version": __version__, "model": card, "settings": settings.as_dict(),
+        "version": __version__, "model": _deciding(model), "settings": settings.as_dict(),
         "case": {k: str(v) for k, v in asdict(case).items()},
         "files": [_state(path) for path in (case.image, case.mask)],
     }

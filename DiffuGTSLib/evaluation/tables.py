@@ -247,8 +247,8 @@ def document(evaluation: Evaluation, summary: Summary) -> dict[str, Any]:
     card = evaluation.card
     return {
         "version": __version__, "note": NOTE,
-        "model": {"name": card.name, "licence": card.licence, "trained_on": card.trained_on,
-                  "calibrated_on": card.calibrated_on,
+        "model": {"name": card.name, "sha256": evaluation.model_sha256, "licence": card.licence,
+                  "trained_on": card.trained_on, "calibrated_on": card.calibrated_on,
                   "trained_classes": card.trained_classes},
         "dataset": evaluation.dataset.name, "licence": evaluation.dataset.licence,
         "settings": evaluation.settings.as_dict(),

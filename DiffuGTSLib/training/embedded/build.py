@@ -19,7 +19,7 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from DiffuGTSLib.errors import DiffuGTSError, TrainingImpossible
 from DiffuGTSLib.evaluation.evaluate import SCORES, Evaluation
-from DiffuGTSLib.models import Card, catalogue, save
+from DiffuGTSLib.models import Card, catalogue, find, save
 from DiffuGTSLib.models.package import ATTENTION_ALONE
 from DiffuGTSLib.networks import AnomalyAttention, Autoencoder, Denoiser, TextEncoder
 from DiffuGTSLib.networks.schedules import RECTIFIED_FLOW_SCHEDULER
@@ -141,8 +141,12 @@ class EmbeddedBuild:
         return validation.run(self.data, output, model, only, threads, docs)
 
     def record(self, output: Path, model: Path) -> None:
-        """Writes the scores of a validation into the card of the package."""
-        validation.record(output / SCORES, model)
+        """Writes the scores of a validation into the card of the package.
+
+        Raises:
+            ModelMissing: there is no such package.
+        """
+        validation.record(output / SCORES, find(model))
 
     def autoencoder(self) -> Autoencoder:
         """The trained autoencoder, frozen."""

@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.datasets import DataSet, LabelledCase
-from DiffuGTSLib.errors import BadDataSet
+from DiffuGTSLib.errors import BadDataSet, InvalidOption
 from DiffuGTSLib.evaluation.child_process import CaseFailure, CaseScorer
-from DiffuGTSLib.evaluation.evaluate import CaseOutcome, Evaluation, choose, evaluate
+from DiffuGTSLib.evaluation.evaluate import (
+    CaseOutcome,
+    Evaluation,
+    choose,
+    evaluate,
+    model_fingerprint,
+)
 from DiffuGTSLib.evaluation.report import write_report
 from DiffuGTSLib.evaluation.scoring import ABLATIONS, CaseScores, EvaluationSettings
 from DiffuGTSLib.evaluation.tables import Group, Mean, Summary, group, summarise, write_tables
@@ -171,9 +177,20 @@ def record(scores: Path, model: Path) -> None:
 
     Args:
         scores: scores.json of a validation of it.
+
+    Raises:
+        InvalidOption: it holds none, or those of other weights or thresholds.
     """
+    try:
+        document = json.loads(scores.read_text(encoding="utf-8"))
+        cases, scored = document["cases"], document["model"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InvalidOption("output", "a folder that validate wrote") from None
+    if scored != model_fingerprint(model):
+        raise InvalidOption(
+            "output", "the validation of this model, not of other weights or thresholds")
     groups: dict[str, list[dict[str, Any]]] = {}
-    for case in json.loads(scores.read_text(encoding="utf-8"))["cases"]:
+    for case in cases:
         if case["kind"] == "tumor":
             groups.setdefault(case["group"], []).append(case)
     measured = tuple(_measured(name, cases) for name, cases in groups.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from support.scored_cases import InProcessScorer, scored
@@ -10,7 +11,8 @@ from support.tiny_model import write_tiny_model
 
 from DiffuGTSLib.datasets.check import check
 from DiffuGTSLib.datasets.folder import DataSet
-from DiffuGTSLib.errors import BadDataSet
+from DiffuGTSLib.errors import BadDataSet, InvalidOption
+from DiffuGTSLib.evaluation.evaluate import model_fingerprint
 from DiffuGTSLib.evaluation.measures import Measures
 from DiffuGTSLib.evaluation.scoring import EvaluationSettings
 from DiffuGTSLib.evaluation.tables import summarise
@@ -137,8 +139,23 @@ def test_the_scores_of_each_group_get_into_the_card(tmp_path):
          "sequence": "flair", "patient": patient, "measures": {"dsc": dsc}}
         for patient, dsc in (("a", 0.5), ("a", 0.7), ("b", 0.9))]
     cases.append(cases[0] | {"kind": "wrong organ", "group": "wrong organ"})
-    (tmp_path / "scores.json").write_text(json.dumps({"cases": cases}))
+    about = {"sha256": model_fingerprint(model)}
+    (tmp_path / "scores.json").write_text(json.dumps({"cases": cases, "model": about}))
     record(tmp_path / "scores.json", model)
+    record(tmp_path / "scores.json", model)  # what it writes is no other model
     card = Card.read(model)
     assert card.validation == (Measured("glioma FLAIR", "brain", "MR", "flair", 2, 0.7),)
     assert card.scores["glioma FLAIR"] == 0.7
+
+
+def test_the_scores_of_other_thresholds_do_not_get_into_the_card(tmp_path):
+    model = write_tiny_model(tmp_path / "tiny")
+    about = {"sha256": model_fingerprint(model)}
+    (tmp_path / "scores.json").write_text(json.dumps({"cases": [], "model": about}))
+    replace(Card.read(model), threshold=0.4).write(model)
+    before = (model / "card.json").read_bytes()
+    with pytest.raises(InvalidOption, match="not of other weights or thresholds"):
+        record(tmp_path / "scores.json", model)
+    with pytest.raises(InvalidOption, match="a folder that validate wrote"):
+        record(tmp_path / "none" / "scores.json", model)
+    assert (model / "card.json").read_bytes() == before
