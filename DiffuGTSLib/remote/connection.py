@@ -24,7 +24,9 @@ from DiffuGTSLib.errors import Cancelled, DiffuGTSError, InvalidOption, OutputNo
 from DiffuGTSLib.remote.address import CONNECT_SECONDS, Address, environment
 from DiffuGTSLib.remote.failures import (
     ConnectionLost,
+    RemoteError,
     failure_at_start,
+    named,
     other_version,
 )
 from DiffuGTSLib.remote.frames import (
@@ -49,23 +51,6 @@ _SECONDS_BETWEEN_EVENTS = 0.2
 _ERROR_LINES = 40
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
-
-
-# Errors that are about the machine, its models and its disk, and not about scan or prompt.
-_OF_THE_MACHINE = frozenset((
-    "device-missing", "model-missing", "model-damaged", "attention-missing", "package-missing",
-    "out-of-memory", "output-not-written", "too-large", "internal"))
-
-
-class RemoteError(DiffuGTSError):
-    """An error of the worker on the other machine, as it reported it."""
-
-    code = "remote-error"
-
-    def __init__(self, event: Event) -> None:
-        super().__init__(event["message"], event["hint"])
-        self.code = str(event["code"])
-        self.suggestions = tuple(event.get("suggestions", ()))
 
 
 @dataclass
@@ -331,7 +316,7 @@ class Connection:
         try:
             for message in self._reader.messages():
                 if message["type"] == "failed":
-                    failure = RemoteError(self._named(message))
+                    failure = RemoteError(named(message, self.address))
                 elif message["type"] == "ended":
                     failure = _worker_ended(message["code"])
                 else:
@@ -399,7 +384,7 @@ class Connection:
     def _event(self, event: Event) -> None:
         """Passes an event of the worker on, with the paths that its files have here."""
         if event["type"] == "error":
-            event = self._named(event)
+            event = named(event, self.address)
         if event["id"] is None or event["type"] == "ready":
             self._on_event(event)
             return
@@ -422,12 +407,6 @@ class Connection:
             self._finish(job, event)
         else:
             self._on_event(event)
-
-    def _named(self, error: Event) -> Event:
-        """An error of the other machine, which names it where the error is about it."""
-        if error["code"] not in _OF_THE_MACHINE:
-            return error
-        return error | {"message": f"On {self.address.host}: {error['message']}"}
 
     def _finish(self, job: _Job, event: Event) -> None:
         """The last event of a job."""

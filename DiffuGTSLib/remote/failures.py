@@ -1,9 +1,10 @@
-"""Why there is no connection, in words: from what ssh and the other machine's shell say."""
+"""What went wrong, in words: why there is no connection, and what the other machine reports."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.errors import DiffuGTSError
@@ -11,6 +12,10 @@ from DiffuGTSLib.remote.address import SSH_VARIABLE, Address
 
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
+# Errors that are about the machine, its models and its disk, and not about scan or prompt.
+_OF_THE_MACHINE = frozenset((
+    "device-missing", "model-missing", "model-damaged", "attention-missing", "package-missing",
+    "out-of-memory", "output-not-written", "too-large", "internal"))
 
 
 class NoConnection(DiffuGTSError):
@@ -57,6 +62,25 @@ class ConnectionLost(DiffuGTSError):
     def __init__(self, address: Address) -> None:
         super().__init__(f"The connection to {address.host} is lost.",
                          "Run again once the network is there; the other side ends by itself.")
+
+
+class RemoteError(DiffuGTSError):
+    """An error of the worker on the other machine, as it reported it."""
+
+    code = "remote-error"
+
+    def __init__(self, event: Mapping[str, Any]) -> None:
+        super().__init__(event["message"], event["hint"])
+        self.code = str(event["code"])
+        self.suggestions = tuple(event.get("suggestions", ()))
+
+
+def named(error: Mapping[str, Any], address: Address) -> dict[str, Any]:
+    """An error that the other machine reported, which names it where the error is about it."""
+    message = error["message"]
+    if error["code"] in _OF_THE_MACHINE:
+        message = f"On {address.host}: {message}"
+    return {**error, "message": message}
 
 
 def failure_at_start(address: Address, lines: Sequence[str], code: int | None) -> DiffuGTSError:

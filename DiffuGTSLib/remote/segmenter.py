@@ -28,7 +28,8 @@ from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt import Prompt, understand
 from DiffuGTSLib.prompt.parsing import refuse_early
 from DiffuGTSLib.remote.address import Address
-from DiffuGTSLib.remote.connection import Connection, Event, RemoteError
+from DiffuGTSLib.remote.connection import Connection, Event
+from DiffuGTSLib.remote.failures import RemoteError
 from DiffuGTSLib.remote.frames import StreamDamaged
 from DiffuGTSLib.scan import Scan
 from DiffuGTSLib.scan.header import quiet
