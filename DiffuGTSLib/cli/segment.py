@@ -124,7 +124,7 @@ def _check_can_be_made(folder: Path) -> None:
 
 
 def _no_folder(folder: Path) -> OutputNotWritten:
-    return OutputNotWritten(f"The folder {folder.name} cannot be made, or not be written to.",
+    return OutputNotWritten(f"The folder {folder.name} cannot be made or written to.",
                             "Choose another folder for the maps.")
 
 

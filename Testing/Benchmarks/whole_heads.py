@@ -31,7 +31,10 @@ BRAIN = "brain tumor"
 
 
 def versions(case: TrainingCase, heads: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """The brain alone, the whole head (as many as are simulated), and the tumor: (X, Y, Z)."""
+    """The brain alone, the whole head (as many as are simulated), and the tumor: (X, Y, Z).
+
+    Of a whole head the brain that registration finds, and the tumor where it reaches out of that.
+    """
     volume = load_volume(case)
     image, brain, tumor = (np.pad(array, HEAD_MARGIN) for array in (
         volume.image.astype(np.float32), organ_masks(volume)["brain"],

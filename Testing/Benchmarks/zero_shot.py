@@ -135,14 +135,12 @@ def main() -> None:
                   "committed", title="DSC at 0.5, DSC at each scan's best threshold, AUROC")
     classes = {task.group: lesion_class(task.prompt) for task in tumors(chosen.data)}
     for group, of_class in classes.items():
-        def means(cases: Sequence[CaseScores], group: str = group) -> Means:
-            return Means.of([case for case in cases if case.group == group])
-
         without: list[Means] = []
         with_it: list[Means] = []
         for text, cases in scores.items():
             absent = text != NOTHING and lesion_class(text) == of_class
-            (without if absent else with_it).append(means(cases))
+            of_group = Means.of([case for case in cases if case.group == group])
+            (without if absent else with_it).append(of_group)
         known = [case for case in committed if case.group == group]
         centre = np.mean([case.baselines.centre for case in known if case.baselines])
         table.add_row(group, str(len(known)), f"{centre:.2f}", *(
