@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from DiffuGTSLib.pipeline.encoded_scan import EncodedScan, PreparedScan
     from DiffuGTSLib.pipeline.lesions import Lesion
     from DiffuGTSLib.pipeline.options import Options
     from DiffuGTSLib.pipeline.result import Result
-    from DiffuGTSLib.pipeline.segmenter import EncodedScan, PreparedScan, Preview, Segmenter
+    from DiffuGTSLib.pipeline.segmenter import Preview, Segmenter
 
 __all__ = [
     "EncodedScan",
@@ -21,10 +22,10 @@ __all__ = [
     "Segmenter",
 ]
 _MODULES = {
-    "EncodedScan": "segmenter",
+    "EncodedScan": "encoded_scan",
     "Lesion": "lesions",
     "Options": "options",
-    "PreparedScan": "segmenter",
+    "PreparedScan": "encoded_scan",
     "Preview": "segmenter",
     "Result": "result",
     "Segmenter": "segmenter",

@@ -200,6 +200,18 @@ def maps(
                    _planes(gate, first - gate_low, end - gate_low))
 
 
+def gate_map(
+    attention: AnomalyAttention, encoding: Encoding, texts: Texts
+) -> torch.Tensor | None:
+    """The organ gate alone, logits (1, T, X, Y, Z); None of a scan that was encoded in slabs."""
+    if encoding.gate_queries is None:
+        return None
+    rows = (texts.normal, texts.abnormal, texts.gate)
+    with precision(texts.gate.device.type):
+        return _gate(attention, encoding.gate_queries,
+                     Texts(*(row.to(attention.dtype) for row in rows)))
+
+
 def _gate(attention: AnomalyAttention, queries: torch.Tensor, texts: Texts) -> torch.Tensor:
     gate = closed(attention.gates(queries, texts), CLOSING)
     return F.interpolate(gate, scale_factor=2, mode="trilinear")

@@ -7,7 +7,7 @@ once a scan), 2. attend, 3. inpaint, 4. compare, 5. refine (`Segmenter.segment`,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from DiffuGTSLib.networks.attention import MODALITIES
 from DiffuGTSLib.networks.denoiser import REGION_SPANS
 from DiffuGTSLib.networks.device import precision
 from DiffuGTSLib.networks.tiling import MIN_MAP_SLAB
+from DiffuGTSLib.pipeline.brain_search import brain_region
+from DiffuGTSLib.pipeline.encoded_scan import EncodedScan, PreparedScan
 from DiffuGTSLib.pipeline.encoding import Encoding, encode, maps
 from DiffuGTSLib.pipeline.inpainting import (
     CandidateOptions,
@@ -34,7 +36,7 @@ from DiffuGTSLib.pipeline.inpainting import (
 )
 from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out
 from DiffuGTSLib.pipeline.options import Options
-from DiffuGTSLib.pipeline.refinement import CropComparison, RebuiltCrops
+from DiffuGTSLib.pipeline.refinement import CropComparison
 from DiffuGTSLib.pipeline.result import Evidence, Result
 from DiffuGTSLib.pipeline.scan_size import TILINGS, SizeLimits
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
@@ -46,53 +48,6 @@ from DiffuGTSLib.scan.header import ScanGrid
 from DiffuGTSLib.scan.nifti import states_sides
 from DiffuGTSLib.scan.region import Region, RegionFile, as_region
 from DiffuGTSLib.scan.volume import Source, grid_of
-
-
-@dataclass(frozen=True)
-class PreparedScan:
-    """A scan that was read and brought to the model's grid; no network has seen it yet."""
-
-    scan: Scan
-    canonical: Canonical
-
-
-@dataclass(frozen=True)
-class EncodedScan:
-    """A scan that any number of prompts can be run on, without encoding it again.
-
-    Attributes:
-        canonical: the scan on the model's grid.
-        encoding: what the networks made of it.
-        latent: mu(E(I)) x scale, (1, L, X/4, Y/4, Z/4).
-        image: the scan as it was given.
-        name: for tables; no path.
-        class_label: the denoiser's, of modality and sequence.
-        sequence: of MR, as `Scan` has it; "" where it is not known.
-        notes: what the user should know of how it was encoded; sentences.
-        modality_reason: why it is taken for CT or MR, to follow these in a sentence.
-        rebuilt: crops that earlier prompts have had decoded.
-    """
-
-    canonical: Canonical
-    encoding: Encoding
-    latent: torch.Tensor
-    image: sitk.Image
-    name: str
-    class_label: int
-    sequence: str = ""
-    notes: Sequence[str] = ()
-    modality_reason: str = ""
-    rebuilt: RebuiltCrops = field(default_factory=RebuiltCrops)
-
-    @property
-    def features(self) -> list[torch.Tensor]:
-        """Features concatenated with their context, a tensor a level; see `Encoding`."""
-        return self.encoding.features
-
-    @property
-    def device(self) -> str:
-        """Where it lies, and where prompts are run on it."""
-        return str(self.latent.device)
 
 
 @dataclass(frozen=True)
@@ -378,13 +333,21 @@ class Segmenter:
         notes: list[str],
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The attention, 0 where nothing is searched; and the region, bool (X, Y, Z)."""
-        inside = None
+        inside, region = None, region or self._brain(scan, prompt)
         if region is not None:
             notes += region.notes_on(scan.canonical.source)
             inside = region.on_grid(scan.canonical)
         attention = _finite(self.attend(scan, prompt, notes.append, gated=inside is None))
         attention = self._one_side(attention, prompt, scan, level, notes.append)
         return (attention if inside is None else attention * inside), inside
+
+    def _brain(self, scan: EncodedScan, prompt: Prompt) -> Region | None:
+        """The brain of a whole head, where tumors of it are searched for."""
+        if not self._has_gate(prompt, scan):
+            return None
+        self.package.place(scan.device)
+        return brain_region(
+            scan, prompt, self.package.attention, self._texts(prompt, scan.device))
 
     def _release_rebuilt(self, scan: EncodedScan) -> None:
         """Keeps no decoded crops where they take what the memory plan counts on."""
@@ -441,9 +404,8 @@ class Segmenter:
     def _attended(
         self, scan: EncodedScan, encoding: Encoding, prompt: Prompt, gated: bool
     ) -> np.ndarray:
-        key = f"{prompt.anatomy}/{scan.canonical.modality}"
         shift = self._shift(prompt, scan) or 0.0
-        counts = gated and bool(prompt.gate) and key not in self.package.card.open_gates
+        counts = gated and self._has_gate(prompt, scan)
         texts, slabs = self._texts(prompt, scan.device), []
         with torch.inference_mode(), precision(scan.device):
             for made in maps(self.package.attention, encoding, texts):
@@ -451,6 +413,10 @@ class Segmenter:
                 logit = torch.logit(p[0, 0].float(), eps=1e-7) + shift
                 slabs.append(torch.sigmoid(logit))
         return torch.cat(slabs).cpu().numpy()
+
+    def _has_gate(self, prompt: Prompt, scan: EncodedScan) -> bool:
+        key = f"{prompt.anatomy}/{scan.canonical.modality}"
+        return bool(prompt.gate) and key not in self.package.card.open_gates
 
     def _shift(self, prompt: Prompt, scan: EncodedScan) -> float | None:
         return self.package.card.shift_of(

@@ -130,3 +130,12 @@ def test_every_required_package_has_an_exact_version() -> None:
     constraints = constraints.replace("_", "-")
     pinned = set(re.findall(r"^([\w.-]+)==\d", constraints, re.MULTILINE))
     assert {name.replace("_", "-") for name in names} <= pinned
+
+
+def test_the_notice_names_what_the_weights_were_trained_on() -> None:
+    card = json.loads((REPOSITORY / "Resources/Models/embedded/card.json").read_text("utf-8"))
+    notice = (REPOSITORY / "NOTICE.txt").read_text("utf-8")
+    trained_on = notice[:notice.index("Used for scoring only")]
+    names = re.findall(r"\b[A-Z][A-Za-z-]{4,}", card["trained_on"])
+    assert {"Soft-tissue-Sarcoma", "TCGA-LGG", "UCSF-PDGM", "LIDC-IDRI"} <= set(names)
+    assert [name for name in names if name not in trained_on] == []

@@ -17,9 +17,9 @@ from DiffuGTSLib.datasets import LabelledCase
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.prompt.vocabulary import vocabulary
 from DiffuGTSLib.scan import to_canonical
+from DiffuGTSLib.scan.brain import stripped_brain
 from DiffuGTSLib.scan.canonical import Modality, mask_on_grid
 from DiffuGTSLib.training.data.cases import write_cached
-from DiffuGTSLib.training.data.organs import stripped_brain
 from DiffuGTSLib.training.data.scan_table import ScanKind
 from DiffuGTSLib.training.data.windows import (
     HEAD_MARGIN,

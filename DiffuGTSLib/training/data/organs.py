@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from DiffuGTSLib.errors import TrainingImpossible
 from DiffuGTSLib.evaluation.measures import body
+from DiffuGTSLib.scan.brain import fit_brain, stripped_brain
 from DiffuGTSLib.scan.canonical import canonical_geometry, mask_on_grid
-from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
+from DiffuGTSLib.training.data.cases import TrainingVolume
 from DiffuGTSLib.training.data.scan_table import scan_table
 
 LUNG_ML = 50.0  # smaller air is no lung
@@ -77,47 +78,14 @@ def _from_masks(volume: TrainingVolume) -> dict[str, np.ndarray]:
 
 
 def _brain(volume: TrainingVolume) -> np.ndarray:
-    path = volume.case.folder
+    image = sitk.ReadImage(str(volume.case.folder / "image.nii.gz"), sitk.sitkFloat32)
     if volume.case.skull_stripped:
-        fixed = sitk.ReadImage(str(path / "image.nii.gz"), sitk.sitkFloat32)
-        mask = stripped_brain(fixed)
+        mask = stripped_brain(image)
     else:
-        mask = _registered_brain(volume.case)
+        fit = fit_brain(image)
+        if fit is None:
+            raise TrainingImpossible(f"No brain was found in “{volume.case.name}”.",
+                                     "Leave the case out, or give it a kind without a brain.")
+        mask = fit.mask
     geometry = canonical_geometry(mask, (2.0, 2.0, 2.0))
     return mask_on_grid(mask, geometry)
-
-
-def stripped_brain(image: sitk.Image) -> sitk.Image:
-    """The brain of a skull-stripped scan: voxels that are not 0, closed, holes filled; uint8."""
-    voxels = sitk.GetArrayFromImage(image)
-    inside = ndimage.binary_closing(np.abs(voxels) > 0, iterations=3)
-    mask = sitk.GetImageFromArray(ndimage.binary_fill_holes(inside).astype(np.uint8))
-    mask.CopyInformation(image)
-    return mask
-
-
-def _registered_brain(case: TrainingCase) -> sitk.Image:
-    """The template's brain on the scan of `case`, by affine registration (mutual information)."""
-    fixed = sitk.ReadImage(str(case.folder / "image.nii.gz"), sitk.sitkFloat32)
-    moving = sitk.ReadImage(str(_template(case.folder)), sitk.sitkFloat32)
-    brain = stripped_brain(moving)
-    start = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
-    )
-    registration = sitk.ImageRegistrationMethod()
-    registration.SetMetricAsMattesMutualInformation(40)
-    registration.SetMetricSamplingStrategy(registration.REGULAR)
-    registration.SetMetricSamplingPercentage(0.2)
-    registration.SetMetricMovingMask(sitk.BinaryDilate(brain, (6, 6, 6)))
-    registration.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-3, 150)
-    registration.SetOptimizerScalesFromPhysicalShift()
-    registration.SetShrinkFactorsPerLevel([4, 2])
-    registration.SetSmoothingSigmasPerLevel([2, 1])
-    registration.SetInitialTransform(start)
-    registration.SetInterpolator(sitk.sitkLinear)
-    transform = registration.Execute(fixed, moving)
-    return sitk.Resample(brain, fixed, transform, sitk.sitkNearestNeighbor)
-
-
-def _template(folder: Path) -> Path:
-    return folder.parent / scan_table().brain_template / "image.nii.gz"

@@ -105,7 +105,6 @@ class ScanTable:
         lesion_masks, ignored_masks, part_masks: names of masks: of lesions, of what is neither for
             nor against, of parts of a lesion.
         organ_masks: pattern of mask names by organ.
-        brain_template: the scan whose brain is carried to whole heads.
     """
 
     rules: tuple[Mapping[str, Any], ...]
@@ -114,7 +113,6 @@ class ScanTable:
     ignored_masks: tuple[str, ...]
     part_masks: tuple[str, ...]
     organ_masks: Mapping[str, str]
-    brain_template: str
 
     def describe(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """What rules and manifest state of one entry: kind, split, patient, prompt, sequence...
@@ -183,7 +181,7 @@ def scan_table() -> ScanTable:
     return ScanTable(
         rules=tuple(entries["rules"]), kinds=kinds, lesion_masks=tuple(entries["lesion_masks"]),
         ignored_masks=tuple(entries["ignored_masks"]), part_masks=tuple(entries["part_masks"]),
-        organ_masks=entries["organ_masks"], brain_template=entries["brain_template"],
+        organ_masks=entries["organ_masks"],
     )
 
 

@@ -10,12 +10,11 @@ from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 from DiffuGTSLib.models.package import Package, load
 from DiffuGTSLib.networks import Conditioning
 from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.pipeline import memory_plan, refinement
+from DiffuGTSLib.pipeline import EncodedScan, Segmenter, memory_plan, refinement
 from DiffuGTSLib.pipeline.inpainting import Box, Candidates
 from DiffuGTSLib.pipeline.refinement import MAX_KEPT, CropComparison, RebuiltCrops
 from DiffuGTSLib.pipeline.residual import Rebuilt
 from DiffuGTSLib.pipeline.result import Result
-from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
 from DiffuGTSLib.progress import Progress
 
 MAPS = ("attention", "mask", "healthy", "pixel", "feature", "residual", "uncertainty", "score")

@@ -10,8 +10,7 @@ import SimpleITK as sitk
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
 from DiffuGTSLib.errors import UnreadableImage
-from DiffuGTSLib.pipeline import Options
-from DiffuGTSLib.pipeline.segmenter import EncodedScan, Segmenter
+from DiffuGTSLib.pipeline import EncodedScan, Options, Segmenter
 from DiffuGTSLib.scan.region import Region, RegionFile, RegionUnusable, as_region
 from DiffuGTSLib.scan.segmentation_file import COLOURS, write_segmentation
 

@@ -22,10 +22,10 @@ from DiffuGTSLib.errors import (
 )
 from DiffuGTSLib.evaluation.measures import dice
 from DiffuGTSLib.models.card import logits
+from DiffuGTSLib.pipeline import EncodedScan, Preview, Segmenter
 from DiffuGTSLib.pipeline.inpainting import CandidateOptions
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.pipeline.result import Result
-from DiffuGTSLib.pipeline.segmenter import EncodedScan, Preview, Segmenter
 from DiffuGTSLib.progress import Progress, ProgressEstimator
 from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.scan.volume import as_scan

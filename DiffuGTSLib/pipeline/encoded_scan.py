@@ -1,0 +1,68 @@
+"""A scan on its way through the networks: on the model's grid, and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import SimpleITK as sitk
+import torch
+
+from DiffuGTSLib.pipeline.encoding import Encoding
+from DiffuGTSLib.pipeline.refinement import RebuiltCrops
+from DiffuGTSLib.scan import Canonical, Scan
+from DiffuGTSLib.scan.brain import BrainFit, fit_brain
+from DiffuGTSLib.scan.canonical import canonical_image
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan that was read and brought to the model's grid; no network has seen it yet."""
+
+    scan: Scan
+    canonical: Canonical
+
+
+@dataclass(frozen=True)
+class EncodedScan:
+    """A scan that any number of prompts can be run on, without encoding it again.
+
+    Attributes:
+        canonical: the scan on the model's grid.
+        encoding: what the networks made of it.
+        latent: mu(E(I)) x scale, (1, L, X/4, Y/4, Z/4).
+        image: the scan as it was given.
+        name: for tables; no path.
+        class_label: the denoiser's, of modality and sequence.
+        sequence: of MR, as `Scan` has it; "" where it is not known.
+        notes: what the user should know of how it was encoded; sentences.
+        modality_reason: why it is taken for CT or MR, to follow these in a sentence.
+        rebuilt: crops that earlier prompts have had decoded.
+    """
+
+    canonical: Canonical
+    encoding: Encoding
+    latent: torch.Tensor
+    image: sitk.Image
+    name: str
+    class_label: int
+    sequence: str = ""
+    notes: Sequence[str] = ()
+    modality_reason: str = ""
+    rebuilt: RebuiltCrops = field(default_factory=RebuiltCrops)
+
+    @property
+    def features(self) -> list[torch.Tensor]:
+        """Features concatenated with their context, a tensor a level; see `Encoding`."""
+        return self.encoding.features
+
+    @property
+    def device(self) -> str:
+        """Where it lies, and where prompts are run on it."""
+        return str(self.latent.device)
+
+    @cached_property
+    def brain(self) -> BrainFit | None:
+        """A brain laid over the scan, which may be none; found when it is first asked for."""
+        return fit_brain(canonical_image(self.canonical.tensor[0, 0].numpy(), self.canonical))
