@@ -19,7 +19,8 @@ from DiffuGTSLib.errors import PackageMissing
 from DiffuGTSLib.pipeline import Result
 from DiffuGTSLib.pipeline.lesions import labelled
 from DiffuGTSLib.scan import Canonical
-from DiffuGTSLib.scan.canonical import Modality, to_input_grid
+from DiffuGTSLib.scan.body import body
+from DiffuGTSLib.scan.canonical import to_input_grid
 
 # A boundary this far off counts as right (METHOD's evaluation; about a voxel of clinical CT).
 SURFACE_MM = 2.0
@@ -283,21 +284,3 @@ def auroc(score: np.ndarray, reference: np.ndarray) -> float | None:
     # Not scipy's mannwhitneyu, which sums the ranks of a float32 map as float32.
     ranks = rankdata(score.ravel())[reference.ravel()].sum()
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def body(image: np.ndarray, modality: Modality) -> np.ndarray:
-    """The patient without the air around: the largest dense component, its holes filled.
-
-    Args:
-        image: normalised, (X, Y, Z).
-    """
-    dense = image > (0.4 if modality == "CT" else 0.08)  # CT: -200 HU
-    dense = ndimage.binary_opening(dense, iterations=2)
-    labels, count = ndimage.label(dense)
-    if count == 0:
-        return np.zeros(image.shape, dtype=bool)
-    largest = 1 + int(np.argmax(ndimage.sum_labels(dense, labels, range(1, count + 1))))
-    filled = np.zeros(image.shape, dtype=bool)
-    for z in range(image.shape[2]):
-        filled[:, :, z] = ndimage.binary_fill_holes(labels[:, :, z] == largest)
-    return filled

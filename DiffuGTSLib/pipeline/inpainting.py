@@ -323,15 +323,30 @@ def on_one_side(
     Returns:
         A map of the same shape; 0 where nothing is searched.
     """
-    position = np.arange(attention.shape[0])
-    wrong = (position > middle) if side == "left" else (position < middle)
-    kept = np.zeros(attention.shape, bool)
-    kept[~wrong] = True
+    position = np.arange(attention.shape[0])[:, None, None]
+    right = (position <= middle) if side == "left" else (position >= middle)
+    labels, shares = shares_inside(attention, threshold, right)
+    return np.where(right | (shares > 0.5)[labels], attention, 0).astype(attention.dtype)
+
+
+def shares_inside(
+    attention: np.ndarray, threshold: float, inside: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The candidates of a map, and how much of each one's summed attention lies somewhere.
+
+    Args:
+        attention: (X, Y, Z).
+        threshold: above it, neighbouring voxels are one candidate.
+        inside: bool, as large as the map or repeated along its axes.
+
+    Returns:
+        The number of each voxel's candidate (X, Y, Z), 0 for none; and a share, 0 to 1, for each
+        number, 0 for number 0.
+    """
     labels, count = ndimage.label(attention > threshold)
-    if count:
-        index = np.arange(1, count + 1)
-        mass = ndimage.sum_labels(attention, labels, index)
-        there = ndimage.sum_labels(attention * wrong[:, None, None], labels, index)
-        whole = np.concatenate([[False], there < mass / 2])
-        kept |= whole[labels]
-    return np.where(kept, attention, 0).astype(attention.dtype)
+    index = np.arange(1, count + 1)
+    if not count:
+        return labels, np.zeros(1)
+    mass = ndimage.sum_labels(attention, labels, index)
+    there = ndimage.sum_labels(attention * inside, labels, index)
+    return labels, np.concatenate([[0.0], there / mass])

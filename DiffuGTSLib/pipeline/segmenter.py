@@ -34,6 +34,7 @@ from DiffuGTSLib.pipeline.inpainting import (
     midline,
     on_one_side,
 )
+from DiffuGTSLib.pipeline.lung_search import in_the_lungs
 from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.pipeline.refinement import CropComparison
@@ -338,8 +339,12 @@ class Segmenter:
             notes += region.notes_on(scan.canonical.source)
             inside = region.on_grid(scan.canonical)
         attention = _finite(self.attend(scan, prompt, notes.append, gated=inside is None))
-        attention = self._one_side(attention, prompt, scan, level, notes.append)
-        return (attention if inside is None else attention * inside), inside
+        level = min(level, self.package.card.threshold)
+        sensitive = self.candidate_options.sensitive * level
+        attention = self._one_side(attention, prompt, scan, sensitive, notes.append)
+        if inside is not None:
+            return attention * inside, inside
+        return in_the_lungs(attention, scan, prompt, sensitive, level, notes.append), None
 
     def _brain(self, scan: EncodedScan, prompt: Prompt) -> Region | None:
         """The brain of a whole head, where tumors of it are searched for."""
@@ -366,8 +371,9 @@ class Segmenter:
         _ = result.lesions  # measured here, so that the caller's thread does not wait for it
         steps.step("lesions", 1, 1)
 
+    @staticmethod
     def _one_side(
-        self, attention: np.ndarray, prompt: Prompt, scan: EncodedScan, level: float,
+        attention: np.ndarray, prompt: Prompt, scan: EncodedScan, threshold: float,
         on_note: Callable[[str], None],
     ) -> np.ndarray:
         """The attention on the side that the prompt names, where the scan shows which that is."""
@@ -378,7 +384,6 @@ class Segmenter:
             on_note(f"“{prompt.side}” was not used: the scan does not show both sides alike.")
             return attention
         on_note(f"Only the {prompt.side} side was searched.")
-        threshold = self.candidate_options.sensitive * min(level, self.package.card.threshold)
         return on_one_side(attention, prompt.side, middle, threshold)
 
     def attend(

@@ -6,18 +6,13 @@ import re
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 from DiffuGTSLib.errors import TrainingImpossible
-from DiffuGTSLib.evaluation.measures import body
+from DiffuGTSLib.scan.body import body, lungs
 from DiffuGTSLib.scan.brain import fit_brain, stripped_brain
 from DiffuGTSLib.scan.canonical import canonical_geometry, mask_on_grid
 from DiffuGTSLib.training.data.cases import TrainingVolume
 from DiffuGTSLib.training.data.scan_table import scan_table
-
-LUNG_ML = 50.0  # smaller air is no lung
-LUNG_SHARE = 0.1  # of a crop that is smaller than a chest
-OUTSIDE_AIR = 0.015  # -970 HU; lungs hold tissue, too
 
 
 def organ_masks(volume: TrainingVolume) -> dict[str, np.ndarray]:
@@ -36,31 +31,6 @@ def organ_masks(volume: TrainingVolume) -> dict[str, np.ndarray]:
     if kind.organs == "all":
         return {kind.prompted_organ: np.ones(image.shape, bool)}
     return _from_masks(volume) if kind.organs == "masks" else {}
-
-
-def lungs(image: np.ndarray, crop: bool = False) -> np.ndarray:
-    """The lungs with the vessels and nodules inside them, from a normalised chest CT (X, Y, Z).
-
-    Air inside the body, in components of more than 50 ml at 2 mm, closed by 14 mm so that tumors
-    in the lung and at the pleura lie inside (METHOD.md 8).
-
-    Args:
-        crop: the scan is smaller than a chest, so that no body encloses its lungs: what holds as
-            little as air alone is outside the patient, and a tenth of the crop is enough.
-    """
-    if crop:
-        inside = ndimage.gaussian_filter(image, 1.0) > OUTSIDE_AIR
-        smallest = min(LUNG_ML * 1000 / 8, LUNG_SHARE * image.size)
-    else:
-        inside, smallest = body(image, "CT"), LUNG_ML * 1000 / 8
-    air = (image < 0.3) & inside  # -400 HU
-    labels, count = ndimage.label(ndimage.binary_erosion(air))
-    sizes = ndimage.sum_labels(air, labels, range(1, count + 1)) if count else np.zeros(0)
-    large = np.isin(labels, 1 + np.flatnonzero(sizes > smallest))
-    ball = ndimage.generate_binary_structure(3, 1)
-    dilated = ndimage.binary_dilation(large, ball, iterations=8)
-    closed = ndimage.binary_erosion(dilated, ball, iterations=7, border_value=1)
-    return ndimage.binary_fill_holes(closed) & inside
 
 
 def _from_masks(volume: TrainingVolume) -> dict[str, np.ndarray]:

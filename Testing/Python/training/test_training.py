@@ -14,9 +14,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
+from support.phantom_chest import chest
 from support.training_material import training_case
 
-from DiffuGTSLib.evaluation.measures import body
 from DiffuGTSLib.networks import Denoiser
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.training import autoencoder_trainer, denoiser_trainer
@@ -28,7 +28,6 @@ from DiffuGTSLib.training.attention_trainer import (
 )
 from DiffuGTSLib.training.data import augment
 from DiffuGTSLib.training.data.cases import TrainingVolume, load_volume, read_cases
-from DiffuGTSLib.training.data.organs import lungs
 from DiffuGTSLib.training.data.scan_table import scan_table
 from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
 from DiffuGTSLib.training.data.windows import ORGANS, LabelledVolume, WindowSampler, label_volume
@@ -97,30 +96,6 @@ def test_samples_come_back_from_the_cache_as_they_were(shared_data: Path, tmp_pa
     assert np.array_equal(first.image, second.image)
     assert np.array_equal(first.masks["tumor"], second.masks["tumor"])
     assert first.masks["tumor"].sum() * 0.008 == pytest.approx(0.13, abs=0.05)
-
-
-def chest(size: int = 96) -> np.ndarray:
-    """A cylinder of tissue with two air-filled lungs, normalised CT."""
-    x, y, _ = np.indices((size, size, size // 2)) - size / 2
-    image = np.where((x / 44) ** 2 + (y / 36) ** 2 < 1, 0.52, 0.0)
-    for side in (-24, 24):
-        image[((x - side) / 11) ** 2 + (y / 20) ** 2 < 1] = 0.1
-    return image.astype(np.float32)
-
-
-def test_lungs_are_found_with_the_nodule_inside_them() -> None:
-    image = chest()
-    image[22:28, 44:50, 20:26] = 0.52  # a nodule of 12 mm in the left of the array
-    found = lungs(image)
-    assert found[22:28, 44:50, 20:26].all()
-    assert not found[48, 48, 24]  # the mediastinum
-    assert not found[2, 2, 24]  # the air around
-
-
-def test_the_body_is_one_piece_without_holes() -> None:
-    found = body(chest(), "CT")
-    assert found[23, 48, 24]  # lung
-    assert not found[1, 1, 1]
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
