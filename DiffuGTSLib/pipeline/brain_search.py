@@ -36,11 +36,11 @@ def brain_region(
         texts: of the prompt.
 
     Returns:
-        None where the gate is to be asked: for other organs, in CT, without a skull around the
-        brain, where registration and gate do not agree that there is a brain, and in scans that
-        are too large to be seen in one piece.
+        None where the gate is to be asked: for other organs, at the brain's border, in CT, without
+        a skull around the brain, where registration and gate do not agree that there is a brain,
+        and in scans that are too large to be seen in one piece.
     """
-    if prompt.anatomy != BRAIN or scan.canonical.modality != "MR":
+    if prompt.anatomy != BRAIN or prompt.at_border or scan.canonical.modality != "MR":
         return None
     with torch.inference_mode():
         gate = gate_map(attention, scan.encoding, texts)

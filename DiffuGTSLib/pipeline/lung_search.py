@@ -28,7 +28,7 @@ def in_the_lungs(
     """The attention without what lies outside the lungs, for tumors of the lung in whole chests.
 
     What reaches into a lung by a tenth is kept whole. Where a scan does not show two lungs that
-    hold air, and for other prompts, everything is kept.
+    hold air, and for other prompts (a pleural tumor, too), everything is kept.
 
     Args:
         attention: (X, Y, Z), on the scan's canonical grid.
@@ -38,7 +38,9 @@ def in_the_lungs(
     Returns:
         A map of the same shape; 0 where nothing is searched.
     """
-    if prompt.anatomy != LUNG or scan.canonical.modality != "CT" or scan.lungs is None:
+    if prompt.anatomy != LUNG or prompt.at_border or scan.canonical.modality != "CT":
+        return attention
+    if scan.lungs is None:
         return attention
     labels, shares = shares_inside(attention, threshold, scan.lungs)
     kept = shares >= LEAST_INSIDE

@@ -14,7 +14,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
 from DiffuGTSLib.errors import PromptNotUnderstood
-from DiffuGTSLib.prompt.site import leaves_out, not_of_origin, notes_on, side_of, site_of, unmatched
+from DiffuGTSLib.prompt.site import (
+    at_border,
+    leaves_out,
+    not_of_origin,
+    notes_on,
+    side_of,
+    site_of,
+    unmatched,
+)
 from DiffuGTSLib.prompt.vocabulary import (
     Anatomy,
     Finding,
@@ -72,6 +80,8 @@ class Prompt:
         modalities: in which the embedded model was shown the place.
         side: "left" or "right" where the text says so of an organ of which there are two; else "".
         notes: sentences on words of the text that change nothing, or were read as others.
+        at_border: it lies at the border of its organ (a mesothelioma, a tumor of the skull base),
+            where a mask of the organ may not hold it.
     """
 
     text: str
@@ -88,6 +98,7 @@ class Prompt:
     modalities: tuple[str, ...]
     side: str = ""
     notes: tuple[str, ...] = ()
+    at_border: bool = False
 
 
 def understand(text: str, encoder: TextEncoder | None = None) -> Prompt:
@@ -395,6 +406,7 @@ def _prompt(text: str, reading: Reading, match: Match, place: str) -> Prompt:
         modalities=anatomy.modalities if anatomy else ("CT", "MR"),
         side=side,
         notes=notes_on(text, reading, match, place, side),
+        at_border=at_border(finding.id, reading),
     )
 
 

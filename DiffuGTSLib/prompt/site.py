@@ -121,6 +121,12 @@ def unmatched(reading: Reading) -> list[str]:
     return ["" if index in taken else word for index, word in enumerate(reading.tokens)]
 
 
+def at_border(finding: str, reading: Reading) -> bool:
+    """Whether a finding, by its id, or the text's words put it at the border of its organ."""
+    return (finding in vocabulary().words["border_findings"]
+            or bool(starts_of(vocabulary().listed("at_border"), reading.tokens)))
+
+
 def side_of(place: str, reading: Reading) -> str:
     """ "left" or "right" where the text names that side of an organ of which there are two."""
     if place not in vocabulary().words["paired"]:

@@ -19,6 +19,7 @@ from DiffuGTSLib.scan.canonical import canonical_geometry, resample
 TEMPLATE = "Templates/brain_t1.nii.gz"
 GRID_MM = (3.0, 3.0, 3.0)
 BINS, SAMPLED, STEPS = 40, 0.5, 150
+SEED = 1  # ITK shifts each sample a little; by default by the time of day
 REACH_MM = 12.0  # around the template's brain: the skull, dark in the template, counts
 BRAIN_HEIGHT_MM, HEAD_HEIGHT_MM = 63.0, 70.0  # from the top of each to where they are matched
 # Of brains that were registered well (whole heads and stripped ones, all sequences, thick slices):
@@ -183,7 +184,7 @@ def _register(
     registration = sitk.ImageRegistrationMethod()
     registration.SetMetricAsMattesMutualInformation(BINS)
     registration.SetMetricSamplingStrategy(registration.REGULAR)
-    registration.SetMetricSamplingPercentage(SAMPLED)
+    registration.SetMetricSamplingPercentage(SAMPLED, SEED)
     registration.SetMetricMovingMask(sitk.BinaryDilate(moving.brain, reach))
     registration.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-3, STEPS)
     registration.SetOptimizerScalesFromPhysicalShift()
@@ -191,7 +192,12 @@ def _register(
     registration.SetSmoothingSigmasPerLevel(smoothing)
     registration.SetInterpolator(sitk.sitkLinear)
     registration.SetInitialTransform(transform, inPlace=True)
-    registration.Execute(fixed, moving.image)
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    try:  # with more than one, sums differ from run to run, and so would the mask
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+        registration.Execute(fixed, moving.image)
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def _tissue_around(voxels: np.ndarray, inside: np.ndarray) -> float:

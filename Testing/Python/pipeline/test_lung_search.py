@@ -83,10 +83,12 @@ def test_a_large_part_beside_the_lung_goes_with_its_small_part_inside() -> None:
 
 @pytest.mark.parametrize(("prompt", "scan"), [
     ("liver tumor", encoded()), ("lung tumor", encoded(length=40)),
-    ("lung tumor", encoded(modality="MR")),
-], ids=["another organ", "no whole chest", "MR"])
+    ("lung tumor", encoded(modality="MR")), ("pleural tumor", encoded()),
+    ("mesothelioma", encoded()),
+], ids=["another organ", "no whole chest", "MR", "pleura", "mesothelioma"])
 def test_elsewhere_everything_is_kept(prompt: str, scan: EncodedScan) -> None:
-    attention, notes = np.full((96, 96, 40), 0.9, np.float32), []
+    attention, notes = np.full(tuple(scan.canonical.tensor.shape[2:]), 0.01, np.float32), []
+    attention[44:52, 78:82, 30:38] = 0.9
     after = in_the_lungs(attention, scan, understand(prompt), 0.25, 0.5, notes.append)
     np.testing.assert_array_equal(after, attention)
     assert notes == []

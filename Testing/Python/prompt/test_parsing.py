@@ -400,3 +400,14 @@ def test_the_vocabulary_needs_no_torch() -> None:
     )
     root = Path(__file__).resolve().parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("mesothelioma", True), ("pleural tumor", True), ("lung tumor invading the chest wall", True),
+    ("Pancoast tumor", True), ("pituitary adenoma", True), ("Hypophysenadenom", True),
+    ("acoustic neuroma", True), ("skull base tumor", True), ("tumor an der Schädelbasis", True),
+    ("lung tumor", False), ("subpleural nodule", False), ("meningioma", False),
+    ("brain metastasis", False), ("liver tumor", False),
+])
+def test_what_lies_at_the_border_of_its_organ(text: str, expected: bool) -> None:
+    assert understand(text).at_border is expected

@@ -117,6 +117,20 @@ def test_limits_of_a_brain() -> None:
     assert not BrainFit(mask, (0.9, 1.0, 1.1), 1.0, 0.05).is_whole_head
 
 
+def test_the_same_scan_gives_the_same_brain_each_time(
+    known: tuple[np.ndarray, np.ndarray, sitk.Image]
+) -> None:
+    image, brain, grid = known
+    head = on_grid(simulated_head(image, brain, np.random.default_rng(1)), grid)
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    first, second = fit_brain(head), fit_brain(head)
+    assert first is not None
+    assert second is not None
+    assert first.growth == second.growth
+    np.testing.assert_array_equal(voxels(first.mask), voxels(second.mask))
+    assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == threads
+
+
 def test_a_mask_is_grown_by_millimetres_not_voxels() -> None:
     mask = sitk.Image([21, 21, 21], sitk.sitkUInt8)
     mask.SetSpacing((1.0, 2.0, 4.0))
