@@ -42,6 +42,8 @@ def brain_region(
     """
     if prompt.anatomy != BRAIN or prompt.at_border or scan.canonical.modality != "MR":
         return None
+    if scan.skull_stripped:
+        return None
     with torch.inference_mode():
         gate = gate_map(attention, scan.encoding, texts)
     if gate is None or not (gate > 0).any():

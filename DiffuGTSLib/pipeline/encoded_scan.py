@@ -41,6 +41,7 @@ class EncodedScan:
         name: for tables; no path.
         class_label: the denoiser's, of modality and sequence.
         sequence: of MR, as `Scan` has it; "" where it is not known.
+        skull_stripped: nothing but the brain is left, as far as that is stated.
         notes: what the user should know of how it was encoded; sentences.
         modality_reason: why it is taken for CT or MR, to follow these in a sentence.
         rebuilt: crops that earlier prompts have had decoded.
@@ -53,6 +54,7 @@ class EncodedScan:
     name: str
     class_label: int
     sequence: str = ""
+    skull_stripped: bool = False
     notes: Sequence[str] = ()
     modality_reason: str = ""
     rebuilt: RebuiltCrops = field(default_factory=RebuiltCrops)

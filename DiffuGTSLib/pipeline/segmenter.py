@@ -265,7 +265,7 @@ class Segmenter:
         scaled = encoding.latent.float() * self.package.card.scale_factor
         return EncodedScan(
             canonical, encoding, scaled, scan.image, scan.name, self._class_label(scan),
-            scan.sequence, modality_reason=scan.modality_reason,
+            scan.sequence, scan.skull_stripped, modality_reason=scan.modality_reason,
         )
 
     def segment(
