@@ -24,7 +24,6 @@ from DiffuGTSLib.networks.attention import MODALITIES
 from DiffuGTSLib.networks.denoiser import REGION_SPANS
 from DiffuGTSLib.networks.device import precision
 from DiffuGTSLib.networks.tiling import MIN_MAP_SLAB
-from DiffuGTSLib.pipeline.brain_search import brain_region
 from DiffuGTSLib.pipeline.encoded_scan import EncodedScan, PreparedScan
 from DiffuGTSLib.pipeline.encoding import Encoding, encode, maps
 from DiffuGTSLib.pipeline.inpainting import (
@@ -34,9 +33,9 @@ from DiffuGTSLib.pipeline.inpainting import (
     midline,
     on_one_side,
 )
-from DiffuGTSLib.pipeline.lung_search import in_the_lungs
 from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out
 from DiffuGTSLib.pipeline.options import Options
+from DiffuGTSLib.pipeline.organ_search import brain_region, in_the_lungs
 from DiffuGTSLib.pipeline.refinement import CropComparison
 from DiffuGTSLib.pipeline.result import Evidence, Result
 from DiffuGTSLib.pipeline.scan_size import TILINGS, SizeLimits

@@ -23,9 +23,10 @@ SEED = 1  # ITK shifts each sample a little; by default by the time of day
 REACH_MM = 12.0  # around the template's brain: the skull, dark in the template, counts
 BRAIN_HEIGHT_MM, HEAD_HEIGHT_MM = 63.0, 70.0  # from the top of each to where they are matched
 # Of brains that were registered well (whole heads and stripped ones, all sequences, thick slices):
-# 0.85 to 1.29 and 960 to 2060 ml.
+# 0.85 to 1.31 and 960 to 2190 ml.
 GROWTH, VOLUME_ML = (0.75, 1.35), (800.0, 2200.0)
-LEAST_SHOWN = 0.5  # of the template's brain, inside the scan
+# Of the brain, inside the scan: in less than a head, anything that fits is taken for one.
+LEAST_SHOWN = 0.7
 # Of a whole head 0.34 times the brain or more lies farther than NEAR_MM from it; of a stripped
 # brain nothing.
 NEAR_MM, LEAST_AROUND, BRIGHT = 8.0, 0.15, 0.1

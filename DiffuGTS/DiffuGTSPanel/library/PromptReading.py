@@ -8,7 +8,7 @@ from DiffuGTSPanel.data.Run import ParsedPrompt
 from DiffuGTSPanel.process import LibraryLauncher
 
 # Where the embedded model is best first, by the scores in its card; then where it has none.
-EXAMPLES = ("lung tumor", "soft tissue sarcoma", "liver tumor", "brain tumor", "kidney tumor",
+EXAMPLES = ("lung tumor", "soft tissue sarcoma", "brain tumor", "liver tumor", "kidney tumor",
             "pancreas tumor", "colon tumor", "breast tumor")
 
 

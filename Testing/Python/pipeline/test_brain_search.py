@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.evaluation.measures import dice
 from DiffuGTSLib.pipeline import Segmenter
-from DiffuGTSLib.pipeline.brain_search import MARGIN_MM, NAME
+from DiffuGTSLib.pipeline.organ_search import MARGIN_MM, NAME
 from DiffuGTSLib.pipeline.result import Result
 from DiffuGTSLib.scan.brain import grown
 from DiffuGTSLib.scan.canonical import canonical_image

@@ -13,7 +13,7 @@ from support.phantom_chest import chest
 from DiffuGTSLib.evaluation.measures import dice
 from DiffuGTSLib.pipeline import EncodedScan, Segmenter
 from DiffuGTSLib.pipeline.encoding import Encoding
-from DiffuGTSLib.pipeline.lung_search import in_the_lungs
+from DiffuGTSLib.pipeline.organ_search import in_the_lungs
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.scan.canonical import to_canonical
 

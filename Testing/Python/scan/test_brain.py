@@ -113,7 +113,7 @@ def test_limits_of_a_brain() -> None:
     assert not BrainFit(mask, (0.5, 1.0, 1.1), 1.0, 0.9).is_whole_head
     assert not BrainFit(mask, (0.9, 1.0, 1.6), 1.0, 0.9).is_whole_head
     assert not BrainFit(mask, (1.3, 1.3, 1.3), 1.0, 0.9).is_whole_head  # 2.5 litres
-    assert not BrainFit(mask, (0.9, 1.0, 1.1), 0.3, 0.9).is_whole_head
+    assert not BrainFit(mask, (0.9, 1.0, 1.1), 0.6, 0.9).is_whole_head
     assert not BrainFit(mask, (0.9, 1.0, 1.1), 1.0, 0.05).is_whole_head
 
 
