@@ -99,16 +99,6 @@ class Connection:
         self._on_event, self._on_log = on_event, on_log
         self._lines: deque[str] = deque(maxlen=_ERROR_LINES)
         self._greeted, self._closed = False, threading.Event()
-        self._process = subprocess.Popen(
-            address.command("remote", "relay"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=environment(), bufsize=0,
-            start_new_session=True,  # Ctrl+C is for this program, which ends the connection
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._writer = FrameWriter(self._process.stdin)  # type: ignore[arg-type]
-        self._reader = FrameReader(self._process.stdout, self._path_of)
         self._scans: OrderedDict[tuple[Any, ...], str] = OrderedDict()
         self._jobs: dict[Id, _Job] = {}
         self._incoming: _Job | None = None
@@ -117,7 +107,17 @@ class Connection:
         self._outgoing: queue.Queue[Event | None] = queue.Queue()
         self._examined: queue.Queue[Message] = queue.Queue()
         self._errors = threading.Thread(target=self._read_errors, daemon=True)
+        self._process = subprocess.Popen(
+            address.command("remote", "relay"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=environment(), bufsize=0,
+            start_new_session=True,  # Ctrl+C is for this program, which ends the connection
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
         try:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._writer = FrameWriter(self._process.stdin)  # type: ignore[arg-type]
+            self._reader = FrameReader(self._process.stdout, self._path_of)
             self._errors.start()
             self._greet()
             for work in (self._read, self._send_all, self._live):

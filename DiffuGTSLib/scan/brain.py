@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from DiffuGTSLib.errors import UnreadableImage
 from DiffuGTSLib.files import resource
 from DiffuGTSLib.scan.canonical import canonical_geometry, resample
 
@@ -85,8 +86,17 @@ class Template:
 
 @cache
 def template() -> Template:
-    """The template that comes with the program; whose brain it is, NOTICE.txt says."""
-    image = sitk.ReadImage(str(resource(TEMPLATE)), sitk.sitkFloat32)
+    """The template that comes with the program; whose brain it is, NOTICE.txt says.
+
+    Raises:
+        UnreadableImage: the program is not whole.
+    """
+    path = resource(TEMPLATE)
+    try:
+        image = sitk.ReadImage(str(path), sitk.sitkFloat32)
+    except RuntimeError:
+        raise UnreadableImage(f"The template of a brain, {path.name}, cannot be read.",
+                              "Install the program again.") from None
     return Template(image, stripped_brain(image))
 
 
@@ -105,6 +115,9 @@ def fit_brain(image: sitk.Image) -> BrainFit | None:
     Returns:
         What was found, be it a brain or not (`BrainFit.is_whole_head`); None where the two cannot
         be brought to overlap, or the scan shows nothing.
+
+    Raises:
+        UnreadableImage: the template; the program is not whole.
     """
     moving = template()
     fixed = resample(sitk.Cast(image, sitk.sitkFloat32), canonical_geometry(image, GRID_MM))

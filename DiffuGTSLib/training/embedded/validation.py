@@ -194,7 +194,7 @@ def record(scores: Path, model: Path) -> None:
         if case["kind"] == "tumor":
             groups.setdefault(case["group"], []).append(case)
     measured = tuple(_measured(name, cases) for name, cases in groups.items())
-    figures = {m.group: round(m.dsc, 3) for m in measured}
+    figures = {m.group: round(m.dsc, 4) for m in measured}
     card = replace(Card.read(model), validation=measured,
                    scores={"measure": MEASURE, **figures})
     card.write(model)
@@ -207,7 +207,7 @@ def _measured(group: str, cases: Sequence[Mapping[str, Any]]) -> Measured:
     return Measured(
         group, understand(first["prompt"]).anatomy, first["modality"],
         sequences.pop() if len(sequences) == 1 else "", len({c["patient"] for c in cases}),
-        round(dsc, 3))
+        round(dsc, 4))
 
 
 @dataclass(frozen=True)

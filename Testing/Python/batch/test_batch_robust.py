@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,7 +123,6 @@ def test_a_child_that_still_waits_for_another_machine_ends_with_its_stdin(tmp_pa
         connection, _ = silent.accept()
         ssh_there = psutil.Process(child.pid).children()
         assert ssh_there
-        time.sleep(0.5)  # until the child, too, knows that it has started ssh
         child.stdin.close()
         assert child.wait(8) == 130
         assert not psutil.wait_procs(ssh_there, timeout=2)[1]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from DiffuGTSLib.errors import UnreadableImage
 from DiffuGTSLib.evaluation.measures import dice
 from DiffuGTSLib.scan.brain import BrainFit, fit_brain, grown, stripped_brain, template
 from DiffuGTSLib.scan.canonical import canonical_geometry, resample
@@ -129,6 +130,16 @@ def test_the_same_scan_gives_the_same_brain_each_time(
     assert first.growth == second.growth
     np.testing.assert_array_equal(voxels(first.mask), voxels(second.mask))
     assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == threads
+
+
+def test_without_its_template_the_program_is_not_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("DiffuGTSLib.scan.brain.TEMPLATE", "Templates/none.nii.gz")
+    template.cache_clear()
+    try:
+        with pytest.raises(UnreadableImage, match="cannot be read"):
+            template()
+    finally:
+        template.cache_clear()
 
 
 def test_a_mask_is_grown_by_millimetres_not_voxels() -> None:
