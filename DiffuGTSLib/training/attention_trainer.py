@@ -187,11 +187,8 @@ def _initialised(
     autoencoder: Autoencoder, loader: WindowLoader, config: LoopConfig, prompts: PromptTexts,
     network: Mapping[str, Any],
 ) -> AnomalyAttention:
-    """The attention before training, with the statistics of texts and features; freezes the
-    autoencoder."""
+    """An attention of random weights, with the statistics of texts and features."""
     torch.manual_seed(config.seed)
-    autoencoder.requires_grad_(False).eval().to(memory_format=torch.channels_last_3d)
-    autoencoder.to(config.device)
     model = AnomalyAttention(
         feature_channels=tuple(autoencoder.config.num_channels),
         text_dim=prompts.gate.shape[1], **network,
@@ -201,7 +198,7 @@ def _initialised(
         windows = [loader.sampler.draw(generator).to(config.device)
                    for _ in range(min(40, config.steps))]
         model.set_statistics(prompts.all(), *feature_statistics(autoencoder, windows))
-    return model.to(memory_format=torch.channels_last_3d)
+    return model
 
 
 @dataclass(frozen=True)
@@ -259,15 +256,21 @@ def batch_losses(
 
 def train(
     autoencoder: Autoencoder, loader: WindowLoader, held_out: Sequence[Window],
-    config: LoopConfig, prompts: PromptTexts, network: Mapping[str, Any] | None = None,
+    config: LoopConfig, prompts: PromptTexts,
+    start: AnomalyAttention | Mapping[str, Any] | None = None,
 ) -> AnomalyAttention:
     """Trains the attention; the autoencoder stays frozen and outside the optimizer.
 
     Args:
         held_out: windows of patients that are not trained on; their Dice is logged.
-        network: arguments of AnomalyAttention beyond those that follow from the frozen parts.
+        start: an attention over this autoencoder, which is trained on; or, for one of random
+            weights, arguments of AnomalyAttention beyond those that follow from the frozen parts.
     """
-    model = _initialised(autoencoder, loader, config, prompts, network or {})
+    autoencoder.requires_grad_(False).eval().to(memory_format=torch.channels_last_3d)
+    autoencoder.to(config.device)
+    model = start if isinstance(start, AnomalyAttention) else _initialised(
+        autoencoder, loader, config, prompts, start or {})
+    model.requires_grad_(True).train().to(config.device, memory_format=torch.channels_last_3d)
 
     def loss(step: int, generator: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         balance = LATER_BALANCE if step >= LATER * config.steps else BALANCE

@@ -15,7 +15,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from DiffuGTSLib.errors import BadConfiguration, OutputNotWritten, TrainingImpossible
 from DiffuGTSLib.files import atomic_folder, write_json
-from DiffuGTSLib.models import Card, Foundation, load_foundation, save
+from DiffuGTSLib.models import Card, Foundation, load, load_foundation, save
 from DiffuGTSLib.models.package import add_attention
 from DiffuGTSLib.networks import AnomalyAttention, Autoencoder, Denoiser, choose_device
 from DiffuGTSLib.networks.schedules import RECTIFIED_FLOW_SCHEDULER
@@ -26,6 +26,7 @@ from DiffuGTSLib.training import (
     denoiser_trainer,
 )
 from DiffuGTSLib.training.config import (
+    RANDOM,
     AttentionConfig,
     AutoencoderConfig,
     Config,
@@ -66,7 +67,7 @@ def train_attention(config: AttentionConfig, log: Log | None = None) -> Training
     refuse_existing(config.output)
     left_out = classes_named(config.left_out)
     with process_group(choose_device(config.training.device)) as (ranks, device):
-        foundation = load_foundation(config.model)
+        foundation, start = _starting_point(config, left_out)
         card, network = foundation.card, _attention_network(config, foundation)
         selection = DataSelection(card.spacing_mm, card.modalities, left_out, config.synthetic,
                         config.largest_window, config.held_out)
@@ -77,7 +78,7 @@ def train_attention(config: AttentionConfig, log: Log | None = None) -> Training
         loop = config.training.loop(config.runs, ranks, device, log if ranks.first else None)
         held_out = corpus.held_out() if ranks.first else []
         trained = attention_trainer.train(
-            foundation.autoencoder, loader, held_out, loop, prompts, network)
+            foundation.autoencoder, loader, held_out, loop, prompts, start or network)
     if ranks.first:
         examples = corpus.examples(config.calibrate)
         about = _card_entries(config, card, corpus)
@@ -188,6 +189,31 @@ def _log_split(config: Config, corpus: Corpus, log: Log) -> None:
             "learning_rate")
 
 
+def _starting_point(
+    config: AttentionConfig, left_out: frozenset[str]
+) -> tuple[Foundation, AnomalyAttention | None]:
+    """The package that is trained upon, and its attention where the new one starts from that.
+
+    Raises:
+        AttentionMissing: the package has none.
+        BadConfiguration: it cannot be what the configuration asks for.
+    """
+    if config.start == RANDOM:
+        return load_foundation(config.model), None
+    package = load(config.model)
+    if config.network:
+        raise BadConfiguration(
+            "The entry network does not go with start = \"package\": the attention keeps its form.",
+            "Leave one of the two out.")
+    seen = package.card.trained_classes
+    known = left_out if seen is None else left_out & set().union(*seen.values())
+    if known:
+        raise BadConfiguration(
+            f"The attention of the model {package.card.name} may have learned from what is to be "
+            f"left out: {', '.join(sorted(known))}.", "Start from random weights (start).")
+    return package, package.attention
+
+
 def _attention_network(config: AttentionConfig, foundation: Foundation) -> dict[str, Any]:
     """The arguments of AnomalyAttention beyond those that follow from the frozen parts.
 
@@ -226,10 +252,15 @@ def _card_entries(config: AttentionConfig, card: Card, corpus: Corpus) -> dict[s
     classes = corpus.trained_classes()
     synthetic = " Synthetic lesions, too." if classes["synthetic"] else ""
     before = f": {card.trained_on}" if card.trained_on else "."
+    networks = "Frozen networks: those"
+    if config.start != RANDOM:
+        networks = "Frozen networks, and the attention that this one started from: those"
+        seen = card.trained_classes or {}
+        classes = {kind: sorted({*names, *seen.get(kind, ())}) for kind, names in classes.items()}
     return {
         "name": config.name or config.output.name,
         "trained_on": f"Attention: {config.training.steps} steps on {corpus.describe()}."
-                      f"{synthetic} Frozen networks: those of the model {card.name}{before}",
+                      f"{synthetic} {networks} of the model {card.name}{before}",
         "trained_classes": classes | {"frozen": card.frozen_classes},
         "left_out": tuple(sorted(corpus.selection.left_out)),
         "scores": {"measure": SCORE} | measured if measured else {},
@@ -315,8 +346,9 @@ def write_trained(
     with atomic_folder(output) as staging:
         ignored = shutil.ignore_patterns("aova", "README.md", ".*")
         shutil.copytree(foundation.folder, staging, ignore=ignored, dirs_exist_ok=True)
-        # The old attention's calibration and fusion do not hold for the new one.
-        uncalibrated = {"calibration": {}, "fusion": {}, "threshold": 0.5}
+        # What was fitted to the old attention, or measured with it, does not hold for the new one.
+        uncalibrated = {"calibration": {}, "open_gates": (), "fusion": {}, "threshold": 0.5,
+                        "validation": ()}
         add_attention(staging, attention, **uncalibrated | dict(changes))
         if examples:
             calibration.calibrate(staging, examples, device=device, log=log)

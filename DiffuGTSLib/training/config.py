@@ -25,6 +25,8 @@ SETTINGS = "settings.json"
 CHANGEABLE = frozenset(("output", "name", "licence", "workers", "calibrate", "steps", "samples",
                   "training.device", "training.tensorboard"))
 
+RANDOM = "random"  # weights that an attention starts from; else "package", those of the model's own
+
 
 @dataclass(frozen=True)
 class Data:
@@ -78,6 +80,7 @@ class AttentionConfig:
     runs: Path
     data: tuple[Data, ...]
     name: str = ""
+    start: str = RANDOM
     training: Training = ATTENTION
     left_out: tuple[str, ...] = ()
     synthetic: bool = True

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,11 @@ from DiffuGTSLib.errors import (
     TrainingImpossible,
 )
 from DiffuGTSLib.models import store
-from DiffuGTSLib.models.card import Card
+from DiffuGTSLib.models.card import Card, Measured
 from DiffuGTSLib.models.package import ATTENTION_ALONE, load, load_foundation
 from DiffuGTSLib.networks.text_encoder import TextEncoder
 from DiffuGTSLib.pipeline.segmenter import Segmenter
+from DiffuGTSLib.prompt.lesion_classes import reliability
 from DiffuGTSLib.training import commands
 from DiffuGTSLib.training.attention_trainer import PromptTexts, gate_loss
 from DiffuGTSLib.training.commands import train_attention, train_autoencoder, train_denoiser
@@ -104,6 +106,70 @@ def test_the_card_says_what_was_trained_on_and_left_out(whole: Path) -> None:
     assert "1 scan of CASES.json" in card.trained_on
     assert card.fusion["CT"] == ATTENTION_ALONE
     assert "liver tumor" in (whole / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_was_measured_or_fitted_with_the_old_attention_does_not_count_for_the_new(
+    bench: Path
+) -> None:
+    of_old = Card.read(write_tiny_model(bench / "measured"))
+    of_old = replace(of_old, open_gates=("brain/MR",), calibration={"brain/MR": 1.0},
+                     validation=(Measured("glioma", "brain", "MR", "flair", 3, 0.7),))
+    of_old.write(bench / "measured")
+    config = attention_config(bench / "again.json", model="measured", output="again",
+                              runs="runs-again", training={"steps": 1})
+    train_attention(read_config(config, AttentionConfig))
+    card = Card.read(bench / "again")
+    assert (card.open_gates, card.calibration, card.validation) == ((), {}, ())
+    assert "not validated" in reliability(card, "brain", "MR", "flair")
+
+
+def test_a_training_starts_from_the_packages_attention_where_that_is_wanted(bench: Path) -> None:
+    entries = {"network": {}, "training": {"steps": 1, "learning_rate": 1e-9}}
+    weights_of = {}
+    for begin in ("random", "package"):
+        config = attention_config(bench / f"{begin}.json", output=begin, runs=f"runs-{begin}",
+                                  start=begin, **entries)
+        train_attention(read_config(config, AttentionConfig))
+        weights_of[begin] = weights(bench / begin)
+    before = weights(bench / "tiny")
+    for name, values in weights_of["package"].items():
+        torch.testing.assert_close(values, before[name], atol=1e-6, rtol=1e-3, msg=name)
+    assert not any(torch.equal(weights_of["random"][name], before[name])
+                   for name in before if name.startswith("queries"))
+    path = attention_config(bench / "r.json", output="r", runs="runs-random", start="package",
+                            **entries)
+    other = read_config(path, AttentionConfig)
+    with pytest.raises(TrainingImpossible, match="another start: random instead of package"):
+        train_attention(other)
+
+
+def test_what_the_attention_had_learned_from_stays_in_the_card(bench: Path) -> None:
+    card = replace(Card.read(bench / "tiny"), trained_on="scans of before",
+                   trained_classes={"real": ["lung tumor"], "synthetic": []})
+    write_tiny_model(bench / "lungs")
+    card.write(bench / "lungs")
+    common = {"model": "lungs", "network": {}, "start": "package", "training": {"steps": 1}}
+    config = attention_config(bench / "on.json", output="on", runs="runs-on", **common)
+    train_attention(read_config(config, AttentionConfig))
+    made = Card.read(bench / "on")
+    assert made.trained_classes is not None
+    assert set(made.trained_classes["real"]) == {"brain tumor", "liver tumor", "lung tumor"}
+    assert "the attention that this one started from: those of the model" in made.trained_on
+    assert made.trained_on.endswith("scans of before")
+
+
+@pytest.mark.parametrize(("entries", "message"), [
+    ({"left_out": ["lung cancer"]}, "may have learned from what is to be left out: lung tumor"),
+    ({"network": {"gate_channels": 8}}, "network does not go with start"),
+])
+def test_what_a_packages_attention_cannot_be_is_refused(
+    entries: dict[str, Any], message: str, bench: Path, tmp_path: Path
+) -> None:
+    config = attention_config(bench / "not.json", output="not", runs=str(tmp_path / "runs"),
+                              **{"network": {}, "start": "package", **entries})
+    with pytest.raises(BadConfiguration, match=message):
+        train_attention(read_config(config, AttentionConfig))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_scans_that_were_held_out_are_named(whole: Path, bench: Path) -> None:
@@ -209,6 +275,9 @@ def test_a_model_of_ones_own_is_made_part_by_part(bench: Path) -> None:
     train_denoiser(read_config(second, DenoiserConfig))
     with pytest.raises(AttentionMissing):
         load(bench / "own")
+    path = attention_config(bench / "on_it.json", model="own", network={}, start="package")
+    with pytest.raises(AttentionMissing):
+        train_attention(read_config(path, AttentionConfig))
     third = attention_config(bench / "3.json", model="own", output="own-trained", runs="runs-3",
                              training=short, network={})
     train_attention(read_config(third, AttentionConfig))
