@@ -11,7 +11,6 @@ import contextlib
 import csv
 import io
 import json
-import os
 import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +36,7 @@ from DiffuGTSLib.batch.case import (
 from DiffuGTSLib.batch.inputs import FORMULA, Identity, identity
 from DiffuGTSLib.errors import DiffuGTSError, OutputNotWritten
 from DiffuGTSLib.files import remove_unfinished, write_atomically, write_json
+from DiffuGTSLib.scan.file_checks import file_states
 
 # In the folder of the records, and never removed: another run may just have opened it, and a third
 # one would then lock a new file of the same name.
@@ -342,13 +342,10 @@ def stamp(case: Case) -> list[int]:
 
 @lru_cache(maxsize=8)
 def _stamp(path: Path, moment: int) -> tuple[int, int, int]:
-    """Of a file, or all files in a folder and below it: number, bytes, newest change."""
-    files = [path]
-    if path.is_dir():  # the slices of a series may lie in folders below
-        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-    states = [file.stat() for file in files]
-    newest = max((state.st_mtime_ns for state in states), default=0)
-    return len(states), sum(state.st_size for state in states), newest
+    """Of all files that a scan lies in: number, bytes, newest change."""
+    states = file_states(path)
+    newest = max((changed for _, _, changed in states), default=0)
+    return len(states), sum(size for _, size, _ in states), newest
 
 
 def _stays_inside(record: Record) -> bool:

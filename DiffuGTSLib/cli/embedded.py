@@ -6,7 +6,7 @@
     python -m DiffuGTSLib.cli.embedded package --runs runs --output DIR
     python -m DiffuGTSLib.cli.embedded fuse --data DIR --data DIR2 --runs runs --model DIR
     python -m DiffuGTSLib.cli.embedded validate --data DIR --data DIR2 --model DIR --output OUT
-    python -m DiffuGTSLib.cli.embedded record --model DIR --output OUT
+    python -m DiffuGTSLib.cli.embedded record --data DIR --data DIR2 --model DIR --output OUT
 
 `unet` and `aova` depend on `vae`, not on each other, and can run in parallel. All parts:
 
@@ -97,11 +97,12 @@ def validate(data: DataOption, output: Annotated[Path, typer.Option(help="Folder
 @app.command()
 @plain_errors
 def record(
+    data: DataOption,
     model: Annotated[Path, typer.Option(help="The package.")],
     output: Annotated[Path, typer.Option(help="Folder that `validate` wrote.")],
 ) -> None:
     """Writes the scores of a validation into the package's card, which results cite."""
-    EmbeddedBuild((), Path()).record(output, model)
+    EmbeddedBuild(data, Path()).record(output, model)
 
 
 @app.command()

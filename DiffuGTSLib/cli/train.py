@@ -90,8 +90,11 @@ def _report(finished: TrainingResult, as_json: bool, out: TextIO) -> None:
     print(f"Written: {finished.document['output']}", file=out)
     words = {"real": "Trained on real lesions", "synthetic": "Trained on synthetic lesions",
              "frozen": "Real lesions whose masks the frozen networks were trained with"}
-    for kind, classes in finished.document.get("trained_classes", {}).items():
-        print(f"{words[kind]}: {', '.join(classes) or 'none'}", file=out)
+    if "trained_classes" in finished.document:
+        for kind, said in words.items():
+            classes = (finished.document["trained_classes"] or {}).get(kind)
+            print(f"{said}: {'not stated' if classes is None else ', '.join(classes) or 'none'}",
+                  file=out)
     if finished.document.get("left_out"):
         print(f"Left out: {', '.join(finished.document['left_out'])}", file=out)
 

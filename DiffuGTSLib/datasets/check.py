@@ -23,6 +23,7 @@ from DiffuGTSLib.prompt import understand
 
 CheckProgress = Callable[[int, int], None]
 Level = Literal["error", "warning"]
+_MaskKey = tuple[Path | None, tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,11 @@ class DataSetReport:
 
 @dataclass(frozen=True)
 class _MaskContents:
-    """What is kept of a mask that several cases share."""
+    """What is kept of a mask that several cases share; `values`: those that are not 0."""
 
     geometry: Geometry
     unknown_values: str
+    values: tuple[int, ...]
     tumor_voxels: int
     organ_voxels: int
 
@@ -110,11 +112,11 @@ def check(dataset: DataSet, progress: CheckProgress | None = None) -> DataSetRep
                                "is not listed in dataset.json")
                 for name in layouts.unlisted(folder)
             ]
-    masks: dict[Path, _MaskContents] = {}
+    masks: dict[_MaskKey, _MaskContents] = {}
     for number, case in enumerate(dataset.cases):
         if progress is not None:
             progress(number, len(dataset.cases))
-        if case.mask not in masks:
+        if _mask_key(case) not in masks:
             masks.clear()  # only consecutive cases share a mask
         group = report.groups.setdefault(case.group_name, DataSetGroup(case.group_name))
         report.findings += _check_case(case, group, masks)
@@ -124,7 +126,7 @@ def check(dataset: DataSet, progress: CheckProgress | None = None) -> DataSetRep
 
 
 def _check_case(
-    case: LabelledCase, group: DataSetGroup, masks: dict[Path, _MaskContents]
+    case: LabelledCase, group: DataSetGroup, masks: dict[_MaskKey, _MaskContents]
 ) -> list[DataSetFinding]:
     group.cases += 1
     group.patients.add(case.patient)
@@ -136,18 +138,23 @@ def _check_case(
         if case.mask is None:
             group.without_tumor += 1
             return []
-        if case.mask not in masks:
-            masks[case.mask] = _read_mask(case)
+        if (key := _mask_key(case)) not in masks:
+            masks[key] = _read_mask(case)
     except DiffuGTSError as error:
         return [DataSetFinding("error", case.name, error.message)]
-    mask = masks[case.mask]
+    mask = masks[key]
     found: list[tuple[Level, str]] = []
     if (shift := geometry.difference(mask.geometry)) is not None:
         found.append(("error", f"lies on another grid than its scan: {shift}."))
     if mask.unknown_values:
         found.append(("error", f"holds unknown values: {mask.unknown_values}."))
+    values = _listed(mask.values)
     if not mask.tumor_voxels:
-        found.append(("warning", "holds no tumor."))
+        others = f" (label {_listed(case.tumor_labels)}); it holds {values}" if values else ""
+        found.append(("warning", f"holds no tumor{others}."))
+    elif len(mask.values) > 1 and not case.tumor_labels:
+        found.append(("warning", f"holds the values {values}, and all count as tumor. If they do "
+                                 'not, state those that do: "labels".'))
     if case.organ_labels and not mask.organ_voxels:
         found.append(("warning", "holds no organ."))
     there = mask.tumor_voxels > 0 and not case.wrong_organ
@@ -196,12 +203,22 @@ def _scan_geometry(case: LabelledCase) -> Geometry:
     return Geometry.of(header)
 
 
+def _mask_key(case: LabelledCase) -> _MaskKey:
+    return case.mask, case.tumor_labels, case.organ_labels, case.known_labels
+
+
 def _read_mask(case: LabelledCase) -> _MaskContents:
     assert case.mask is not None
     values, geometry = read_labels(case.mask)
     tumor = np.isin(values, case.tumor_labels) if case.tumor_labels else values > 0
-    return _MaskContents(geometry, unknown_values(values, case.known_labels), int(tumor.sum()),
-                 int(np.isin(values, case.organ_labels).sum()))
+    there = tuple(int(value) for value in np.unique(values) if value)
+    return _MaskContents(
+        geometry, unknown_values(values, case.known_labels), there, int(tumor.sum()),
+        int(np.isin(values, case.organ_labels).sum()))
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def lines(report: DataSetReport, max_findings: int = 40) -> Sequence[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -13,7 +13,13 @@ from typing import Any
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.datasets import DataSet, LabelledCase
-from DiffuGTSLib.errors import BadDataSet, NotZeroShot, OutputNotWritten, PromptNotUnderstood
+from DiffuGTSLib.errors import (
+    BadDataSet,
+    ModelDamaged,
+    NotZeroShot,
+    OutputNotWritten,
+    PromptNotUnderstood,
+)
 from DiffuGTSLib.evaluation.child_process import CaseFailure, CaseScorer, ScoringProcess
 from DiffuGTSLib.evaluation.measures import require_metrics
 from DiffuGTSLib.evaluation.scoring import CaseScores, EvaluationSettings, file_name
@@ -22,6 +28,7 @@ from DiffuGTSLib.models import Card, find
 from DiffuGTSLib.models.store import read_card
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
+from DiffuGTSLib.scan.file_checks import file_states
 
 # Entries of a card that may change without changing any score.
 _DESCRIPTIVE = ("name", "licence", "licence_url", "trained_on", "calibrated_on", "scores",
@@ -150,25 +157,36 @@ def evaluate(
     except OSError:
         raise OutputNotWritten(f"The folder {output.name} cannot be made.",
                                "Choose another folder.") from None
+    deciding = _deciding(folder)
+
+    def check_model() -> None:
+        if _deciding(folder) != deciding:
+            raise ModelDamaged(f"The model {card.name} changed while it was scored.",
+                               "Start again when it is finished: every case is scored anew.")
+
     outcomes: list[CaseOutcome] = []
     with nullcontext(scorer) if scorer else ScoringProcess(settings, output) as scoring:
         for case in dataset.cases:
-            outcomes.append(_outcome(case, output, _fingerprint(case, settings, folder), scoring))
+            key = _fingerprint(case, settings, deciding)
+            outcomes.append(_outcome(case, output, key, scoring, check_model))
             if on_outcome is not None:
                 on_outcome(len(outcomes), len(dataset.cases), outcomes[-1])
     return Evaluation(
-        dataset, card, model_fingerprint(folder), settings, zero_shot,
+        dataset, card, _hash(deciding), settings, zero_shot,
         tuple(o for o in outcomes if isinstance(o, CaseScores)),
         tuple(o for o in outcomes if isinstance(o, CaseFailure)),
     )
 
 
-def _outcome(case: LabelledCase, output: Path, key: str, scorer: CaseScorer) -> CaseOutcome:
-    """The scores of an earlier run, or new ones, which are stored."""
+def _outcome(
+    case: LabelledCase, output: Path, key: str, scorer: CaseScorer, check: Callable[[], None]
+) -> CaseOutcome:
+    """The scores of an earlier run, or new ones, which are stored if the `check` passes."""
     record = output / "cases" / f"{file_name(case.name)}.json"
     if (stored := _stored(record, key, output)) is not None:
         return stored
     outcome = scorer.score(case)
+    check()
     if isinstance(outcome, CaseScores):
         write_json(record, {"fingerprint": key, "scores": outcome.as_dict()})
     return outcome
@@ -218,29 +236,34 @@ def model_fingerprint(model: Path) -> str:
 
     The card holds the SHA-256 of all other files.
     """
-    return sha256(json.dumps(_deciding(model), sort_keys=True).encode()).hexdigest()
+    return _hash(_deciding(model))
+
+
+def _hash(document: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _deciding(model: Path) -> dict[str, Any]:
     return {k: v for k, v in read_card(model).items() if k not in _DESCRIPTIVE}
 
 
-def _fingerprint(case: LabelledCase, settings: EvaluationSettings, model: Path) -> str:
+def _fingerprint(
+    case: LabelledCase, settings: EvaluationSettings, deciding: Mapping[str, Any]
+) -> str:
     """Changes whenever the scores may."""
     document: dict[str, Any] = {
-        "version": __version__, "model": _deciding(model), "settings": settings.as_dict(),
+        "version": __version__, "model": deciding, "settings": settings.as_dict(),
         "case": {k: str(v) for k, v in asdict(case).items()},
         "files": [_state(path) for path in (case.image, case.mask)],
     }
-    return sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    return _hash(document)
 
 
 def _state(path: Path | None) -> list[int]:
-    """Size and time of a file's last change; of a folder, those of its files."""
+    """Size and time of the last change of each file that a scan or mask lies in."""
     if path is None or not path.exists():
         return []
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)]
+    return [number for _, *state in file_states(path) for number in state]
 
 
 def _stored(record: Path, key: str, output: Path) -> CaseScores | None:

@@ -139,7 +139,7 @@ class Scorer:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.segmenter = Segmenter.from_pretrained(settings.options.model, settings.options.device)
-        self._last: tuple[tuple[Path, int | None], EncodedScan, float] | None = None
+        self._last: tuple[tuple[object, ...], EncodedScan, float] | None = None
 
     def score(self, case: LabelledCase) -> CaseScores:
         """Segments and scores one case.
@@ -182,7 +182,7 @@ class Scorer:
 
     def _forget_others(self, case: LabelledCase) -> None:
         """One encoded scan at a time in memory."""
-        if self._last is not None and self._last[0] != (case.image, case.channel):
+        if self._last is not None and self._last[0] != _read_as(case):
             self._last = None
 
     def _encode(self, case: LabelledCase, volumes: Volumes) -> tuple[EncodedScan, float]:
@@ -190,7 +190,7 @@ class Scorer:
         if self._last is None:
             started = time.monotonic()
             scan = self.segmenter.encode(self.segmenter.prepare(volumes.scan))
-            self._last = ((case.image, case.channel), scan, time.monotonic() - started)
+            self._last = (_read_as(case), scan, time.monotonic() - started)
         return self._last[1], self._last[2]
 
     def _ablation(self, result: Result, reference: sitk.Image) -> dict[str, Measures]:
@@ -231,6 +231,11 @@ def ablated(result: Result, fusion: Fusion, kind: str) -> Result:
     )
     return replace(result, prominence=fusion.prominence.get(kind, 0.0),
                    evidence=replace(evidence, score=score))
+
+
+def _read_as(case: LabelledCase) -> tuple[object, ...]:
+    """What has to be the same so that an encoded scan can be used again."""
+    return case.image, case.channel, case.modality, case.sequence, case.skull_stripped
 
 
 def _kind(case: LabelledCase, volumes: Volumes) -> Kind:

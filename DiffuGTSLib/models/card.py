@@ -42,6 +42,11 @@ class Fusion:
     used: str = "both"
     prominence: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def needs_residuals(self) -> bool:
+        """Whether the final mask depends on more than the attention."""
+        return any(self.weights[self.used][2:])
+
     def evidence(self, pixel: np.ndarray, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both residuals in units of their noise floors, compressed: log(1 + residual / floor)."""
         return np.log1p(pixel / self.pixel_floor), np.log1p(feature / self.feature_floor)
@@ -116,8 +121,8 @@ class Card:
         trained_on, calibrated_on, scores: for people.
         validation: how good it was, by group of scans.
         trained_classes: lesion classes seen in training, by "real" masks, real masks behind the
-            "frozen" networks and "synthetic" lesions; None where the package does not say (see
-            lesion_classes.py).
+            "frozen" networks and "synthetic" lesions; None, for all or for one of these, where the
+            package does not say (see lesion_classes.py).
         left_out: lesion classes that were kept out of training.
         sources: of a converted model: repository, file and SHA-256 of what it was made from.
         guidance: of the classifier-free guidance by the class; 0 for none.
@@ -139,7 +144,7 @@ class Card:
     files: dict[str, str] = field(default_factory=dict)
     trained_on: str = ""
     scores: dict[str, Any] = field(default_factory=dict)
-    trained_classes: dict[str, list[str]] | None = None
+    trained_classes: dict[str, list[str] | None] | None = None
     left_out: tuple[str, ...] = ()
     licence_url: str = ""
     sources: tuple[dict[str, str], ...] = ()
@@ -150,16 +155,20 @@ class Card:
     validation: tuple[Measured, ...] = ()
 
     @property
-    def frozen_classes(self) -> list[str]:
-        """Lesion classes of which real masks were used for the frozen networks, by what is said."""
-        classes = self.trained_classes or {}
+    def frozen_classes(self) -> list[str] | None:
+        """Lesion classes of which real masks were used for the frozen networks; None where the
+        card does not say."""
+        if self.trained_classes is None:
+            # Converted are foundation models that were trained on scans alone (docs/models.md).
+            return [] if self.sources else None
         # A card without this distinction: all networks were trained on the same scans.
-        return list(classes.get("frozen", classes.get("real", ())))
+        return self.trained_classes.get("frozen", self.trained_classes.get("real", []))
 
     def statements(self) -> dict[str, str]:
         """What the card says, by what it says it of, for people."""
-        classes = self.trained_classes or {}
-        none = "not stated" if self.trained_classes is None else "none"
+        classes = self.trained_classes
+        if classes is None:
+            classes = dict.fromkeys(("real", "synthetic"))
         steps = " x ".join(f"{step:g}" for step in self.spacing_mm)
         figures = "; ".join(f"{name} {value}" for name, value in self.scores.items()
                             if name != "measure")
@@ -168,9 +177,10 @@ class Card:
             "For": f"{' and '.join(self.modalities)}, seen at voxels of {steps} mm",
             "Trained on": self.trained_on or "not stated",
             "Calibrated on": self.calibrated_on or "not stated",
-            "Masks of real lesions in training": _listed(classes.get("real", ()), none),
-            "Masks of real lesions behind the frozen networks": _listed(self.frozen_classes, none),
-            "Synthetic lesions in training": _listed(classes.get("synthetic", ()), none),
+            "Masks of real lesions in training": _listed(classes.get("real", ()), "none"),
+            "Masks of real lesions behind the frozen networks": _listed(
+                self.frozen_classes, "none"),
+            "Synthetic lesions in training": _listed(classes.get("synthetic", ()), "none"),
             "Left out of training": _listed(self.left_out, "nothing"),
             "Calibrated for": _listed([key.replace("/", " ").replace("_", " ") for key
                                        in self.calibration],
@@ -276,5 +286,5 @@ class Card:
         return 0
 
 
-def _listed(names: Sequence[str], nothing: str) -> str:
-    return ", ".join(names) or nothing
+def _listed(names: Sequence[str] | None, nothing: str) -> str:
+    return "not stated" if names is None else ", ".join(names) or nothing

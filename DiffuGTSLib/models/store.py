@@ -31,15 +31,18 @@ REINSTALL = "Install the model again."
 
 
 def find(name_or_folder: str | Path) -> Path:
-    """The folder of a model: a package's own folder, an installed model, or a bundled one.
+    """The folder of a model: a bundled one, an installed one, or a package's own folder.
+
+    A name alone is that of the model which `describe_models` describes, if there is one.
 
     Raises:
         ModelMissing: there is none; where the catalogue knows it, the hint says how to get it.
     """
     folder = Path(name_or_folder)
     name = str(name_or_folder)
+    named = (resource("Models") / name, store_folder() / name) if folder.name == name else ()
     with suppress(OSError, ValueError):  # a name that no folder can have
-        for candidate in (folder, store_folder() / name, resource("Models") / name):
+        for candidate in (*named, folder):
             if (candidate / INDEX).is_file():
                 return candidate
     if name in catalogue():

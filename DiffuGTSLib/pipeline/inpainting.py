@@ -91,11 +91,26 @@ def find_candidates(
     Crops start at a latent voxel (`latent_voxel` voxels of the map) and are multiples of
     `multiple`, which the denoiser's levels need.
 
+    Args:
+        threshold, options: see `candidate_region`.
+        region: bool (X, Y, Z), beyond which nothing is inpainted; the map is 0 there.
+    """
+    cores, mask = candidate_region(probability, threshold, spacing, options)
+    if not cores.any():
+        return Candidates(cores, cores, [])
+    if region is not None:
+        mask &= region
+    boxes = _boxes(ndimage.label(mask)[0], mask.shape, spacing, options, latent_voxel, multiple)
+    return Candidates(mask, cores, boxes)
+
+
+def candidate_region(
+    probability: np.ndarray, threshold: float, spacing: Sequence[float], options: CandidateOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """The candidates of an AOVA map (X, Y, Z), and these dilated: M; both bool.
+
     A component counts by its summed probability; it must reach `threshold` somewhere, or it would
     be noise that the sensitive threshold let in.
-
-    Args:
-        region: bool (X, Y, Z), beyond which nothing is inpainted; the map is 0 there.
     """
     labels, count = ndimage.label(probability > options.sensitive * threshold)
     voxel_ml = float(np.prod(spacing)) / 1000
@@ -112,14 +127,8 @@ def find_candidates(
     chosen = np.zeros(count + 1, dtype=bool)
     chosen[[label for _, label in kept]] = True
     cores = chosen[labels]
-    if not kept:
-        return Candidates(cores, cores, [])
     reach = [max(1, round(options.dilation_mm / s)) for s in spacing]
-    mask = _dilated(cores, labels, [label for _, label in kept], reach)
-    if region is not None:
-        mask &= region
-    boxes = _boxes(ndimage.label(mask)[0], mask.shape, spacing, options, latent_voxel, multiple)
-    return Candidates(mask, cores, boxes)
+    return cores, _dilated(cores, labels, [label for _, label in kept], reach)
 
 
 def _dilated(

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from DiffuGTSLib.models import Fusion
 from DiffuGTSLib.models.card import shifted_threshold
-from DiffuGTSLib.pipeline.inpainting import Box, Candidates
+from DiffuGTSLib.pipeline.inpainting import Box, CandidateOptions, Candidates, candidate_region
 from DiffuGTSLib.pipeline.lesions import (
     Lesion,
     find_lesions,
@@ -25,9 +25,7 @@ from DiffuGTSLib.prompt import Prompt
 from DiffuGTSLib.scan import Canonical
 from DiffuGTSLib.scan.canonical import boxes_to_input_grid, parts_on_input_grid, to_input_grid
 
-_SAME_AT_EVERY_THRESHOLD = (
-    "probability", "attention", "residual", "uncertainty", "pseudo_healthy", "boxes"
-)
+_SAME_AT_EVERY_THRESHOLD = ("attention", "residual", "uncertainty", "pseudo_healthy", "boxes")
 
 
 @dataclass
@@ -41,7 +39,8 @@ class Evidence:
         pixel, feature: residuals, 0 outside `mask`.
         residual: both, in units of their noise floors and compressed; 0 outside `mask`.
         uncertainty: spread of the pseudo-healthy samples, normalised intensity.
-        score: the refined score in [0, 1]; the attention map is behind it, 0 outside `mask`.
+        score: the refined score in [0, 1]; the attention map is behind it, 0 outside `scored`.
+        scored: bool, where there is a score, at lower thresholds; None: in `mask`.
     """
 
     attention: np.ndarray
@@ -52,6 +51,7 @@ class Evidence:
     residual: np.ndarray
     uncertainty: np.ndarray
     score: np.ndarray
+    scored: np.ndarray | None = None
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.attention.shape))
@@ -88,6 +88,49 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class CandidateSearch:
+    """How the candidates of a run were drawn, so that a lower threshold can draw more of them.
+
+    Attributes:
+        threshold: what the attention has to reach in each.
+        options: their least size, and others.
+        fusion: what makes the score.
+    """
+
+    threshold: float
+    options: CandidateOptions
+    fusion: Fusion
+
+    def at(
+        self, threshold: float, evidence: Evidence, spacing: Sequence[float]
+    ) -> tuple[Evidence, str]:
+        """The evidence at a lower threshold, as a run at that threshold would have it where no
+        residual counts; and what the user should know, "" for nothing.
+
+        Args:
+            evidence: of the run; it stays as it is.
+            spacing: of its grid, in mm.
+        """
+        beyond = ~evidence.mask
+        if threshold >= self.threshold or not (evidence.attention[beyond] >= threshold).any():
+            return evidence, ""
+        more = candidate_region(evidence.attention, threshold, spacing, self.options)[1] & beyond
+        if not more.any():
+            return evidence, ""
+        if self.fusion.needs_residuals:
+            return evidence, (
+                f"Places whose attention stays below {self.threshold:.2f} were not compared with "
+                "healthy tissue and are not marked. Run again with the lower threshold.")
+        score = evidence.score.copy()
+        nothing = np.zeros(int(more.sum()), np.float32)
+        score[more] = self.fusion.score(evidence.attention[more], nothing, nothing)
+        note = "" if not (score[more] > threshold).any() else (
+            f"What is marked below {self.threshold:.2f} alone was not painted healthy: the "
+            "pseudo-healthy scan and the residual do not show it.")
+        return replace(evidence, score=score, scored=evidence.mask | more), note
+
+
+@dataclass(frozen=True)
 class Result:
     """The outcome of one prompt on one scan. Images are made when they are first needed.
 
@@ -105,6 +148,8 @@ class Result:
             is not stated.
         modality_reason: why the scan was taken for CT or MR, to follow these in a sentence.
         within: name of the region to which the search was limited; "" for none.
+        search: of its candidates; None where that is not known.
+        origin: what the run itself gave, where this is that at another threshold.
     """
 
     prompt: Prompt
@@ -118,6 +163,8 @@ class Result:
     reliability: str = ""
     modality_reason: str = ""
     within: str = ""
+    search: CandidateSearch | None = None
+    origin: Result | None = None
 
     def __repr__(self) -> str:
         count, total = len(self.lesions), sum(lesion.volume_ml for lesion in self.lesions)
@@ -139,12 +186,18 @@ class Result:
 
     @property
     def highest_score(self) -> float:
-        """The highest refined score of any voxel; without a candidate, the attention's highest.
+        """The highest refined score of any voxel; without a candidate, that of the attention's
+        highest without residuals.
 
         Not a lesion's score, which is the mean over its voxels (`Lesion.mean_score`).
         """
-        refined = float(self.evidence.score.max())
-        return refined if self.evidence.mask.any() else float(self.evidence.attention.max())
+        highest, scored = self.evidence.attention.max(), self.evidence.mask.any()
+        if scored or self.evidence.scored is not None:
+            return float(self.evidence.score.max())
+        if self.search is None:
+            return float(highest)
+        nothing = np.zeros(1, np.float32)
+        return float(self.search.fusion.score(np.atleast_1d(highest), nothing, nothing)[0])
 
     @property
     def needed_score(self) -> float:
@@ -155,14 +208,20 @@ class Result:
 
     @cached_property
     def boxes(self) -> list[Box]:
-        """Boxes of the canonical grid around the parts of M; all evidence but the attention is 0
-        outside them."""
+        """Boxes of the canonical grid around the parts of M; residuals and what was inpainted are
+        0 outside them."""
         return list(ndimage.find_objects(ndimage.label(self.evidence.mask)[0]))
+
+    @cached_property
+    def _scored_boxes(self) -> list[Box]:
+        if self.evidence.scored is None:
+            return self.boxes
+        return list(ndimage.find_objects(ndimage.label(self.evidence.scored)[0]))
 
     @cached_property
     def probability(self) -> sitk.Image:
         """The refined score, float32 in [0, 1], on the input's grid."""
-        return self._inpainted_part(self.evidence.score)
+        return self._scored_part(self.evidence.score)
 
     @cached_property
     def attention(self) -> sitk.Image:
@@ -193,7 +252,7 @@ class Result:
         score = self.evidence.score
         if self.prominence > 0:
             score = prominent(score, self.threshold, self.needed_score)
-        return self.probability if score is self.evidence.score else self._inpainted_part(score)
+        return self.probability if score is self.evidence.score else self._scored_part(score)
 
     @cached_property
     def lesions(self) -> list[Lesion]:
@@ -262,15 +321,25 @@ class Result:
     def with_threshold(self, threshold: float) -> Result:
         """The same result at another threshold of the score, 0 to 1; no network runs.
 
+        Below the threshold at which candidates were drawn, more of them are drawn, as far as that
+        needs no residuals; the notes say what is missing.
+
         Raises:
             ValueError: the threshold is not in 0 to 1.
         """
         if not 0.0 <= threshold <= 1.0:
             raise ValueError(f"the threshold must lie between 0 and 1, got {threshold}")
-        other = replace(self, threshold=threshold)
-        made = {name: self.__dict__[name] for name in _SAME_AT_EVERY_THRESHOLD
-                if name in self.__dict__}
-        other.__dict__.update(made)  # images are not resampled again
+        run = self.origin or self
+        evidence, note = run.evidence, ""
+        if run.search is not None:
+            evidence, note = run.search.at(threshold, evidence, run.canonical.spacing)
+        other = replace(run, threshold=threshold, evidence=evidence, origin=run,
+                        notes=[*run.notes, note] if note else run.notes)
+        same = [*_SAME_AT_EVERY_THRESHOLD]
+        if evidence is run.evidence:
+            same.append("probability")
+        other.__dict__.update({name: run.__dict__[name] for name in same
+                               if name in run.__dict__})  # images are not resampled again
         return other
 
     def _unit(self) -> float:
@@ -280,3 +349,6 @@ class Result:
 
     def _inpainted_part(self, array: np.ndarray) -> sitk.Image:
         return boxes_to_input_grid(array, self.boxes, self.canonical)
+
+    def _scored_part(self, array: np.ndarray) -> sitk.Image:
+        return boxes_to_input_grid(array, self._scored_boxes, self.canonical)

@@ -37,7 +37,7 @@ from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.pipeline.organ_search import brain_region, in_the_lungs
 from DiffuGTSLib.pipeline.refinement import CropComparison
-from DiffuGTSLib.pipeline.result import Evidence, Result
+from DiffuGTSLib.pipeline.result import CandidateSearch, Evidence, Result
 from DiffuGTSLib.pipeline.scan_size import TILINGS, SizeLimits
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt import Prompt, understand
@@ -301,19 +301,19 @@ class Segmenter:
         self._release_rebuilt(scan)
         region = None if within is None else as_region(within)
         attention, inside = self._searched(scan, prompt, region, level, notes)
+        fusion = card.fusion_of(prompt.anatomy, scan.canonical.modality)
+        search = CandidateSearch(min(level, card.threshold), self.candidate_options, fusion)
         candidates = find_candidates(
-            attention, min(level, card.threshold), scan.canonical.spacing, self.candidate_options,
-            self.package.autoencoder.downscale, self.limits.multiple, inside,
-        )
+            attention, search.threshold, scan.canonical.spacing, search.options,
+            self.package.autoencoder.downscale, self.limits.multiple, inside)
         steps.step("attention", 1, 1)
         evidence = Evidence.nothing(attention, candidates)
-        fusion = card.fusion_of(prompt.anatomy, scan.canonical.modality)
         result = Result(
             prompt, evidence, scan.canonical, scan.image, level, notes, card.name,
             fusion.prominence.get(fusion.used, 0.0),
             reliability(card, prompt.anatomy, scan.canonical.modality, scan.sequence,
-                        within=region is not None),
-            scan.modality_reason, region.name if region is not None else "",
+                        within=region is not None, at_border=prompt.at_border),
+            scan.modality_reason, region.name if region is not None else "", search,
         )
         if preview is not None:
             preview(_preview(result, candidates))
@@ -429,7 +429,8 @@ class Segmenter:
     def _uncalibrated(self, prompt: Prompt, scan: EncodedScan) -> list[str]:
         """A warning where calibration found no threshold at which the model finds anything."""
         card = self.package.card
-        if not card.calibration or not prompt.anatomy or self._shift(prompt, scan) is not None:
+        tried = card.calibration or card.calibrated_on
+        if not tried or not prompt.anatomy or self._shift(prompt, scan) is not None:
             return []
         return [f'The model "{card.name}" is not calibrated for "{prompt.title}" in '
                 f"{scan.canonical.modality}: neither what it finds there nor that it finds "

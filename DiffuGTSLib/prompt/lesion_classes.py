@@ -67,7 +67,8 @@ def lesion_class(text: str) -> str:
 
 
 def reliability(
-    card: Card, organ: str, modality: str, sequence: str, within: bool = False
+    card: Card, organ: str, modality: str, sequence: str, within: bool = False,
+    at_border: bool = False,
 ) -> str:
     """How good a model is for lesions of an organ in such a scan, in a sentence.
 
@@ -76,6 +77,8 @@ def reliability(
         organ: an id of anatomies.json; "" where the text names none.
         sequence: of an MR scan; "" where it is not known.
         within: the search is limited to a given region, which the scores know nothing of.
+        at_border: the prompt names a tumor at the organ's border, as `Prompt.at_border`. The scores
+            are those of tumors in the organ, and of a search in there.
 
     Returns:
         "" where the card states neither what it was trained on nor how good it was.
@@ -83,25 +86,31 @@ def reliability(
     of_organ = [m for m in card.validation if m.anatomy == organ and m.modality == modality]
     elsewhere = " That was measured without a mask to search in." if within and of_organ else ""
     like_it = [m for m in of_organ if not sequence or m.sequence in ("", sequence)]
+    if of_organ and at_border:
+        return ("How good this model is at the border of this organ is not known (in the organ: "
+                f"{'; '.join(map(str, like_it or of_organ))}).{elsewhere}")
     if like_it:
         return f"How good this model is here: {'; '.join(map(str, like_it))}.{elsewhere}"
     if not organ:
         seen = "not validated where no organ is named" if card.validation else ""
-    elif card.trained_classes is None:
-        seen = "not validated" if card.validation else ""
     else:
-        seen = f"{_SEEN[_exposure(card.trained_classes, class_of_organ(organ))]}, not validated"
+        known = _exposure(card.trained_classes, class_of_organ(organ))
+        stated = card.trained_classes is not None or card.validation
+        seen = f"{_SEEN[known]}, not validated" if known in _SEEN else (
+            "not validated" if stated else "")
     if of_organ and seen:
         seen += f" on this sequence (on others: {'; '.join(map(str, of_organ))})"
     return f"How good this model is here is not known: {seen}.{elsewhere}" if seen else ""
 
 
-def exposure(trained_classes: Mapping[str, Sequence[str]] | None, text: str) -> Exposure:
+def exposure(
+    trained_classes: Mapping[str, Sequence[str] | None] | None, text: str
+) -> Exposure:
     """What training has seen of the class that `text` names.
 
     Args:
-        trained_classes: the card's entry: classes by "real", "frozen" and "synthetic"; None: not
-            stated.
+        trained_classes: the card's entry: classes by "real", "frozen" and "synthetic"; None, for
+            all or for one of these: not stated.
 
     Raises:
         PromptNotUnderstood: see `lesion_class`.
@@ -109,10 +118,15 @@ def exposure(trained_classes: Mapping[str, Sequence[str]] | None, text: str) -> 
     return _exposure(trained_classes, lesion_class(text))
 
 
-def _exposure(trained_classes: Mapping[str, Sequence[str]] | None, named: str) -> Exposure:
+def _exposure(
+    trained_classes: Mapping[str, Sequence[str] | None] | None, named: str
+) -> Exposure:
     if trained_classes is None:
         return Exposure.UNKNOWN
     for kind in (Exposure.REAL, Exposure.FROZEN, Exposure.SYNTHETIC):
-        if named in trained_classes.get(kind, ()):
+        classes = trained_classes.get(kind, ())
+        if classes is None:
+            return Exposure.UNKNOWN
+        if named in classes:
             return kind
     return Exposure.UNSEEN

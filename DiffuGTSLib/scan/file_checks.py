@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
@@ -28,6 +28,8 @@ _MAX_VOXELS = 1 << 40
 _MAX_DIMENSIONS = 10
 _MIN_VOLUME = 1e-6  # of three axes, as a share of that at right angles
 _META = (".mhd", ".mha")
+_WITH_HEADER = (*_META, ".nrrd", ".nhdr")
+_DATA = ("data file", "datafile", "elementdatafile")
 _PAIRS = (".hdr", ".img", ".img.gz")
 _AGAIN = "Copy or download the file again."
 _NIFTI_1 = ("Convert it to NIfTI-1: python -c \"import nibabel as n; "
@@ -207,14 +209,11 @@ def _check_header(path: Path, start: bytes) -> None:
     if start.startswith(b"NRRD"):
         fields = _fields(path, ":")
         sizes, dimension = fields.get("sizes", ""), fields.get("dimension", "")
-        data = fields.get("data file", fields.get("datafile", ""))
         _check_units(path, fields.get("space units", ""))
         axes = re.findall(r"\([^)]*\)", fields.get("space directions", ""))
     elif name.endswith(_META):
         fields = _fields(path, "=")
         sizes, dimension = fields.get("dimsize", ""), fields.get("ndims", "")
-        data = fields.get("elementdatafile", "")
-        data = "" if data.upper() == "LOCAL" else data
         axes = _rows(next((fields[key] for key in ("transformmatrix", "rotation", "orientation")
                            if key in fields), ""), dimension)
     else:
@@ -223,11 +222,17 @@ def _check_header(path: Path, start: bytes) -> None:
         return
     _check_sizes(path, sizes, dimension)
     _check_axes(path, axes)
-    if data:
-        listed = data.upper().startswith("LIST")
-        for other in (fields.get("listed files", "").split("\n") if listed
-                      else _named(path, data)):
-            _check_part(path, other)
+    for other in _detached(path, fields):
+        _check_part(path, other)
+
+
+def _detached(path: Path, fields: Mapping[str, str]) -> list[str]:
+    """The files with the voxels that a header names; none where they follow in its own file."""
+    data = next((fields[key] for key in _DATA if key in fields), "")
+    if not data or data.upper() == "LOCAL":
+        return []
+    listed = data.upper().startswith("LIST")
+    return fields.get("listed files", "").split("\n") if listed else _named(path, data)
 
 
 def _fields(path: Path, separator: str) -> dict[str, str]:
@@ -251,7 +256,7 @@ def _fields(path: Path, separator: str) -> dict[str, str]:
         if not found or (separator == ":" and value.startswith("=")):
             continue
         fields[key] = value.strip()
-        if key in ("data file", "datafile", "elementdatafile"):
+        if key in _DATA:
             if value.strip().upper().startswith("LIST"):
                 listed = []
             elif key == "elementdatafile":
@@ -332,6 +337,34 @@ def files_of(path: Path) -> tuple[Path, Path]:
         return next((file for file in named if os.path.lexists(file)), named[0])
 
     return either(".hdr"), either(".img")
+
+
+def all_files(path: Path) -> list[Path]:
+    """Every file that a scan lies in: those in a folder and below it, a header and its voxels.
+
+    Raises:
+        OSError: the file or folder cannot be read.
+    """
+    if path.is_dir():  # the slices of a series may lie in folders below
+        return sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    if path.name.lower().endswith(_WITH_HEADER):
+        try:
+            separator = "=" if path.name.lower().endswith(_META) else ":"
+            return [path, *(path.parent / name for name in _detached(path, _fields(path, separator))
+                            if os.path.lexists(path.parent / name))]
+        except UnreadableImage:  # who reads the scan will say so
+            return [path]
+    return sorted({file for file in (path, *files_of(path)) if os.path.lexists(file)}) or [path]
+
+
+def file_states(path: Path) -> list[tuple[str, int, int]]:
+    """Path, bytes and time of the last change (ns) of every file that a scan lies in.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    files = [(file, file.stat()) for file in all_files(path)]
+    return [(str(file.absolute()), state.st_size, state.st_mtime_ns) for file, state in files]
 
 
 def _check_pair(path: Path) -> None:

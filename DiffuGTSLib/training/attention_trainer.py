@@ -262,7 +262,7 @@ def train(
     """Trains the attention; the autoencoder stays frozen and outside the optimizer.
 
     Args:
-        held_out: windows of patients that are not trained on; their Dice is logged.
+        held_out: windows whose Dice is logged.
         start: an attention over this autoencoder, which is trained on; or, for one of random
             weights, arguments of AnomalyAttention beyond those that follow from the frozen parts.
     """
@@ -293,7 +293,7 @@ def held_out_dice(
     autoencoder: Autoencoder, model: AnomalyAttention, windows: Sequence[Window],
     prompts: PromptTexts,
 ) -> dict[str, float]:
-    """Mean Dice at 0.5 of the gated map, by organ and modality, over windows with a lesion."""
+    """Mean Dice at 0.5 of the gated map, by organ and modality; 0 where there is no lesion."""
     scores: dict[str, list[float]] = {}
     texts = prompts.draw(np.random.default_rng(0))
     for window in (w.to(str(model.device)) for w in windows):

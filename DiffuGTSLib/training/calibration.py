@@ -33,7 +33,11 @@ from DiffuGTSLib.models.package import ATTENTION_ALONE
 from DiffuGTSLib.pipeline import EncodedScan, Segmenter
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.scan.canonical import mask_on_grid
-from DiffuGTSLib.training.data.examples import CalibrationExample, false_positive_score
+from DiffuGTSLib.training.data.examples import (
+    CalibrationExample,
+    count_sources,
+    false_positive_score,
+)
 
 MIN_THRESHOLD = 0.001  # a map that is lower everywhere shows nothing
 FOLDS = 4  # of the cross-validation that decides whether residuals are used
@@ -52,12 +56,9 @@ MAX_VOXELS = 20_000  # of an example in the regression, so that no large tumor d
 # Which columns of `_design_matrix` a kind of fusion uses: bias, attention, pixel, feature residual.
 COLUMNS = {"attention": (1, 1, 0, 0), "pixel": (1, 1, 1, 0), "feature": (1, 1, 0, 1),
            "both": (1, 1, 1, 1)}
-CALIBRATED_ON = (
-    "Patients of the training split whose lesions the training does not see (gliomas, lung cancers "
-    "and nodules, livers, sarcomas 029-032), for gliomas and livers, of which these are too few, "
-    "patients that it sees as well, healthy scans, and synthetic lesions in them. Seen neither by "
-    "this nor by the training: the patients of the split \"validation\"."
-)
+NOTHING = "Nothing."  # on which a package without calibration is calibrated
+# Scores of this measure do not depend on the calibration; all others do.
+BEFORE_CALIBRATION = "mean Dice of the attention map before calibration, at 0.5"
 
 
 @dataclass(frozen=True)
@@ -118,19 +119,23 @@ class ThresholdShift:
 
 def calibrate(
     folder: Path, examples: Sequence[CalibrationExample], report: Path | None = None,
-    device: str = "cpu", log: Callable[[str], None] = print,
+    device: str = "cpu", log: Callable[[str], None] = print, calibrated_on: str = "",
 ) -> None:
     """Fits logit shifts, open gates and fusions on `examples`, and writes them into the card.
 
     A gate that lowers the utility of the examples is left open. A modality of which no example has
-    candidates keeps its fusion.
+    candidates keeps its fusion. Fusions of single anatomies and scores of the final mask go: they
+    belong to the calibration before.
 
     Args:
         folder: the model package.
         report: JSON file that gets what was fitted.
         log: receives one line per fit.
+        calibrated_on: for the card; empty: what the examples are made from.
     """
     package = load(folder)
+    about = calibrated_on or f"{count_sources('example', [e.source for e in examples])}."
+    package = replace(package, card=_uncalibrated(package.card, about))
     card = _fit_shifts(package, examples, device, log)
     card = _fit_fusions(replace(package, card=card), examples, device, log)
     card.write(folder)
@@ -138,6 +143,14 @@ def calibrate(
         document = {"calibration": card.calibration, "open_gates": list(card.open_gates),
                     "fusion": {key: fusion.__dict__ for key, fusion in card.fusion.items()}}
         report.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _uncalibrated(card: Card, calibrated_on: str) -> Card:
+    """The card without what was fitted to, or measured with, an earlier calibration."""
+    kept = str(card.scores.get("measure", "")).startswith(BEFORE_CALIBRATION)
+    fusion = {modality: card.fusion[modality] for modality in card.modalities}
+    return replace(card, calibration={}, open_gates=(), fusion=fusion, validation=(),
+                   scores=card.scores if kept else {}, calibrated_on=calibrated_on)
 
 
 # 1. Logit shifts and gates
@@ -149,7 +162,7 @@ def _fit_shifts(
 ) -> Card:
     """The card with new shifts and open gates."""
     keys = tuple(dict.fromkeys(e.key for e in examples))
-    card = replace(package.card, calibration={}, open_gates=())
+    card = package.card
     segmenters = [Segmenter(replace(package, card=replace(card, open_gates=gates)), device)
                   for gates in ((), keys)]
     gated, ungated = zip(*(attention_maps(segmenters, e) for e in examples), strict=True)
@@ -168,10 +181,12 @@ def _fit_shifts(
             frequency = Counter(examples[i].sequence for i in members)
             weights = [1 / frequency[examples[i].sequence] for i in members]
             best = best_shift([maps[i] for i in members], weights)
-            if best.dice >= MIN_DICE:
+            used = best.dice >= MIN_DICE
+            if used:
                 shifts[name] = best.shift
+            rejected = "" if used else f"; not calibrated, as the Dice is below {MIN_DICE}"
             log(f"{name}: {len(members)} examples, shift {best.shift:.2f}, utility "
-                f"{best.utility:.3f}, Dice {best.dice:.3f}{note}")
+                f"{best.utility:.3f}, Dice {best.dice:.3f}{note}{rejected}")
     return replace(card, calibration=shifts, open_gates=tuple(open_gates))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -14,9 +15,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from DiffuGTSLib.errors import BadConfiguration, OutputNotWritten, TrainingImpossible
-from DiffuGTSLib.files import atomic_folder, write_json
+from DiffuGTSLib.files import atomic_folder, sha256, write_json
 from DiffuGTSLib.models import Card, Foundation, load, load_foundation, save
 from DiffuGTSLib.models.package import add_attention
+from DiffuGTSLib.models.store import HEAD
 from DiffuGTSLib.networks import AnomalyAttention, Autoencoder, Denoiser, choose_device
 from DiffuGTSLib.networks.schedules import RECTIFIED_FLOW_SCHEDULER
 from DiffuGTSLib.training import (
@@ -31,18 +33,18 @@ from DiffuGTSLib.training.config import (
     AutoencoderConfig,
     Config,
     DenoiserConfig,
+    record_origin,
     record_settings,
 )
 from DiffuGTSLib.training.data.corpus import SPLITS, Corpus, classes_named, find_folders, prepare
-from DiffuGTSLib.training.data.examples import CalibrationExample
+from DiffuGTSLib.training.data.examples import CalibrationExample, count_sources
 from DiffuGTSLib.training.data.project_folder import DataSelection
-from DiffuGTSLib.training.data.windows import WindowLoader
+from DiffuGTSLib.training.data.windows import Window, WindowLoader
 from DiffuGTSLib.training.loop import Ranks, process_group, read_curve
 
 Log = Callable[[str], None]
 AUTOENCODER_FILE = "autoencoder.json"
 SPLIT = "split.json"  # in the folder of the runs
-SCORE = "mean Dice of the attention map at 0.5, in windows kept out of training"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ def train_attention(config: AttentionConfig, log: Log | None = None) -> Training
         card, network = foundation.card, _attention_network(config, foundation)
         selection = DataSelection(card.spacing_mm, card.modalities, left_out, config.synthetic,
                         config.largest_window, config.held_out)
-        corpus = _corpus(config, selection, ranks, log)
+        origin = _attention_origin(foundation, config.start)
+        corpus = _corpus(config, selection, ranks, log, {"model": origin})
+        classes = _recorded_classes(config, corpus, ranks)
         prompts = attention_trainer.PromptTexts(foundation.texts(), corpus.organs, device)
         loader = WindowLoader(
             corpus.sampler(), attention_trainer.WINDOWS_PER_STEP, config.workers)
@@ -81,12 +85,15 @@ def train_attention(config: AttentionConfig, log: Log | None = None) -> Training
             foundation.autoencoder, loader, held_out, loop, prompts, start or network)
     if ranks.first:
         examples = corpus.examples(config.calibrate)
-        about = _card_entries(config, card, corpus)
-        about["calibrated_on"] = f"{len(examples)} held-out scans." if examples else "Nothing."
+        if config.calibrate and not examples:
+            (log or print)("nothing is held out: the model is not calibrated")
+        about = _card_entries(config, card, corpus, classes, held_out)
         written = write_trained(foundation, trained.to("cpu"), config.output, about, examples,
                                 device, log or print)
-        classes = {"trained_classes": written.trained_classes, "left_out": list(written.left_out)}
-    document = _document(config, "attention") | (classes if ranks.first else {})
+    document = _document(config, "attention")
+    if ranks.first:
+        document |= {"left_out": list(written.left_out),
+                     "trained_classes": written.trained_classes}
     return TrainingResult(ranks.first, document)
 
 
@@ -99,7 +106,7 @@ def train_autoencoder(config: AutoencoderConfig, log: Log | None = None) -> Trai
     refuse_existing(config.output)
     with process_group(choose_device(config.training.device)) as (ranks, device):
         selection = DataSelection(config.spacing_mm, config.modalities, held_out=config.held_out)
-        corpus = _corpus(config, selection, ranks, log)
+        corpus = _corpus(config, selection, ranks, log, {})
         loop = config.training.loop(config.runs, ranks, device, log if ranks.first else None)
         volumes = corpus.volumes("training")
         if not volumes:
@@ -132,7 +139,10 @@ def train_denoiser(config: DenoiserConfig, log: Log | None = None) -> TrainingRe
     with process_group(choose_device(config.training.device)) as (ranks, device):
         spacing, modalities = tuple(about["spacing_mm"]), tuple(about["modalities"])
         selection = DataSelection(spacing, modalities, left_out, False, held_out=config.held_out)
-        corpus = _corpus(config, selection, ranks, log)
+        origin = {"weights": _fingerprint(config.autoencoder / "vae"),
+                  "scale factor": about["scale_factor"], "grid": [spacing, modalities]}
+        corpus = _corpus(config, selection, ranks, log, {"autoencoder": origin})
+        classes = _recorded_classes(config, corpus, ranks)
         loop = config.training.loop(config.runs, ranks, device, log if ranks.first else None)
         scans = denoiser_trainer.encode_copies(
             frozen.to(device), corpus.labelled_volumes("training"), about["scale_factor"],
@@ -151,8 +161,7 @@ def train_denoiser(config: DenoiserConfig, log: Log | None = None) -> TrainingRe
             threshold=0.5, steps=config.steps, samples=config.samples, resamplings=1, fusion={},
             trained_on=f"Autoencoder: {about['trained_on']}. Denoiser: {corpus.describe()}.",
             # The masks of the tumors were used, to leave these out of the loss.
-            trained_classes={"real": [], "frozen": corpus.trained_classes()["real"],
-                             "synthetic": []},
+            trained_classes={"real": [], "frozen": classes["real"], "synthetic": []},
             left_out=tuple(sorted(left_out)),
         )
         with atomic_folder(config.output) as staging:
@@ -161,18 +170,59 @@ def train_denoiser(config: DenoiserConfig, log: Log | None = None) -> TrainingRe
     return TrainingResult(ranks.first, _document(config, "denoiser"))
 
 
-def _corpus(config: Config, selection: DataSelection, ranks: Ranks, log: Log | None) -> Corpus:
+def _corpus(
+    config: Config, selection: DataSelection, ranks: Ranks, log: Log | None,
+    networks: Mapping[str, Mapping[str, Any]],
+) -> Corpus:
     """The data on the model's grid; settings are checked before anything is resampled.
 
+    Args:
+        networks: fingerprints of those that the training begins with; see `record_origin`.
+
     Raises:
-        TrainingImpossible, BadDataSet: a folder has no usable data, or the runs other settings.
+        TrainingImpossible, BadDataSet: a folder has no usable data, or the runs began with other
+            settings, networks or scans.
     """
     corpus = find_folders(config.data, config.runs / "cache", selection)
     if ranks.first:
         record_settings(config.runs, config)
+        record_origin(config.runs, {
+            **networks, "training scans": corpus.fingerprints("training"),
+            "held-out scans": corpus.fingerprints("tuning")})
         _log_split(config, corpus, log or print)
     prepare(corpus, ranks, log)
     return corpus
+
+
+def _recorded_classes(config: Config, corpus: Corpus, ranks: Ranks) -> dict[str, list[str]]:
+    """The classes of lesions in the training data; {} in all processes but the first.
+
+    Raises:
+        TrainingImpossible: the training in the folder of the runs began with others.
+    """
+    if not ranks.first:
+        return {}
+    classes = corpus.trained_classes()
+    record_origin(config.runs, {f"classes of {kind} lesions": dict.fromkeys(names, True)
+                                for kind, names in classes.items()})
+    return classes
+
+
+def _attention_origin(foundation: Foundation, start: str) -> dict[str, Any]:
+    """Fingerprints of what an attention is trained upon, and of the one that it starts from."""
+    folder, card = foundation.folder, foundation.card
+    origin = {"autoencoder": _fingerprint(folder / "vae"),
+              "text encoder": _fingerprint(folder / "text_encoder", folder / "tokenizer"),
+              "grid": [card.spacing_mm, card.modalities]}
+    return origin if start == RANDOM else origin | {"attention": _fingerprint(folder / HEAD)}
+
+
+def _fingerprint(*folders: Path) -> str:
+    """SHA-256 of all weights and configurations in these folders of a package."""
+    files = sorted(path for folder in folders for path in folder.rglob("*")
+                   if path.suffix in (".json", ".safetensors"))
+    states = [(path.name, sha256(path)) for path in files]
+    return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
 def _log_split(config: Config, corpus: Corpus, log: Log) -> None:
@@ -206,7 +256,8 @@ def _starting_point(
             "The entry network does not go with start = \"package\": the attention keeps its form.",
             "Leave one of the two out.")
     seen = package.card.trained_classes
-    known = left_out if seen is None else left_out & set().union(*seen.values())
+    known = left_out if seen is None else left_out & {
+        name for names in seen.values() for name in names or ()}
     if known:
         raise BadConfiguration(
             f"The attention of the model {package.card.name} may have learned from what is to be "
@@ -244,27 +295,58 @@ def _image_path(folder: Path) -> dict[str, Any]:
     return {name: own[name] for name in ("image_channels", "tile") if own.get("image_channels")}
 
 
-def _card_entries(config: AttentionConfig, card: Card, corpus: Corpus) -> dict[str, Any]:
-    """Entries of the new package's card about its attention."""
+def _card_entries(
+    config: AttentionConfig, card: Card, corpus: Corpus, classes: Mapping[str, Sequence[str]],
+    held_out: Sequence[Window],
+) -> dict[str, Any]:
+    """Entries of the new package's card about its attention.
+
+    Args:
+        card: of the package that it was trained upon.
+        classes: of lesions in the training data.
+        held_out: the windows of the validation during the training.
+    """
     validations = [e["figures"] for e in read_curve(config.runs) if e["kind"] == "validation"]
     last = validations[-1] if validations else {}
     measured = {name: round(value, 3) for name, value in last.items() if math.isfinite(value)}
-    classes = corpus.trained_classes()
     synthetic = " Synthetic lesions, too." if classes["synthetic"] else ""
     before = f": {card.trained_on}" if card.trained_on else "."
     networks = "Frozen networks: those"
     if config.start != RANDOM:
         networks = "Frozen networks, and the attention that this one started from: those"
-        seen = card.trained_classes or {}
-        classes = {kind: sorted({*names, *seen.get(kind, ())}) for kind, names in classes.items()}
     return {
         "name": config.name or config.output.name,
+        "licence": f"Not stated; of the model {card.name}: {card.licence}",
         "trained_on": f"Attention: {config.training.steps} steps on {corpus.describe()}."
                       f"{synthetic} {networks} of the model {card.name}{before}",
-        "trained_classes": classes | {"frozen": card.frozen_classes},
+        "trained_classes": _trained_classes(classes, card, config.start),
         "left_out": tuple(sorted(corpus.selection.left_out)),
-        "scores": {"measure": SCORE} | measured if measured else {},
+        "scores": {"measure": _measure(held_out)} | measured if measured else {},
     }
+
+
+def _measure(held_out: Sequence[Window]) -> str:
+    """What the scores of the validation during the training are."""
+    windows = count_sources("window", [window.source for window in held_out])
+    return f"{calibration.BEFORE_CALIBRATION}, in {windows}"
+
+
+def _trained_classes(
+    classes: Mapping[str, Sequence[str]], card: Card, start: str
+) -> dict[str, list[str] | None] | None:
+    """The classes that a new attention and the networks under it have seen, for its card.
+
+    What the card of the package does not state stays so: where the attention starts from one of
+    which nothing is known, nothing is known of the new one.
+    """
+    seen: Mapping[str, Sequence[str] | None] = {}
+    if start != RANDOM:
+        if card.trained_classes is None:
+            return None
+        seen = card.trained_classes
+    merged: dict[str, list[str] | None] = {
+        kind: sorted({*names, *(seen.get(kind) or ())}) for kind, names in classes.items()}
+    return merged | {"frozen": card.frozen_classes}
 
 
 def _autoencoder(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
@@ -334,7 +416,8 @@ def write_trained(
     """Writes a copy of the package with the attention, calibrated on `examples`.
 
     Args:
-        changes: of the card: name, trained_on, trained_classes, left_out, scores.
+        changes: of the card: name, trained_on, trained_classes, left_out; scores that were
+            measured before the calibration.
 
     Returns:
         The card that was written.
@@ -348,7 +431,7 @@ def write_trained(
         shutil.copytree(foundation.folder, staging, ignore=ignored, dirs_exist_ok=True)
         # What was fitted to the old attention, or measured with it, does not hold for the new one.
         uncalibrated = {"calibration": {}, "open_gates": (), "fusion": {}, "threshold": 0.5,
-                        "validation": ()}
+                        "validation": (), "scores": {}, "calibrated_on": calibration.NOTHING}
         add_attention(staging, attention, **uncalibrated | dict(changes))
         if examples:
             calibration.calibrate(staging, examples, device=device, log=log)

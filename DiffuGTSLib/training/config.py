@@ -15,12 +15,15 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import relevance
 
 from DiffuGTSLib.errors import BadConfiguration, TrainingImpossible
-from DiffuGTSLib.files import resource
+from DiffuGTSLib.files import resource, write_json
 from DiffuGTSLib.models.store import INDEX
 from DiffuGTSLib.training.loop import CHECKPOINT, SINGLE_PROCESS, LoopConfig, Ranks
 
 SCHEMA = "Training/training.schema.json"
 SETTINGS = "settings.json"
+BEGUN_WITH = "begun_with.json"  # of the model and the scans that a training began with
+NEW_RUN = "Choose another folder for runs, or delete that one to start again."
+MAX_NAMES = 3  # of scans, in a message
 # Settings that a resumed training may change, as they do not affect the curve.
 CHANGEABLE = frozenset(("output", "name", "licence", "workers", "calibrate", "steps", "samples",
                   "training.device", "training.tensorboard"))
@@ -179,10 +182,50 @@ def record_settings(folder: Path, config: Config) -> None:
                 raise TrainingImpossible(
                     f"The folder {folder.name} holds a training with another {name}: "
                     f"{before.get(name)} instead of {now.get(name)}.",
-                    "Choose another folder for runs, or delete that one to start again.",
+                    NEW_RUN,
                 )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+
+
+def record_origin(folder: Path, origin: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes what a training begins with into its folder; a resumed training needs the same.
+
+    Of a training from before there was this record, nothing is known that could differ.
+
+    Args:
+        origin: fingerprints by name ("autoencoder", a scan, ...), by kind ("model", ...).
+
+    Raises:
+        TrainingImpossible: the folder holds a training that began with something else, which is
+            named.
+    """
+    path = folder / BEGUN_WITH
+    now: dict[str, dict[str, Any]] = json.loads(json.dumps(origin))
+    before: dict[str, dict[str, Any]] = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+    differences = [f"{kind}: {_difference(before[kind], now[kind])}" for kind in now
+                   if before.get(kind, now[kind]) != now[kind]]
+    if differences and (folder / CHECKPOINT).exists():
+        raise TrainingImpossible(
+            f"The folder {folder.name} holds a training that began with something else "
+            f"({'; '.join(differences)}).", NEW_RUN)
+    write_json(path, before | now)
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The names whose fingerprints differ: "liver_0 missing, brain_0 and brain_1 changed"."""
+    groups = {"missing": [name for name in before if name not in now],
+              "new": [name for name in now if name not in before],
+              "changed": [name for name in now if name in before and before[name] != now[name]]}
+    return ", ".join(f"{_shortened(names)} {how}" for how, names in groups.items() if names)
+
+
+def _shortened(names: list[str]) -> str:
+    shown = names[:MAX_NAMES]
+    if len(names) > MAX_NAMES:
+        shown = [*shown, f"{len(names) - MAX_NAMES} more"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def _document(path: Path) -> dict[str, Any]:

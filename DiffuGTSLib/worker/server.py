@@ -23,6 +23,7 @@ from DiffuGTSLib.channel import Channel, ChannelClosed, Id, Throttle, lower_prio
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, explain
 from DiffuGTSLib.output import describe
 from DiffuGTSLib.progress import Progress, ProgressEstimator
+from DiffuGTSLib.scan.file_checks import file_states
 from DiffuGTSLib.worker.job_files import JobFiles
 from DiffuGTSLib.worker.protocol import BadRequest, Cancel, Quit, Segment, Threshold, parse
 
@@ -41,16 +42,14 @@ _SECONDS_BETWEEN_EVENTS = 0.1
 
 
 def stamp(path: Path) -> Stamp | None:
-    """What identifies the state of a scan on disk: names, sizes and times of its files.
+    """What identifies the state of a scan on disk: paths, sizes and times of its files.
 
     None where that cannot be found out.
     """
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return tuple(file_states(path)) or None
     except (OSError, ValueError):
         return None
-    return str(path.absolute()), *states
 
 
 def _key(request: Segment) -> ScanKey:

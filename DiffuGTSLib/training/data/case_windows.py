@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from DiffuGTSLib.prompt.vocabulary import vocabulary
 from DiffuGTSLib.scan import to_canonical
 from DiffuGTSLib.scan.brain import stripped_brain
 from DiffuGTSLib.scan.canonical import Modality, mask_on_grid
-from DiffuGTSLib.training.data.cases import write_cached
+from DiffuGTSLib.training.data.cases import cache_key, write_cached
 from DiffuGTSLib.training.data.scan_table import ScanKind
 from DiffuGTSLib.training.data.windows import (
     HEAD_MARGIN,
@@ -76,6 +75,13 @@ class CachedCase:
         return found
 
 
+def case_key(case: LabelledCase, *more: object) -> str:
+    """The `cache_key` of a case: of its files, and of how they are read."""
+    paths = [p for p in (case.image, case.mask, case.organ_mask) if p is not None]
+    return cache_key(paths, case.mask is None, case.tumor_labels, case.organ_labels, case.channel,
+                     case.modality, case.skull_stripped, *more)
+
+
 def cached_case(
     case: LabelledCase, cache: Path, spacing: tuple[float, float, float]
 ) -> CachedCase:
@@ -84,11 +90,7 @@ def cached_case(
     Raises:
         DiffuGTSError: the case cannot be read.
     """
-    paths = [p for p in (case.image, case.mask, case.organ_mask) if p is not None]
-    states = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths if p.exists()]
-    reading = (case.tumor_labels, case.organ_labels, case.channel, case.modality,
-               case.skull_stripped)
-    key = hashlib.sha256(repr((states, reading, spacing)).encode()).hexdigest()[:16]
+    key = case_key(case, spacing)
     image, labels, about = (cache / f"{key}_{name}" for name in
                             ("image.npy", "labels.npy", "about.json"))
     if not about.exists():

@@ -6,9 +6,10 @@ What the manifest of a folder leaves open, the table of scans states (scan_table
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,7 @@ from DiffuGTSLib.datasets.folder import MANIFEST
 from DiffuGTSLib.errors import BadDataSet, DiffuGTSError, TrainingImpossible
 from DiffuGTSLib.scan import to_canonical
 from DiffuGTSLib.scan.canonical import Modality, mask_on_grid
+from DiffuGTSLib.scan.file_checks import file_states
 from DiffuGTSLib.training.data.scan_table import ScanKind, scan_table
 
 SPACING_MM = (2.0, 2.0, 2.0)
@@ -54,6 +56,11 @@ class TrainingCase:
     prompt: str = ""
     sequence: str = ""
     skull_stripped: bool = False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The scan and its masks."""
+        return tuple(self.folder / f"{name}.nii.gz" for name in ("image", *self.masks))
 
     @property
     def lesion_mask(self) -> str:
@@ -111,6 +118,17 @@ def _with_tuning(cases: Sequence[TrainingCase]) -> list[TrainingCase]:
     return [replace(c, split="tuning") if (c.kind.name, c.patient) in chosen else c for c in cases]
 
 
+def cache_key(paths: Iterable[Path], *reading: object) -> str:
+    """Part of a cache file's name, which changes with the files that it is made from.
+
+    Args:
+        paths: files and DICOM folders; one that is absent is left to its reader.
+        reading: what else the content depends on.
+    """
+    states = [file_states(path) for path in paths if path.exists()]
+    return hashlib.sha256(repr((states, reading)).encode()).hexdigest()[:16]
+
+
 def write_cached(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a cache file atomically; several processes may write the same one at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,8 +145,9 @@ def load_volume(
     case: TrainingCase, cache: Path | None = None, spacing: tuple[float, float, float] = SPACING_MM
 ) -> TrainingVolume:
     """The case resampled to `spacing` (mm), through a cache folder where one is given."""
-    tag = "x".join(f"{s:g}" for s in spacing)
-    cached = cache / f"{case.name}_{tag}.npz" if cache else None
+    cached = None
+    if cache is not None:
+        cached = cache / f"{case.name}_{cache_key(case.files, case.modality, spacing)}.npz"
     if cached is not None and cached.exists():
         with np.load(cached) as arrays:
             masks = {k: np.unpackbits(arrays[k])[: arrays["image"].size]

@@ -38,6 +38,7 @@ class TrainingFolder(Protocol):
     @property
     def groups(self) -> Mapping[str, float]: ...
     def names(self, split: str) -> list[str]: ...
+    def fingerprints(self, split: str) -> list[tuple[str, str]]: ...
     def prepare(self) -> None: ...
     def volumes(self, split: str) -> list[TrainingVolume]: ...
     def labelled_volumes(self, split: str) -> Iterator[LabelledVolume]: ...
@@ -76,6 +77,14 @@ class Corpus:
     def names(self, split: str) -> list[str]:
         """Names of the scans of a split ("training" or "tuning")."""
         return [name for folder, _ in self.folders for name in folder.names(split)]
+
+    def fingerprints(self, split: str) -> dict[str, list[str]]:
+        """The scans of a split by their names, with what changes when a scan does."""
+        found: dict[str, list[str]] = {}
+        for folder, _ in self.folders:
+            for name, fingerprint in folder.fingerprints(split):  # two folders may share a name
+                found.setdefault(name, []).append(fingerprint)
+        return found
 
     def volumes(self, split: str) -> list[TrainingVolume]:
         """The scans of a split ("training" or "tuning")."""

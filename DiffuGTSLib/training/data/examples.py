@@ -6,12 +6,14 @@ healthy scans, and scans that are prompted for an organ that is not in them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
 
+from DiffuGTSLib.datasets.check import counted
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.scan.canonical import empty_like
 from DiffuGTSLib.scan.header import read_header
@@ -22,6 +24,12 @@ from DiffuGTSLib.training.data.synthetic_lesions import add_lesion
 from DiffuGTSLib.training.data.windows import LabelledVolume
 
 FALSE_POSITIVE_ML = 1.0  # this volume marked in a scan without a lesion halves its score
+# What examples and windows for the validation are made from.
+HELD_OUT = "held-out scans"
+WRONG_ORGAN = "held-out scans prompted for an organ that is not in them"
+TRAINING = "training scans"
+SYNTHETIC = "training scans with synthetic lesions"
+HEALTHY = "training scans without lesions"
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class CalibrationExample:
         truth: uint8 image of the lesion, on any grid that covers it.
         sequence, skull_stripped: of MR, for models that are conditioned on them.
         ignore: uint8 image of voxels that do not count, such as lesions of another kind.
+        source: what it is made from: HELD_OUT, ...
     """
 
     image: sitk.Image
@@ -42,6 +51,7 @@ class CalibrationExample:
     sequence: str = ""
     skull_stripped: bool = False
     ignore: sitk.Image | None = None
+    source: str = "scans"
 
     @property
     def key(self) -> str:
@@ -54,19 +64,36 @@ def false_positive_score(marked_ml: np.ndarray) -> np.ndarray:
     return FALSE_POSITIVE_ML / (FALSE_POSITIVE_ML + marked_ml)
 
 
-def real_examples(cases: Sequence[TrainingCase]) -> list[CalibrationExample]:
-    """The tuning patients' scans with their outlines."""
-    return [_real(case) for case in _outlined(cases)]
+def count_sources(noun: str, sources: Iterable[str]) -> str:
+    """How many there are of each source, for the card.
+
+    Example:
+        >>> count_sources("example", [HELD_OUT, HELD_OUT, TRAINING])
+        '2 examples of held-out scans and 1 of training scans'
+    """
+    parts = [f"{number} of {source}" for source, number in Counter(sources).items()]
+    if not parts:
+        return counted(0, noun)
+    number, rest = parts[0].split(" ", 1)
+    parts[0] = f"{counted(int(number), noun)} {rest}"
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def real_examples(
+    cases: Sequence[TrainingCase], source: str = HELD_OUT
+) -> list[CalibrationExample]:
+    """Scans with their outlines, those of the tuning patients first of all."""
+    return [replace(_real(case), source=source) for case in outlined(cases)]
 
 
 def joining_cases(cases: Sequence[TrainingCase]) -> list[TrainingCase]:
     """Those of the training whose lesions calibrate as well: of as many patients as their kind
     states, the first by name."""
     patients: dict[str, set[str]] = {}
-    for case in _outlined(cases):
+    for case in outlined(cases):
         patients.setdefault(case.kind.name, set()).add(case.patient)
     joining = {name: sorted(of_kind) for name, of_kind in patients.items()}
-    return [c for c in _outlined(cases)
+    return [c for c in outlined(cases)
             if c.patient in joining[c.kind.name][:c.kind.calibration_patients]]
 
 
@@ -75,7 +102,8 @@ def has_enough_slices(case: TrainingCase) -> bool:
     return min(read_header(case.folder / "image.nii.gz").GetSize()) >= MIN_SLICES
 
 
-def _outlined(cases: Sequence[TrainingCase]) -> list[TrainingCase]:
+def outlined(cases: Sequence[TrainingCase]) -> list[TrainingCase]:
+    """Those with lesions that are outlined and that can be prompted for."""
     return [c for c in cases if c.lesion_mask and c.prompt and has_enough_slices(c)]
 
 
@@ -89,10 +117,9 @@ def _real(case: TrainingCase) -> CalibrationExample:
 
 def wrong_organ_examples(cases: Sequence[TrainingCase]) -> list[CalibrationExample]:
     """Negative examples: scans prompted for an organ that is not in them, as their kind says."""
-    outlined = [case for case in _outlined(cases) if case.kind.wrong_prompts]
-    examples = ((case, _real(case)) for case in outlined)
-    return [replace(example, truth=empty_like(example.truth), prompt=case.kind.wrong_prompts[0])
-            for case, example in examples]
+    examples = ((case, _real(case)) for case in outlined(cases) if case.kind.wrong_prompts)
+    return [replace(example, truth=empty_like(example.truth), prompt=case.kind.wrong_prompts[0],
+                    source=WRONG_ORGAN) for case, example in examples]
 
 
 def synthetic_lesion_examples(
@@ -115,7 +142,8 @@ def healthy_examples(
 ) -> list[CalibrationExample]:
     """Negative examples: the same scans as they are, where they have no known lesion."""
     return [
-        _example(volume, labels.stack[0].numpy(), np.zeros(labels.stack.shape[1:], bool), organ)
+        _example(volume, labels.stack[0].numpy(), np.zeros(labels.stack.shape[1:], bool), organ,
+                 HEALTHY)
         for volume, labels in zip(volumes, labelled, strict=True)
         for organ in labels.kind.synthetic_copies if not labels.stack[2:].any()
     ]
@@ -134,11 +162,11 @@ def _with_lesions(
             image, mask = lesion.image, mask | lesion.mask
     if not mask.any():
         return None
-    return _example(volume, image, mask, organ, (labels.stack[3].numpy() > 0) & ~mask)
+    return _example(volume, image, mask, organ, SYNTHETIC, (labels.stack[3].numpy() > 0) & ~mask)
 
 
 def _example(
-    volume: TrainingVolume, image: np.ndarray, mask: np.ndarray, organ: str,
+    volume: TrainingVolume, image: np.ndarray, mask: np.ndarray, organ: str, source: str,
     ignore: np.ndarray | None = None,
 ) -> CalibrationExample:
     case = volume.case
@@ -148,6 +176,7 @@ def _example(
         f"{organ.replace('_', ' ')} tumor", case.modality,
         case.sequence, case.skull_stripped,
         None if ignore is None or not ignore.any() else _as_image(ignore.astype(np.uint8)),
+        source,
     )
 
 

@@ -17,13 +17,18 @@ from DiffuGTSLib.training.data.cases import (
     SPACING_MM,
     TrainingCase,
     TrainingVolume,
+    cache_key,
     load_volume,
     read_cases,
 )
 from DiffuGTSLib.training.data.examples import (
+    HELD_OUT,
+    SYNTHETIC,
+    TRAINING,
     CalibrationExample,
     healthy_examples,
     joining_cases,
+    outlined,
     real_examples,
     synthetic_lesion_examples,
     wrong_organ_examples,
@@ -116,7 +121,12 @@ class ProjectFolder:
 
     def names(self, split: str) -> list[str]:
         """Names of the scans of a split that are used; no scan is read."""
-        return [c.name for c in self.cases(split) if self._used(c.kind)]
+        return [c.name for c in self._used_cases(split)]
+
+    def fingerprints(self, split: str) -> list[tuple[str, str]]:
+        """Each scan of a split by its name, with what changes when the scan does."""
+        return [(c.name, cache_key(c.files, c.modality, c.kind.name, c.prompt, c.sequence,
+                                   c.skull_stripped)) for c in self._used_cases(split)]
 
     def prepare(self) -> None:
         """Resamples all scans and finds their organs, once for all processes."""
@@ -176,13 +186,15 @@ class ProjectFolder:
         tuning = list(self.labelled_volumes("tuning"))
         if tuning:
             real = self._sampler(tuning, organs)
-            windows += [real.draw(generator) for _ in range(HELD_OUT_WINDOWS)]
+            drawn = (real.draw(generator) for _ in range(HELD_OUT_WINDOWS))
+            windows += [replace(window, source=HELD_OUT) for window in drawn]
         for_lesions = [v for v in self.training if v.kind.synthetic]
         if for_lesions and self.selection.synthetic:
             synthetic = self._sampler(for_lesions, organs)
             drawn = (synthetic.draw(generator) for _ in range(10 * HELD_OUT_WINDOWS))
             with_lesion = (w for w in drawn if w.lesion.sum() > 30)
-            windows += [w for _, w in zip(range(HELD_OUT_WINDOWS), with_lesion, strict=False)]
+            windows += [replace(w, source=SYNTHETIC) for _, w in
+                        zip(range(HELD_OUT_WINDOWS), with_lesion, strict=False)]
         return windows
 
     def classes(self) -> tuple[set[str], set[str]]:
@@ -198,7 +210,7 @@ class ProjectFolder:
                 present = np.unique(volume.stack[1].numpy()).astype(int)
                 synthetic |= {class_of_organ(o) for o in kind.synthetic
                               if ORGANS.index(o) + 1 in present and self.selection.allows(o)}
-        return real | {lesion_class(e.prompt) for e in self._tuning_examples()}, synthetic
+        return real | {lesion_class(c.prompt) for c in outlined(self._tuning_cases())}, synthetic
 
     def examples(self, limit: int) -> list[CalibrationExample]:
         """Scans for calibration and fusion: tuning patients and those of the training that join
@@ -208,8 +220,8 @@ class ProjectFolder:
         Args:
             limit: scans of a class and modality, at most.
         """
-        examples = self._tuning_examples() + real_examples(
-            joining_cases(self.cases("training")))
+        examples = real_examples(self._tuning_cases())
+        examples += real_examples(joining_cases(self.cases("training")), TRAINING)
         if self.selection.synthetic:
             volumes = [load_volume(c, self.cache) for c in self.cases("training")
                        if c.kind.synthetic_copies]
@@ -228,9 +240,6 @@ class ProjectFolder:
         return [c for c in self.cases("tuning") if c.prompt
                 and lesion_class(c.prompt) not in self.selection.left_out]
 
-    def _tuning_examples(self) -> list[CalibrationExample]:
-        return real_examples(self._tuning_cases())
-
     def describe(self) -> str:
         """What is trained on, for the card."""
         real = sum(not s.kind.phantom for s in self.training)
@@ -242,6 +251,9 @@ class ProjectFolder:
             return coarse
         return _finer(coarse, load_volume(case, self.cache, self.selection.spacing_mm),
                       self.selection.spacing_mm)
+
+    def _used_cases(self, split: str) -> list[TrainingCase]:
+        return [c for c in self.cases(split) if self._used(c.kind)]
 
     def _used(self, kind: ScanKind) -> bool:
         """Whether scans of a kind show an organ that is not left out."""

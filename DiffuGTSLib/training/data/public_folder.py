@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,10 +22,11 @@ from DiffuGTSLib.training.data.case_windows import (
     CachedCase,
     CaseSampler,
     cached_case,
+    case_key,
     known_organs,
 )
 from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
-from DiffuGTSLib.training.data.examples import CalibrationExample
+from DiffuGTSLib.training.data.examples import HELD_OUT, CalibrationExample
 from DiffuGTSLib.training.data.project_folder import DataSelection
 from DiffuGTSLib.training.data.scan_table import ScanKind
 from DiffuGTSLib.training.data.windows import ORGANS, LabelledVolume, Window
@@ -102,6 +103,11 @@ class PublicFolder:
         """Names of the cases of a split."""
         return [c.name for c in self._split[split]]
 
+    def fingerprints(self, split: str) -> list[tuple[str, str]]:
+        """Each case of a split by its name, with what changes when the case does."""
+        return [(c.name, case_key(c, c.prompt, c.lesion_class, c.sequence))
+                for c in self._split[split]]
+
     @property
     def organs(self) -> tuple[str, ...]:
         """The organs that prompts name, beyond ORGANS."""
@@ -163,7 +169,7 @@ class PublicFolder:
             of_organ = [c for c in cases if c.organ == organ]
             sampler = CaseSampler(of_organ, organs, self.selection.largest)
             count = min(HELD_OUT_WINDOWS, WINDOWS_PER_CASE * len(of_organ))
-            windows += [sampler.draw(generator) for _ in range(count)]
+            windows += [replace(sampler.draw(generator), source=HELD_OUT) for _ in range(count)]
         return windows
 
     def classes(self) -> tuple[set[str], set[str]]:
@@ -187,7 +193,7 @@ class PublicFolder:
             if volumes.modality in self.selection.modalities:
                 examples.append(CalibrationExample(
                     volumes.image, volumes.tumor, case.prompt, volumes.modality, case.sequence,
-                    case.skull_stripped,
+                    case.skull_stripped, source=HELD_OUT,
                 ))
         return examples
 

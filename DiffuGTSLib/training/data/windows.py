@@ -22,7 +22,13 @@ from DiffuGTSLib.scan import to_canonical
 from DiffuGTSLib.scan.canonical import Modality, mask_on_grid
 from DiffuGTSLib.scan.phantom import make_phantom
 from DiffuGTSLib.training.data import augment
-from DiffuGTSLib.training.data.cases import SPACING_MM, TrainingVolume, write_cached
+from DiffuGTSLib.training.data.cases import (
+    SPACING_MM,
+    TrainingCase,
+    TrainingVolume,
+    cache_key,
+    write_cached,
+)
 from DiffuGTSLib.training.data.organs import organ_masks
 from DiffuGTSLib.training.data.scan_table import ORGANS, ScanKind, scan_table
 from DiffuGTSLib.training.data.synthetic_lesions import SyntheticLesion, add_lesion
@@ -61,6 +67,7 @@ class Window:
         modality: index into attention.MODALITIES.
         inside: float (X, Y, Z), 1 where the scan is, 0 in the padding.
         others: organs that hold no lesion: prompted for one, nothing is right.
+        source: of a window for the validation: see examples.py.
     """
 
     image: torch.Tensor
@@ -72,6 +79,7 @@ class Window:
     modality: int
     inside: torch.Tensor
     others: tuple[int, ...] = ()
+    source: str = ""
 
     def to(self, device: str) -> Window:
         """The same window on a device."""
@@ -111,7 +119,7 @@ class LabelledVolume:
 
 def label_volume(volume: TrainingVolume, cache: Path | None = None) -> LabelledVolume:
     """Organ index, tumor and ignored voxels of a scan; the organs are cached in `cache`."""
-    cached = cache / f"{volume.case.name}_organs.npy" if cache else None
+    cached = _organ_cache(volume.case, cache) if cache is not None else None
     if cached is not None and cached.exists():
         index = np.load(cached)
     else:
@@ -131,6 +139,15 @@ def label_volume(volume: TrainingVolume, cache: Path | None = None) -> LabelledV
     modality = 0 if volume.case.modality == "CT" else 1
     return LabelledVolume(kind, torch.from_numpy(stack), np.array(kind.known_organs), modality,
                           volume.case.skull_stripped, volume.case.sequence)
+
+
+def _organ_cache(case: TrainingCase, cache: Path) -> Path:
+    """The cache file of a scan's organs."""
+    kind = case.kind
+    key = cache_key(case.files, case.modality, case.skull_stripped, kind.organs,
+                    kind.prompted_organ, kind.crop, kind.remainder, scan_table().organ_masks,
+                    ORGANS)
+    return cache / f"{case.name}_{key}_organs.npy"
 
 
 def phantom_volumes() -> list[LabelledVolume]:

@@ -29,7 +29,6 @@ from DiffuGTSLib.training import (
     calibration,
     denoiser_trainer,
 )
-from DiffuGTSLib.training.calibration import CALIBRATED_ON
 from DiffuGTSLib.training.config import ATTENTION, AUTOENCODER, DENOISER, Training
 from DiffuGTSLib.training.data.cases import SPACING_MM
 from DiffuGTSLib.training.data.corpus import Corpus
@@ -55,6 +54,12 @@ TRAINED_ON = (
     "of BraTS 2021; NSCLC Radiogenomics; LIDC-IDRI; Medical Segmentation Decathlon Task03 (livers, "
     "share-alike); TotalSegmentator test data; open_ms_data; FNNDSC volunteers; Colin27 (MRIcron); "
     "pyradiomics breast1; synthetic lesions in them."
+)
+CALIBRATED_ON = (
+    "Patients of the training split whose lesions the training does not see (gliomas, lung cancers "
+    "and nodules, livers, sarcomas 029-032), for gliomas and livers, of which these are too few, "
+    "patients that it sees as well, healthy scans, and synthetic lesions in them. Seen neither by "
+    "this nor by the training: the patients of the split \"validation\"."
 )
 _POLL_SECONDS = 1.0
 _TERMINATION_SECONDS = 10.0
@@ -131,7 +136,7 @@ class EmbeddedBuild:
     def fuse(self, model: Path) -> None:
         """Fits calibration and fusion on tuning patients and synthetic lesions; updates `model`."""
         calibration.calibrate(model, self.corpus.examples(LIMIT), self.runs / "fusion.json",
-                              log=self.log)
+                              log=self.log, calibrated_on=CALIBRATED_ON)
 
     def validate(
         self, output: Path, model: str, only: Sequence[str] | None = None, threads: int = 2,
@@ -145,8 +150,9 @@ class EmbeddedBuild:
 
         Raises:
             ModelMissing: there is no such package.
+            InvalidOption: it is not the validation of this package on all scans of `data`.
         """
-        validation.record(output / SCORES, find(model))
+        validation.record(output / SCORES, find(model), self.data)
 
     def autoencoder(self) -> Autoencoder:
         """The trained autoencoder, frozen."""
@@ -188,7 +194,7 @@ def write_package(runs: Path, output: Path) -> None:
         class_labels=dict(zip(("CT", "MR"), denoiser_trainer.CLASS_LABELS, strict=True)),
         threshold=0.5, steps=STEPS, samples=SAMPLES, resamplings=1,
         fusion={"CT": ATTENTION_ALONE, "MR": ATTENTION_ALONE},
-        trained_on=TRAINED_ON, calibrated_on=CALIBRATED_ON,
+        trained_on=TRAINED_ON, calibrated_on=calibration.NOTHING,
         trained_classes=json.loads(classes.read_text()) if classes.exists() else None,
     )
     save(

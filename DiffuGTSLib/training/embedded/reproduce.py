@@ -69,7 +69,7 @@ def reproduce(
     Args:
         output: model/ and validation/ are written here.
         log: receives each line of progress.
-        only: validation cases to score.
+        only: validation cases to score; such scores are not written into the card.
     """
     times, model = BuildTimes(build.runs), output / "model"
 
@@ -91,6 +91,9 @@ def reproduce(
         "record": lambda build: build.record(output / "validation", model),
     }
     for stage in STAGES if threads > 1 else [(name,) for name in NAMES]:
+        if stage == ("record",) and only:
+            log("record: left out, as a part of the scans is no validation of the model")
+            continue
         for part in stage:
             log(f"{part}: {'is already built' if times.finished(part) else 'starts'}")
         parts = [part for part in stage if not times.finished(part)]
@@ -100,14 +103,14 @@ def reproduce(
             continue
         for part in parts:
             methods[part](replace(build, log=partial(on_line, part)))
-            times.update(part, finished=True)
+            times.update(part, finished=part != "validate" or not only)
     for line in (*time_lines(times), *score_lines(output / "validation" / "scores.json")):
         log(line)
 
 
 def time_lines(times: BuildTimes) -> list[str]:
     """The time of each part, and in total."""
-    seconds = {name: times.parts[name]["seconds"] for name in NAMES}
+    seconds = {name: times.parts[name]["seconds"] for name in NAMES if name in times.parts}
     lines = [f"{name:10s} {value / 60:7.1f} min" for name, value in seconds.items()]
     return [*lines, f"{'total':10s} {times.seconds / 60:7.1f} min"]
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from DiffuGTSLib import __version__
 from DiffuGTSLib.datasets import DataSet, LabelledCase
 from DiffuGTSLib.errors import BadDataSet, InvalidOption
 from DiffuGTSLib.evaluation.child_process import CaseFailure, CaseScorer
@@ -34,6 +35,7 @@ from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.training.data.cases import TrainingCase, read_cases
 from DiffuGTSLib.training.data.examples import has_enough_slices
 
+DATASET = "validation scans of the embedded model"
 TABLE = "table.md"
 MEASURE = "mean Dice of the final mask, validation patients"
 WIDTH = 900  # pixels of a picture in the docs, which keeps them under 300 kB
@@ -121,17 +123,16 @@ def run(
     Raises:
         BadDataSet: a name in `only` is none of the scans.
     """
-    listed = tasks([case for root in data for case in read_cases(root)])
+    listed = _tasks_of(data)
     unknown = sorted(set(only or ()) - {task.scan.name for task in listed})
     if unknown:
         raise BadDataSet(f"No scan is called {', '.join(unknown)}.",
                          f"Scans: {', '.join(dict.fromkeys(t.scan.name for t in listed))}.")
     selected = {task.name: task for task in listed if not only or task.scan.name in only}
     cases = tuple(task.labelled for task in selected.values())
-    dataset = choose(DataSet("validation scans of the embedded model", "", cases))
-    settings = EvaluationSettings(
-        Options(model, "cpu"), ablation=True, baselines=True, threads=threads)
-    done = evaluate(dataset, output, settings, on_outcome=_report, scorer=scorer)
+    name = DATASET if len(cases) == len(listed) else f"{len(cases)} of {len(listed)} {DATASET}"
+    dataset = choose(DataSet(name, "", cases))
+    done = evaluate(dataset, output, _settings(model, threads), on_outcome=_report, scorer=scorer)
     summary = summarise(done.cases)
     write_tables(done, summary, output)
     write_report(done, summary, output)
@@ -141,6 +142,15 @@ def run(
     if docs is not None:
         _copy(output, docs)
     return done
+
+
+def _tasks_of(data: Sequence[Path]) -> list[Task]:
+    return tasks([case for root in data for case in read_cases(root)])
+
+
+def _settings(model: str, threads: int | None = None) -> EvaluationSettings:
+    return EvaluationSettings(
+        Options(model, "cpu"), ablation=True, baselines=True, threads=threads)
 
 
 def _copy(output: Path, docs: Path) -> None:
@@ -172,23 +182,25 @@ def _report(done: int, total: int, outcome: CaseOutcome) -> None:
     print(f"[{done}/{total}] {text}", flush=True)
 
 
-def record(scores: Path, model: Path) -> None:
+def record(scores: Path, model: Path, data: Sequence[Path] = ()) -> None:
     """Writes the mean Dice of each group of tumors into the card of a package.
 
     Args:
-        scores: scores.json of a validation of it.
+        scores: scores.json of a validation of it, by `run`.
+        data: folders of which every task has to be scored; none: those that `run` was given.
 
     Raises:
-        InvalidOption: it holds none, or those of other weights or thresholds.
+        InvalidOption: it is not what `run` writes when all scans are scored, or is of other weights
+            or thresholds.
     """
     try:
         document = json.loads(scores.read_text(encoding="utf-8"))
-        cases, scored = document["cases"], document["model"]["sha256"]
+        cases = document["cases"]
+        expected = _expected(document, model, {task.name for task in _tasks_of(data)})
     except (OSError, ValueError, KeyError, TypeError):
         raise InvalidOption("output", "a folder that validate wrote") from None
-    if scored != model_fingerprint(model):
-        raise InvalidOption(
-            "output", "the validation of this model, not of other weights or thresholds")
+    if expected:
+        raise InvalidOption("output", expected)
     groups: dict[str, list[dict[str, Any]]] = {}
     for case in cases:
         if case["kind"] == "tumor":
@@ -198,6 +210,32 @@ def record(scores: Path, model: Path) -> None:
     card = replace(Card.read(model), validation=measured,
                    scores={"measure": MEASURE, **figures})
     card.write(model)
+
+
+def _expected(document: Mapping[str, Any], model: Path, names: Set[str]) -> str:
+    """What scores would have to be instead, to be cited as those of the model; "" if they may be.
+
+    Args:
+        document: of scores.json.
+        names: of tasks that have to be among them.
+    """
+    if document["model"]["sha256"] != model_fingerprint(model):
+        return "the validation of this model, not of other weights or thresholds"
+    if document["version"] != __version__:
+        return f"a validation by this version ({__version__}), not by {document['version']}"
+    wanted, found = _settings("").as_dict(), document["settings"]
+    other = [name for name in wanted if name not in ("model", "threads")
+             and found[name] != wanted[name]]
+    if other:
+        return f"a validation with the settings of validate; others are {', '.join(other)}"
+    if failed := [failure["case"] for failure in document["failures"]]:
+        return (f"a validation of which no scan failed, as {failed[0]} did; "
+                "validate tries those again")
+    if document["dataset"] != DATASET:
+        return f"a validation of all scans, not of “{document['dataset']}”"
+    if missing := sorted(names - {case["name"] for case in document["cases"]}):
+        return f"a validation of all scans; {len(missing)} are missing, {missing[0]} among them"
+    return ""
 
 
 def _measured(group: str, cases: Sequence[Mapping[str, Any]]) -> Measured:

@@ -61,3 +61,20 @@ def test_ctrl_c_while_packages_are_imported_has_no_traceback(seconds: float) -> 
     quicker = process.returncode in (1, -signal.SIGINT) and "x.nrrd" in said
     assert quicker or process.returncode == 130
     assert "Traceback" not in said
+
+
+def test_ctrl_c_inside_code_that_ignores_exceptions_ends_the_run() -> None:
+    code = """
+import sys, time, types
+class Ignoring:
+    def __del__(self): raise KeyboardInterrupt
+def run():
+    Ignoring()
+    time.sleep(30)
+sys.modules["DiffuGTSLib.cli.app"] = types.SimpleNamespace(main=run)
+from DiffuGTSLib.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          cwd=REPOSITORY, timeout=25, check=False)
+    assert (done.returncode, done.stderr) == (130, "The run was cancelled.\n")

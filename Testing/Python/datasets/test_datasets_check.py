@@ -79,6 +79,22 @@ def test_empty_masks_and_scans_that_are_not_listed_are_warnings(tmp_path):
     assert check(read_dataset(folder)).as_dict()["groups"][0]["without_tumor"] == 1
 
 
+def test_values_of_a_mask_that_may_be_an_organ_are_named(tmp_path):
+    write(scan("CT"), tmp_path / "a.nii.gz")
+    write(labels("msd-pancreas"), tmp_path / "mask.nii.gz")  # 1 organ, 2 tumor
+    case = {"image": "a.nii.gz", "mask": "mask.nii.gz", "prompt": "pancreatic tumor"}
+    cases = [case | {"name": "all"}, case | {"name": "tumor", "labels": [2]},
+             case | {"name": "none", "labels": [5]}]
+    (tmp_path / "CASES.json").write_text(json.dumps(cases))
+    assert found(tmp_path) == [
+        ("warning", "all", "mask.nii.gz holds the values 1, 2, and all count as tumor. If they do "
+         'not, state those that do: "labels".'),
+        ("warning", "none", "mask.nii.gz holds no tumor (label 5); it holds 1, 2."),
+    ]
+    group, = check(read_dataset(tmp_path)).as_dict()["groups"]
+    assert (group["with_tumor"], group["without_tumor"]) == (2, 1)
+
+
 def test_a_comma_too_many_is_found_by_its_line(tmp_path):
     (tmp_path / "CASES.json").write_text('[\n{"image": "a.nii.gz",}\n]')
     with pytest.raises(BadDataSet, match="line 2"):

@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 from DiffuGTSLib.cli.app import app
 from DiffuGTSLib.datasets.case import LabelledCase
 from DiffuGTSLib.datasets.folder import read_dataset
-from DiffuGTSLib.errors import BadDataSet, NotZeroShot
+from DiffuGTSLib.errors import BadDataSet, ModelDamaged, NotZeroShot
 from DiffuGTSLib.evaluation.child_process import CaseFailure
-from DiffuGTSLib.evaluation.evaluate import check_zero_shot, choose, evaluate
+from DiffuGTSLib.evaluation.evaluate import check_zero_shot, choose, evaluate, model_fingerprint
 from DiffuGTSLib.evaluation.report import write_report
 from DiffuGTSLib.evaluation.scoring import (
     CaseScores,
@@ -161,6 +161,21 @@ def test_a_case_that_was_changed_is_scored_anew(model, data, tmp_path):
     assert json.loads(record.read_text(encoding="utf-8"))["fingerprint"] != before
 
 
+def test_a_model_that_changes_meanwhile_gives_no_scores(model, data, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "changing")
+    settings = EvaluationSettings(Options(str(folder), "cpu"))
+
+    def recalibrate(done, total, outcome):
+        replace(Card.read(folder), calibration={"brain/MR": 1.0}).write(folder)
+
+    with pytest.raises(ModelDamaged, match="changed while it was scored"):
+        evaluated(data, tmp_path / "out", settings, "ball", "wrong", on_outcome=recalibrate)
+    assert [path.stem for path in (tmp_path / "out" / "cases").iterdir()] == ["ball"]
+    again = evaluated(data, tmp_path / "out", settings, "ball")
+    assert set(by_name(again)) == {"ball"}
+    assert again.model_sha256 == model_fingerprint(folder)
+
+
 def test_the_full_fusion_gives_the_methods_own_score(model, tmp_path):
     scorer = Scorer(EvaluationSettings(Options(model, "cpu")), tmp_path)
     image, _ = ball_scan()
@@ -180,6 +195,15 @@ def test_two_prompts_on_one_scan_encode_it_once(model, data, tmp_path):
     for case in choose(read_dataset(data), ["ball", "wrong"]).cases:
         scorer.score(case)
     assert len(encoded) == 1
+
+
+def test_a_scan_that_is_read_in_another_way_is_encoded_anew(model, data, tmp_path):
+    scorer = Scorer(EvaluationSettings(Options(model, "cpu"), figures=False), tmp_path)
+    (case,) = choose(read_dataset(data), ["ball"]).cases
+    first = scorer.score(case)
+    of_t2 = scorer.score(replace(case, sequence="t2"))
+    assert (first.sequence, of_t2.sequence) == ("", "t2")
+    assert scorer._last[1].sequence == "t2"
 
 
 def test_scores_survive_their_file(done):

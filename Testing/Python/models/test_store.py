@@ -55,6 +55,20 @@ def test_the_embedded_model_is_found_without_a_store(folder: Path) -> None:
     assert store.installed() == []
 
 
+def test_a_name_is_that_of_the_model_that_is_listed(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in (own.parent / "embedded", tmp_path / "embedded", tmp_path / "own",
+                  tmp_path / "here"):
+        shutil.copytree(own, other)
+    monkeypatch.chdir(tmp_path)
+    listed = {m["name"]: m["folder"] for m in store.describe_models()["models"]}
+    for name in ("embedded", "own"):
+        assert str(store.find(name).absolute()) == listed[name]
+    assert store.find(tmp_path / "own") == tmp_path / "own"
+    assert store.find("here").resolve() == (tmp_path / "here").resolve()
+
+
 def test_a_model_that_is_not_installed_comes_with_the_way_to_get_it(folder: Path) -> None:
     with pytest.raises(ModelMissing, match=r"maisi-ct.* is not installed") as caught:
         store.find("maisi-ct")

@@ -21,7 +21,7 @@ from DiffuGTSLib.errors import (
     PromptNotUnderstood,
 )
 from DiffuGTSLib.evaluation.measures import dice
-from DiffuGTSLib.models.card import logits
+from DiffuGTSLib.models.card import Card, Fusion, logits
 from DiffuGTSLib.pipeline import EncodedScan, Preview, Segmenter
 from DiffuGTSLib.pipeline.inpainting import CandidateOptions
 from DiffuGTSLib.pipeline.options import Options
@@ -123,6 +123,65 @@ def test_a_new_threshold_runs_no_network(
     assert volumes[0] > volumes[2]
 
 
+def two_places(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> EncodedScan:
+    """A scan whose attention will be a bright place and a fainter one, 0.9 and 0.45."""
+    scan = segmenter.encode(ball_scan()[0], "MR")
+    grid = np.indices(scan.canonical.tensor.shape[2:])
+    near, far = (np.exp(-sum((g - c) ** 2 for g in grid) / 60) for c in (26, 10))
+    attention = np.maximum(0.9 * near, 0.45 * far).astype(np.float32)
+    monkeypatch.setattr(segmenter, "attend", lambda *_, **__: attention)
+    return scan
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.3, 0.1])
+def test_a_lower_threshold_finds_what_a_run_at_it_finds(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, threshold: float
+) -> None:
+    scan = two_places(segmenter, monkeypatch)
+    run = segmenter.segment(scan, PROMPT)
+    assert len(run.lesions) == 1
+    lower, anew = run.with_threshold(threshold), segmenter.segment(
+        scan, PROMPT, threshold=threshold)
+    assert len(lower.lesions) == len(anew.lesions) == 2
+    assert np.array_equal(sitk.GetArrayViewFromImage(lower.labels),
+                          sitk.GetArrayViewFromImage(anew.labels))
+    assert "was not painted healthy" in lower.notes[-1]
+    assert lower.pseudo_healthy is run.pseudo_healthy or np.array_equal(
+        sitk.GetArrayViewFromImage(lower.pseudo_healthy),
+        sitk.GetArrayViewFromImage(run.pseudo_healthy))
+    back = lower.with_threshold(run.threshold)
+    assert back.notes == run.notes
+    assert np.array_equal(sitk.GetArrayViewFromImage(back.labels),
+                          sitk.GetArrayViewFromImage(run.labels))
+
+
+def test_what_needs_residuals_is_not_found_without_a_run_and_that_is_said(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = two_places(segmenter, monkeypatch)
+    run = segmenter.segment(scan, PROMPT)
+    assert run.search is not None
+    fusion = replace(run.search.fusion, used="both", weights={"both": (0.0, 1.0, 1.0, 1.0)})
+    refined = replace(run, search=replace(run.search, fusion=fusion))
+    lower = refined.with_threshold(0.3)
+    assert len(lower.lesions) == 1
+    assert lower.notes[-1].endswith("are not marked. Run again with the lower threshold.")
+    assert refined.with_threshold(0.48).notes == run.notes  # nothing lies in between
+
+
+def test_the_highest_score_is_of_one_scale_with_and_without_candidates(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = two_places(segmenter, monkeypatch)
+    fusion = Fusion({"attention": (-1.0, 0.5, 0.0, 0.0)}, 0.01, 0.01, "attention")
+    monkeypatch.setattr(Card, "fusion_of", lambda *_: fusion)
+    found = segmenter.segment(scan, PROMPT)
+    monkeypatch.setattr(segmenter, "candidate_options", CandidateOptions(minimum_ml=1e6))
+    without = segmenter.segment(scan, PROMPT)
+    assert not without.evidence.mask.any()
+    assert without.highest_score == pytest.approx(found.highest_score, abs=1e-6)
+
+
 def test_thresholds_outside_zero_to_one_are_refused(result: Result) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         result.with_threshold(1.5)
@@ -133,7 +192,7 @@ def test_lesions_whose_peak_is_too_low_are_let_go(result: Result) -> None:
     scores[8:14, 8:14, 8:14], scores[30:36, 30:36, 30:36] = 0.6, 0.6
     scores[9:13, 9:13, 9:13] = 0.9
     painted = replace(result.evidence, score=scores, mask=scores > 0)
-    both = replace(result, evidence=painted, threshold=0.5)
+    both = replace(result, evidence=painted, threshold=0.5, search=None)
     one = replace(both, prominence=1.0)  # as a score: 0.73
     assert (len(both.lesions), len(one.lesions)) == (2, 1)
     assert one.lesions[0].max_score > 0.8
@@ -307,6 +366,9 @@ def test_where_the_model_is_not_calibrated_the_result_says_so(segmenter: Segment
     scan = calibrated.encode(ball_scan()[0], "MR")
     assert calibrated.segment(scan, "brain tumor").notes == []
     assert "not calibrated" in calibrated.segment(scan, "liver tumor").notes[0]
+    nowhere = replace(card, calibration={}, calibrated_on="2 held-out scans.")
+    calibrated = Segmenter(replace(segmenter.package, card=nowhere), segmenter.device)
+    assert "not calibrated" in calibrated.segment(scan, "brain tumor").notes[0]
 
 
 def test_an_mr_sequence_has_its_own_calibration_where_the_card_has_one(

@@ -14,7 +14,13 @@ import SimpleITK as sitk
 from support.batch_runs import write_scan
 
 from DiffuGTSLib.errors import DiffuGTSError, UnreadableImage
-from DiffuGTSLib.scan.file_checks import check_file, is_regular, unzipped_bytes
+from DiffuGTSLib.scan.file_checks import (
+    all_files,
+    check_file,
+    file_states,
+    is_regular,
+    unzipped_bytes,
+)
 from DiffuGTSLib.scan.volume import read
 
 NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 8 8 8\nencoding: raw\nendian: little\n"
@@ -196,3 +202,34 @@ def test_a_shear_by_rounding_is_read_and_a_true_one_is_not(tmp_path: Path) -> No
     assert np.allclose(axes @ axes.T, np.eye(3), atol=1e-6)
     with pytest.raises(UnreadableImage, match="not at right angles"):
         read(sheared(tmp_path, 0.02))
+
+
+@pytest.mark.parametrize(("header", "content", "voxels"), [
+    ("a.nhdr", NRRD + "data file: a.raw\n", ["a.raw"]),
+    ("a.nhdr", NRRD + "data file: LIST\n1.raw\n2.raw\n", ["1.raw", "2.raw"]),
+    ("a.nhdr", NRRD + "data file: s%02d.raw 3 5 1\n", ["s03.raw", "s04.raw", "s05.raw"]),
+    ("a.mhd", MHD + "ElementDataFile = a.raw\n", ["a.raw"]),
+    ("a.mha", MHD + "ElementDataFile = LOCAL\n", []),
+    ("a.hdr", "header", ["a.img"]),
+    ("a.nrrd", NRRD + "\nvoxels", []),
+    ("a.nhdr", NRRD + "data file: gone.raw\n", []),
+])
+def test_what_is_changed_in_any_file_of_a_scan_changes_its_state(
+    tmp_path: Path, header: str, content: str, voxels: list[str]
+) -> None:
+    path = file(tmp_path, header, content)
+    others = [file(tmp_path, name, VOXELS) for name in voxels]
+    file(tmp_path, "of_another.raw", VOXELS)
+    assert sorted(all_files(path)) == sorted([path, *others])
+    for changed in (path, *others):
+        before = file_states(path)
+        os.utime(changed, ns=(1, changed.stat().st_mtime_ns + 1))
+        assert file_states(path) != before
+
+
+def test_a_series_is_all_files_below_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    slices = [file(tmp_path, "1.dcm", b"a"), file(tmp_path / "below", "2.dcm", b"b")]
+    assert sorted(all_files(tmp_path)) == sorted(slices)
+    with pytest.raises(OSError, match="nothing"):
+        file_states(tmp_path / "nothing")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,15 +14,22 @@ import torch
 from scipy import ndimage
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
 
-from DiffuGTSLib.models.card import Card
-from DiffuGTSLib.models.package import load
+from DiffuGTSLib.files import resource
+from DiffuGTSLib.models.card import Card, Measured
+from DiffuGTSLib.models.package import ATTENTION_ALONE, load
 from DiffuGTSLib.networks.attention import AnomalyAttention
 from DiffuGTSLib.networks.autoencoder import Autoencoder
 from DiffuGTSLib.networks.denoiser import Denoiser
-from DiffuGTSLib.training.calibration import ExampleMaps, best_shift, calibrate
+from DiffuGTSLib.prompt.lesion_classes import reliability
+from DiffuGTSLib.training.calibration import (
+    BEFORE_CALIBRATION,
+    ExampleMaps,
+    best_shift,
+    calibrate,
+)
 from DiffuGTSLib.training.data.examples import CalibrationExample
 from DiffuGTSLib.training.denoiser_trainer import EMBEDDED_CONFIG
-from DiffuGTSLib.training.embedded.build import NETWORK, write_package
+from DiffuGTSLib.training.embedded.build import NETWORK, EmbeddedBuild, write_package
 
 
 def example(seed: int, sequence: str, larger: int) -> CalibrationExample:
@@ -38,6 +47,7 @@ def example(seed: int, sequence: str, larger: int) -> CalibrationExample:
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Card, list[str], Path]:
     folder = write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    _earlier(Card.read(folder)).write(folder)
     examples = [example(i, "t1", 0) for i in range(4)]
     examples += [example(i, "flair", 2) for i in range(4, 8)]
     examples += [example(i, "t2", 4) for i in range(8, 10)]  # too few for a calibration of its own
@@ -45,6 +55,44 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Card, list[str
     report = folder.parent / "fusion.json"
     calibrate(folder, examples, report, log=lines.append)
     return Card.read(folder), lines, report
+
+
+def _earlier(card: Card) -> Card:
+    """The card with what an earlier calibration leaves in it."""
+    liver = replace(ATTENTION_ALONE, used="attention", weights={"attention": (3.0, 2.0, 0.0, 0.0)})
+    return replace(
+        card, calibration={"liver/CT": 0.5, "brain/MR": 0.2}, open_gates=("liver/CT",),
+        fusion=card.fusion | {"liver/CT": liver}, calibrated_on="Other scans.",
+        validation=(Measured("glioma", "brain", "MR", "t1", 3, 0.65),),
+        scores={"measure": "mean Dice of the final mask, validation patients", "glioma": 0.65})
+
+
+def test_what_belongs_to_an_earlier_calibration_goes(calibrated) -> None:
+    card = calibrated[0]
+    assert (card.validation, card.scores, card.open_gates) == ((), {}, ())
+    assert card.fusion_of("liver", "CT") == card.fusion["CT"]
+    assert card.calibrated_on == "10 examples of scans."
+    assert "not validated" in reliability(replace(card, trained_classes={}), "brain", "MR", "t1")
+
+
+def test_scores_of_the_map_before_the_calibration_stay(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "tiny")
+    scores = {"measure": f"{BEFORE_CALIBRATION}, in 2 windows of held-out scans", "brain_MR": 0.5}
+    replace(_earlier(Card.read(folder)), scores=scores).write(folder)
+    calibrate(folder, [example(0, "t1", 0)], log=lambda line: None)
+    card = Card.read(folder)
+    assert (card.scores, card.validation) == (scores, ())
+
+
+def test_the_embedded_build_says_what_it_calibrated_on_once_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_tiny_model(tmp_path / "tiny")
+    corpus = SimpleNamespace(examples=lambda limit: [example(0, "t1", 0)])
+    monkeypatch.setattr(EmbeddedBuild, "corpus", corpus)
+    EmbeddedBuild((), tmp_path, log=lambda line: None).fuse(folder)
+    stated = Card.read(resource("Models") / "embedded").calibrated_on
+    assert Card.read(folder).calibrated_on == stated
 
 
 def test_each_sequence_with_enough_examples_has_its_own_threshold(calibrated) -> None:
@@ -92,6 +140,7 @@ def test_a_package_of_finished_parts_sees_scans_mirrored(tmp_path: Path) -> None
     package = load(tmp_path / "package")
     assert tuple(package.attention.config.image_channels) == NETWORK["image_channels"]
     assert package.card.scale_factor == 1.5
+    assert package.card.calibrated_on == "Nothing."
     key = "reducers.0.layers.0.weight"
     torch.testing.assert_close(package.attention.state_dict()[key],
                                parts["aova"].state_dict()[key].half().float())

@@ -47,18 +47,20 @@ class NotingBuild(EmbeddedBuild):
         self._note("validate")
         groups = [{"name": "sarcoma CT", "means": {"dsc": {"mean": 0.375}}},
                   {"name": "wrong organ", "means": {}}]
-        output.mkdir()
+        output.mkdir(exist_ok=True)
         (output / "scores.json").write_text(json.dumps({"groups": groups}))
 
     def record(self, output: Path, model: Path) -> None:
         self._note("record")
 
 
-def run(tmp_path: Path, *breaks: str) -> tuple[list[str], list[str]]:
+def run(
+    tmp_path: Path, *breaks: str, only: list[str] | None = None
+) -> tuple[list[str], list[str]]:
     lines: list[str] = []
     build = NotingBuild([tmp_path], tmp_path / "runs", breaks=list(breaks))
     try:
-        reproduce(build, tmp_path / "out", 1, lines.append)
+        reproduce(build, tmp_path / "out", 1, lines.append, only)
     except KeyboardInterrupt:
         lines.append("interrupted")
     return build.done, lines
@@ -74,6 +76,13 @@ def test_scores_are_shown_beside_the_committed_models(tmp_path: Path) -> None:
     scores = [line.split() for line in run(tmp_path)[1] if line.startswith("sarcoma CT")]
     assert scores[0][2] == "0.375"
     assert float(scores[0][3]) > 0
+
+
+def test_a_part_of_the_validation_is_not_recorded(tmp_path: Path) -> None:
+    part, lines = run(tmp_path, only=["lung1"])
+    assert part == [name for name in NAMES if name != "record"]
+    assert any(line.startswith("record: left out") for line in lines)
+    assert run(tmp_path)[0] == ["validate", "record"]
 
 
 @pytest.mark.parametrize("part", ["aova", "package", "fuse"])

@@ -19,12 +19,15 @@ from support.training_material import attention_config, start, write_cases, writ
 from typer.testing import CliRunner
 
 from DiffuGTSLib.cli.app import app
+from DiffuGTSLib.datasets import LabelledCase
 from DiffuGTSLib.errors import (
     AttentionMissing,
     BadConfiguration,
+    NotZeroShot,
     OutputNotWritten,
     TrainingImpossible,
 )
+from DiffuGTSLib.evaluation.evaluate import check_zero_shot
 from DiffuGTSLib.models import store
 from DiffuGTSLib.models.card import Card, Measured
 from DiffuGTSLib.models.package import ATTENTION_ALONE, load, load_foundation
@@ -100,7 +103,8 @@ def test_only_the_attention_is_new_in_the_package(whole: Path, bench: Path) -> N
 
 def test_the_card_says_what_was_trained_on_and_left_out(whole: Path) -> None:
     card = Card.read(whole)
-    assert card.trained_classes == {"real": ["brain tumor"], "frozen": [],
+    # The tiny package does not say what its frozen networks have seen.
+    assert card.trained_classes == {"real": ["brain tumor"], "frozen": None,
                                     "synthetic": ["brain tumor"]}
     assert card.left_out == ("liver tumor",)
     assert "1 scan of CASES.json" in card.trained_on
@@ -113,6 +117,7 @@ def test_what_was_measured_or_fitted_with_the_old_attention_does_not_count_for_t
 ) -> None:
     of_old = Card.read(write_tiny_model(bench / "measured"))
     of_old = replace(of_old, open_gates=("brain/MR",), calibration={"brain/MR": 1.0},
+                     calibrated_on="4 examples of held-out scans.",
                      validation=(Measured("glioma", "brain", "MR", "flair", 3, 0.7),))
     of_old.write(bench / "measured")
     config = attention_config(bench / "again.json", model="measured", output="again",
@@ -120,6 +125,7 @@ def test_what_was_measured_or_fitted_with_the_old_attention_does_not_count_for_t
     train_attention(read_config(config, AttentionConfig))
     card = Card.read(bench / "again")
     assert (card.open_gates, card.calibration, card.validation) == ((), {}, ())
+    assert card.calibrated_on == "Nothing."
     assert "not validated" in reliability(card, "brain", "MR", "flair")
 
 
@@ -184,7 +190,46 @@ def test_masks_behind_frozen_networks_are_handed_on() -> None:
     assert whole.frozen_classes == ["liver tumor"]
     of_it = {"real": ["lung tumor"], "frozen": whole.frozen_classes, "synthetic": []}
     assert replace(card, trained_classes=of_it).frozen_classes == ["liver tumor"]
-    assert card.frozen_classes == []
+    assert replace(card, trained_classes={"real": [], "frozen": None}).frozen_classes is None
+
+
+def claims(card: Card, text: str) -> str:
+    """Why scores of the text cannot be called zero-shot; "" where they can."""
+    case = LabelledCase("a", "a", Path("a"), text)
+    try:
+        check_zero_shot(card, [case])
+    except NotZeroShot as error:
+        return error.message
+    return ""
+
+
+def test_what_a_package_does_not_say_its_successor_does_not_claim(
+    whole: Path, bench: Path
+) -> None:
+    frozen = "Masks of real lesions behind the frozen networks"
+    on_random = Card.read(whole)
+    assert on_random.statements()[frozen] == "not stated"
+    assert "trained on masks of brain tumor" in claims(on_random, "brain tumor")
+    assert "does not say" in claims(on_random, "kidney tumor")
+    config = attention_config(bench / "unstated.json", output="unstated", runs="runs-unstated",
+                              start="package", network={}, training={"steps": 1})
+    document = train_attention(read_config(config, AttentionConfig)).document
+    on_package = Card.read(bench / "unstated")
+    assert on_package.trained_classes is None
+    assert document["trained_classes"] is None
+    assert on_package.statements()["Masks of real lesions in training"] == "not stated"
+    assert "does not say" in claims(on_package, "brain tumor")
+
+
+def test_attention_over_a_converted_foundation_model_can_be_zero_shot() -> None:
+    card = Card("m", "l", ("CT",), (2.0, 2.0, 2.0), 1.0, {"CT": 1}, 0.5, 1, 1, 1, {},
+                sources=({"repository": "a/b", "file": "c", "sha256": "d"},))
+    assert "does not say" in claims(card, "liver tumor")  # of an attention, nothing is known
+    classes = commands._trained_classes(
+        {"real": ["lung tumor"], "synthetic": []}, card, commands.RANDOM)
+    trained = replace(card, trained_classes=classes)
+    assert claims(trained, "liver tumor") == ""
+    assert "trained on masks of lung tumor" in claims(trained, "lung tumor")
 
 
 def test_the_card_claims_only_what_was_done(whole: Path, bench: Path) -> None:
@@ -205,8 +250,8 @@ def test_the_card_claims_only_what_was_done(whole: Path, bench: Path) -> None:
     whole_card = Card.read(whole)
     assert "Synthetic lesions, too." in whole_card.trained_on
     assert set(whole_card.scores) == {"measure", "brain_MR"}
-    assert f"kept out of training: brain_MR {whole_card.scores['brain_MR']}\n" in (
-        whole / "README.md").read_text(encoding="utf-8")
+    assert (f"at 0.5, in 2 windows of held-out scans: brain_MR {whole_card.scores['brain_MR']}\n"
+            in (whole / "README.md").read_text(encoding="utf-8"))
 
 
 def test_other_data_in_the_same_runs_are_refused_before_they_are_resampled(
@@ -251,7 +296,7 @@ def test_two_processes_train_one_package_by_the_command(bench: Path) -> None:
     assert document["left_out"] == ["liver tumor"]
     assert set(document["figures"]["train"]) >= {"loss", "map", "gate", "similarity"}
     assert load(bench / "two").card.trained_classes == {
-        "real": ["brain tumor"], "frozen": [], "synthetic": []}
+        "real": ["brain tumor"], "frozen": None, "synthetic": []}
 
 
 def test_calibration_takes_held_out_scans(bench: Path) -> None:
@@ -260,7 +305,7 @@ def test_calibration_takes_held_out_scans(bench: Path) -> None:
     lines: list[str] = []
     train_attention(read_config(config, AttentionConfig), lines.append)
     assert sum("1 examples" in line for line in lines) == 2
-    load(bench / "fitted")
+    assert load(bench / "fitted").card.calibrated_on == "2 examples of held-out scans."
 
 
 def test_a_model_of_ones_own_is_made_part_by_part(bench: Path) -> None:

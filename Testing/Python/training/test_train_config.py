@@ -21,6 +21,7 @@ from DiffuGTSLib.training.config import (
     DenoiserConfig,
     Training,
     read_config,
+    record_origin,
     record_settings,
 )
 
@@ -112,3 +113,18 @@ def test_a_training_is_not_continued_with_other_settings(tmp_path: Path) -> None
     other = replace(config, training=replace(config.training, learning_rate=0.5))
     with pytest.raises(TrainingImpossible, match=r"training\.learning_rate"):
         record_settings(config.runs, other)
+
+
+def test_what_a_training_began_with_is_compared_by_name(tmp_path: Path) -> None:
+    scans = {name: ["1"] for name in "abcdef"}
+    record_origin(tmp_path, {"model": {"autoencoder": "1"}, "scans": {"x": ["1"]}})
+    record_origin(tmp_path, {"scans": scans})  # nothing is trained yet
+    (tmp_path / "checkpoint.pt").touch()
+    record_origin(tmp_path, {"scans": scans, "classes": {"liver tumor": True}})
+    with pytest.raises(TrainingImpossible) as caught:
+        record_origin(tmp_path, {"model": {"autoencoder": "2"}, "classes": {"liver tumor": True},
+                                 "scans": {"a": ["1"], "b": ["2"], "g": ["1"]}})
+    assert caught.value.message.endswith(
+        "holds a training that began with something else (model: autoencoder changed; "
+        "scans: c, d, e and 1 more missing, g new, b changed).")
+    assert caught.value.hint.startswith("Choose another folder for runs")

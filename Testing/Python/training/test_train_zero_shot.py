@@ -14,6 +14,7 @@ from DiffuGTSLib.errors import PromptNotUnderstood, TrainingImpossible
 from DiffuGTSLib.models import store
 from DiffuGTSLib.models.card import Card, Measured
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure, lesion_class, reliability
+from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.training.config import Data
 from DiffuGTSLib.training.data import project_folder
 from DiffuGTSLib.training.data.cases import TrainingVolume
@@ -81,6 +82,26 @@ def test_scores_are_not_those_of_a_search_in_a_given_mask() -> None:
     assert reliability(card(), "brain", "MR", "flair", within=True).endswith(said)
     assert said not in reliability(card(), "brain", "MR", "flair")
     assert said not in reliability(card(), "pancreas", "CT", "", within=True)  # not measured
+
+
+def test_scores_of_tumors_in_an_organ_are_not_cited_for_its_border() -> None:
+    prompt = understand("mesothelioma")
+    assert prompt.at_border
+    said = reliability(card(), prompt.anatomy, "CT", "", at_border=prompt.at_border)
+    assert said == ("How good this model is at the border of this organ is not known (in the "
+                    "organ: lung cancer, cube CT, DSC 0.60 on 14 patients; lung, chest CT, "
+                    "DSC 0.40 on 1 patient).")
+    nowhere = reliability(card(), "pancreas", "CT", "", at_border=True)
+    assert nowhere == reliability(card(), "pancreas", "CT", "")
+
+
+def test_frozen_networks_of_which_nothing_is_stated_are_not_taken_for_unseen() -> None:
+    classes = {"real": ["brain tumor"], "frozen": None, "synthetic": ["lung tumor"]}
+    assert exposure(classes, "brain tumor") is Exposure.REAL
+    assert exposure(classes, "lung tumor") is exposure(classes, "HCC") is Exposure.UNKNOWN
+    unstated = card(validation=(), trained_classes=classes)
+    assert reliability(unstated, "lung", "CT", "") == (
+        "How good this model is here is not known: not validated.")
 
 
 def test_a_card_that_states_nothing_says_nothing() -> None:

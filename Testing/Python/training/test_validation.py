@@ -12,15 +12,16 @@ from support.tiny_model import write_tiny_model
 from DiffuGTSLib.datasets.check import check
 from DiffuGTSLib.datasets.folder import DataSet
 from DiffuGTSLib.errors import BadDataSet, InvalidOption
-from DiffuGTSLib.evaluation.evaluate import model_fingerprint
+from DiffuGTSLib.evaluation.evaluate import Evaluation, model_fingerprint
 from DiffuGTSLib.evaluation.measures import Measures
 from DiffuGTSLib.evaluation.scoring import EvaluationSettings
-from DiffuGTSLib.evaluation.tables import summarise
+from DiffuGTSLib.evaluation.tables import summarise, write_tables
 from DiffuGTSLib.models.card import Card, Measured
 from DiffuGTSLib.pipeline.options import Options
 from DiffuGTSLib.prompt.parsing import understand
 from DiffuGTSLib.training.data.cases import read_cases
 from DiffuGTSLib.training.embedded.validation import (
+    DATASET,
     ValidationRow,
     markdown,
     record,
@@ -123,8 +124,11 @@ def test_one_scan_is_validated_from_end_to_end(shared_data, tmp_path):
     assert "| mediastinum_b | lung tumor | training |" in (docs / "table.md").read_text("utf-8")
     assert (docs / "mediastinum_b_lung_tumor.png").stat().st_size > 10_000
     assert (docs / "other.png").stat().st_size == 0
-    groups = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))["groups"]
+    scores = tmp_path / "out" / "scores.json"
+    groups = json.loads(scores.read_text(encoding="utf-8"))["groups"]
     assert [group["name"] for group in groups] == ["no tumor: lung, chest"]
+    with pytest.raises(InvalidOption, match=f"of all scans, not of “1 of .* {DATASET}"):
+        record(scores, tmp_path / "tiny")
 
 
 def test_a_scan_without_a_prompt_is_named(shared_data, tmp_path):
@@ -132,30 +136,64 @@ def test_a_scan_without_a_prompt_is_named(shared_data, tmp_path):
         run([shared_data], tmp_path, "embedded", ["lung1_lung_tumor"])
 
 
-def test_the_scores_of_each_group_get_into_the_card(tmp_path):
+@pytest.fixture
+def validated(tmp_path):
+    """A model, and scores.json of a validation of it: three scans with a tumor, one wrong organ."""
     model = write_tiny_model(tmp_path / "tiny")
-    cases = [
-        {"kind": "tumor", "group": "glioma FLAIR", "prompt": "brain tumor", "modality": "MR",
-         "sequence": "flair", "patient": patient, "measures": {"dsc": dsc}}
-        for patient, dsc in (("a", 0.5), ("a", 0.7), ("b", 0.9))]
-    cases.append(cases[0] | {"kind": "wrong organ", "group": "wrong organ"})
-    about = {"sha256": model_fingerprint(model)}
-    (tmp_path / "scores.json").write_text(json.dumps({"cases": cases, "model": about}))
-    record(tmp_path / "scores.json", model)
-    record(tmp_path / "scores.json", model)  # what it writes is no other model
+    cases = [scored(n, dsc, patient=patient, group="glioma FLAIR", prompt="brain tumor",
+                    modality="MR", sequence="flair")
+             for n, (patient, dsc) in enumerate((("a", 0.5), ("a", 0.7), ("b", 0.9)))]
+    cases.append(scored(3, None, kind="wrong organ", group="wrong organ", wrong_organ_dsc=0.0))
+    settings = EvaluationSettings(Options(str(model), "cpu"), ablation=True, baselines=True,
+                                  threads=1)
+    done = Evaluation(DataSet(DATASET, "", ()), Card.read(model), model_fingerprint(model),
+                      settings, False, tuple(cases), ())
+    write_tables(done, summarise(done.cases), tmp_path)
+    return model, tmp_path / "scores.json"
+
+
+def test_the_scores_of_each_group_get_into_the_card(validated):
+    model, scores = validated
+    record(scores, model)
+    record(scores, model)  # what it writes is no other model
     card = Card.read(model)
     assert card.validation == (Measured("glioma FLAIR", "brain", "MR", "flair", 2, 0.7),)
     assert card.scores["glioma FLAIR"] == 0.7
 
 
-def test_the_scores_of_other_thresholds_do_not_get_into_the_card(tmp_path):
-    model = write_tiny_model(tmp_path / "tiny")
-    about = {"sha256": model_fingerprint(model)}
-    (tmp_path / "scores.json").write_text(json.dumps({"cases": [], "model": about}))
+def test_the_scores_of_other_thresholds_do_not_get_into_the_card(validated):
+    model, scores = validated
     replace(Card.read(model), threshold=0.4).write(model)
     before = (model / "card.json").read_bytes()
     with pytest.raises(InvalidOption, match="not of other weights or thresholds"):
-        record(tmp_path / "scores.json", model)
+        record(scores, model)
     with pytest.raises(InvalidOption, match="a folder that validate wrote"):
-        record(tmp_path / "none" / "scores.json", model)
+        record(scores.parent / "none" / "scores.json", model)
     assert (model / "card.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"settings": {"threshold": 0.05}}, "settings of validate; others are threshold"),
+    ({"settings": {"samples": 1, "seed": 3}}, "others are seed, samples"),
+    ({"dataset": "CASES.json"}, "not of “CASES.json”"),
+    ({"dataset": f"3 of 148 {DATASET}"}, f"not of “3 of 148 {DATASET}”"),
+    ({"version": "0.0.1"}, "not by 0.0.1"),
+    ({"failures": [{"case": "worst"}]}, "no scan failed, as worst did"),
+    ({"failures": None}, "a folder that validate wrote"),
+])
+def test_what_is_no_whole_validation_does_not_get_into_the_card(validated, changes, message):
+    model, scores = validated
+    before = (model / "card.json").read_bytes()
+    document = json.loads(scores.read_text(encoding="utf-8"))
+    for name, value in changes.items():
+        document[name] = document[name] | value if isinstance(value, dict) else value
+    scores.write_text(json.dumps(document))
+    with pytest.raises(InvalidOption, match=message):
+        record(scores, model)
+    assert (model / "card.json").read_bytes() == before
+
+
+def test_every_scan_of_the_data_has_to_be_scored(validated, shared_data):
+    model, scores = validated
+    with pytest.raises(InvalidOption, match=r"of all scans; \d+ are missing"):
+        record(scores, model, [shared_data])
