@@ -209,13 +209,14 @@ class DiffuGTSTest(ScriptedLoadableModuleTest):
         transform.SetMatrixTransformToParent(turned.GetMatrix())
         volume.SetAndObserveTransformNodeID(transform.GetID())
         grid = gridOf(volume, volume.GetImageData())
-        result = PromptResult(0, "x", "lung tumor", True, 1.0, 0.5, "", "",
-                              masks={1: LesionMask(truth.astype(np.uint8), (0, 0, 0))})
+        result = PromptResult(0, "x", "lung tumor", True, 1.0, 0.5, "", "")
+        masks = {1: LesionMask(truth.astype(np.uint8), (0, 0, 0))}
         described = [{"number": 1, "volume_ml": 1.0, "longest_diameter_mm": 1.0,
                       "perpendicular_mm": 1.0, "mean_score": 1.0, "max_score": 1.0,
                       "slice_range": [0, 1], "centroid_ras_mm": [0, 0, 0]}]
         node = LesionSegments.newSegmentation(volume, "test")
-        for _segment in LesionSegments.addLesions(node, volume, grid, result, described, 0):
+        for _segment in LesionSegments.addLesions(
+                node, volume, grid, result, masks, described, 0):
             pass
         array = slicer.util.arrayFromSegmentBinaryLabelmap(
             node, result.lesions[0].segmentId, volume)

@@ -160,7 +160,7 @@ class Lesion:
     Attributes:
         number: 1 is the largest of its prompt.
         name: of the segment.
-        segmentId: in the run's segmentation.
+        segmentId: in the run's segmentation; "" where the user's edited one keeps the segment.
         volumeMl, longestMm, perpendicularMm: as DiffuGTSLib/pipeline/lesions.py measures them.
         score, maxScore: mean and maximum, 0 to 1.
         sliceRange: first and last slice, counted from 0, along the axis nearest to superior.
@@ -279,6 +279,7 @@ class Run:
         state: "waiting", "running", "finished", "failed", "cancelled".
         results: one a prompt; of a sequence, one a prompt and frame.
         threshold: of the segments; None before there are any.
+        requestedThreshold: the one that is to replace it; None without a request.
         note: a sentence worth showing, or "".
     """
 
@@ -289,6 +290,7 @@ class Run:
     state: str = "waiting"
     results: list[PromptResult] = field(default_factory=list)
     threshold: float | None = None
+    requestedThreshold: float | None = None
     note: str = ""
     volume: Any = None
     roi: Any = None
@@ -305,6 +307,11 @@ class Run:
     def volumeNode(self) -> Any:
         """The scan; None when it is no longer in the scene."""
         return inScene(self.volume)
+
+    @property
+    def scanName(self) -> str:
+        """The scan's name; its last one where the scene no longer holds it."""
+        return "" if self.volume is None else str(self.volume.GetName())
 
     @property
     def roiNode(self) -> Any:

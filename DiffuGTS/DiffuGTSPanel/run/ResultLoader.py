@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,15 @@ import slicer
 from slicer.i18n import tr as _
 
 from DiffuGTSPanel.data.Failure import Failure
-from DiffuGTSPanel.data.Run import EVIDENCE, Preview, PromptResult, Run, inScene, nothingFound
+from DiffuGTSPanel.data.Run import (
+    EVIDENCE,
+    LesionMask,
+    Preview,
+    PromptResult,
+    Run,
+    inScene,
+    nothingFound,
+)
 from DiffuGTSPanel.process.Piecewise import Piecewise
 from DiffuGTSPanel.scene import EvidenceVolumes, LesionSegments
 from DiffuGTSPanel.scene.ScanExport import removeEmptyFolder
@@ -62,7 +71,6 @@ class ResultLoader:
         masks = yield from LesionSegments.readLesionMasks(event["mask"], grid)
         volume = self._volume()
         result = resultFrom(event, frame)
-        result.masks = masks
         preview = self._previews.pop(event["index"], None)
         if preview is not None:
             _removeNode(preview.candidatesNode)
@@ -73,30 +81,30 @@ class ResultLoader:
         self.run.results.append(result)
         node = self.segmentation(volume, result.title)
         yield from LesionSegments.addLesions(
-            node, volume, grid, result, event["lesions"], used)
+            node, volume, grid, result, masks, event["lesions"], used)
         self.stamp = LesionSegments.newStamp()
         self.run.threshold = result.threshold
 
     def update(
-        self, event: Event, result: PromptResult, grid: VolumeGrid, frameNode: Any = None
+        self, event: Event, result: PromptResult, masks: dict[int, LesionMask], grid: VolumeGrid,
+        frameNode: Any = None,
     ) -> Piecewise:
         """Replaces the segments of a result by those of another threshold.
 
         Args:
+            masks: of the event, by number.
             frameNode: the segmentation of the result's frame, in a sequence.
         """
-        masks = yield from LesionSegments.readLesionMasks(event["mask"], grid)
         volume = self._volume()
         dropped = LesionSegments.stillDropped(result, masks)
         node = frameNode or self.segmentation(volume, result.title)
-        yield from LesionSegments.removeLesions(node, result)
-        new = resultFrom(event, result.frame)
-        result.found, result.threshold, result.sentence = new.found, new.threshold, new.sentence
-        result.masks = masks
         used = sum(len(each.lesions) for each in self.run.results
                    if each.frame == result.frame and each.index < result.index)
         yield from LesionSegments.addLesions(
-            node, volume, grid, result, event["lesions"], used)
+            node, volume, grid, result, masks, event["lesions"], used)
+        new = resultFrom(event, result.frame)
+        result.found, result.threshold, result.sentence = new.found, new.threshold, new.sentence
+        result.notes = new.notes
         for lesion in [each for each in result.lesions if each.number in dropped]:
             self.droppedSegments.remove(node, lesion)
             LesionSegments.withKept(result, lesion, False)
@@ -112,19 +120,21 @@ class ResultLoader:
             self.ownsSegmentation = True
         return self.run.target
 
-    def keepEdited(self) -> bool:
-        """Leaves a segmentation that the user has edited as it is; True when that was so.
+    def keepEdited(self) -> None:
+        """Leaves a segmentation that the user has edited as it is; a new one takes its place.
 
-        The next segments of the run go into a new segmentation then.
+        Raises:
+            Failure: the scan was removed; nothing has changed then.
         """
         node = self.run.segmentationNode
         if node is None or not (self.isEdited or self._changed()):
-            return False
-        self.run.target, self.ownsSegmentation, self.isEdited = None, True, False
+            return
+        volume = self._volume()
+        self.run.target, self.isEdited = None, False
+        self.segmentation(volume, self.run.results[0].title)
         self.droppedSegments = LesionSegments.DroppedSegments()
         for result in self.run.results:
-            result.lesions = []
-        return True
+            result.lesions = [replace(lesion, segmentId="") for lesion in result.lesions]
 
     def keep(self, node: Any, result: PromptResult, number: int, kept: bool) -> None:
         """Removes a lesion's segment from the segmentation, or restores it."""

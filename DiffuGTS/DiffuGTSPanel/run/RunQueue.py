@@ -101,6 +101,7 @@ class RunQueue:
             self._log.add(_("The background process did not stop in time and was terminated."))
             self._process.kill()
             self._setOff()
+            self._thresholdQueue.fail()
             controller.take({"type": "cancelled"})
 
     def _next(self) -> None:
@@ -148,7 +149,7 @@ class RunQueue:
         if problem is not None:
             raise problem
         self._settings, self._startFailure = settings, None
-        self._thresholdQueue.clear()
+        self._thresholdQueue.fail()
         self._setState(WorkerState("starting", settings.model))
         self._process.start(settings.target.launch(settings.model, settings.device))
 

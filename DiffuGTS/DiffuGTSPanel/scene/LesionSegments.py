@@ -117,28 +117,33 @@ def checkTarget(node: Any) -> None:
 
 
 def addLesions(
-    node: Any, volumeNode: Any, grid: VolumeGrid, result: PromptResult, described: list[Any],
-    coloursUsed: int,
+    node: Any, volumeNode: Any, grid: VolumeGrid, result: PromptResult,
+    masks: dict[int, LesionMask], described: list[Any], coloursUsed: int,
 ) -> Piecewise:
-    """Adds a segment per lesion and fills `result.lesions`; a piece per segment.
+    """Adds a segment per lesion, in place of the result's earlier ones; a piece per segment.
 
     Args:
         node: the segmentation; its other segments are left as they are.
         volumeNode: the scan.
         grid: of the scan, as it was when the run began.
-        result: with its masks.
+        result: gets the lesions and the masks.
+        masks: by number.
         described: the lesions as in the worker's event.
         coloursUsed: by earlier prompts.
+
+    Raises:
+        Failure: the segmentation cannot take them; nothing has changed then.
     """
-    result.lesions = []
     ijkToNode = _ijkToNode(node, volumeNode, grid)
+    yield from removeLesions(node, result)
+    result.masks = masks
     for entry in described:
         colour = colourOf(coloursUsed + len(result.lesions))
         wanted = f"{result.title} {entry['number']}"
         segmentId = node.GetSegmentation().GenerateUniqueSegmentID(
             re.sub(r"\W+", "_", wanted, flags=re.ASCII).strip("_") or "lesion")
         name = _freeName(node, wanted)
-        image = _image(result.masks[entry["number"]], ijkToNode)
+        image = _image(masks[entry["number"]], ijkToNode)
         _addSegment(node, image, segmentId, name, colour, result.terminology)
         result.lesions.append(_lesion(entry, segmentId, name, colour, result.index,
                                       worldOf(volumeNode, grid.toVolume(entry["centroid_ras_mm"]))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from DiffuGTSPanel.data.Failure import Failure
 from DiffuGTSPanel.scene import SliceViews
+from DiffuGTSPanel.widgets import ResultNames
+from DiffuGTSPanel.widgets.ResultNames import Entry
 from DiffuGTSPanel.widgets.Section import Section, coloured, setColumns
 
 if TYPE_CHECKING:
@@ -25,8 +30,10 @@ MAX_ROWS = 8
 _COPIED_MS = 1500
 
 
-class LesionSection(Section):
+class LesionSection(Section, VTKObservationMixin):
     """Shows the result of one prompt at a time; with several, a list chooses.
+
+    A result is named by its scan, under the scan's current name.
 
     Args:
         resourcePath: of the module's widget.
@@ -39,9 +46,12 @@ class LesionSection(Section):
     def __init__(self, resourcePath: Callable[[str], str], layout: Any, logic: DiffuGTSLogic, *,
                  onSelected: Callable[[Run | None, PromptResult | None], None],
                  onFailure: Callable[[Failure], None]) -> None:
-        super().__init__("Lesions", resourcePath, layout)
+        VTKObservationMixin.__init__(self)
+        Section.__init__(self, "Lesions", resourcePath, layout)
         self._logic, self._onSelected, self._onFailure = logic, onSelected, onFailure
-        self._entries: list[tuple[Run, PromptResult]] = []
+        self._entries: list[Entry] = []
+        self._count = 0  # of all results so far
+        self._scan: Any = None
         self._modelThresholds: dict[str, float] = {}
         self._lesions: list[Lesion] = []
         self._filling = False
@@ -57,20 +67,40 @@ class LesionSection(Section):
     @property
     def current(self) -> tuple[Run, PromptResult] | None:
         """The run and result that are shown."""
+        entry = self._entry
+        return (entry.run, entry.result) if entry else None
+
+    @property
+    def _entry(self) -> Entry | None:
         index = int(self.ui.resultSelector.currentIndex)
         return self._entries[index] if 0 <= index < len(self._entries) else None
+
+    def setScan(self, volumeNode: Any) -> None:
+        """Sets the scan that is chosen for the next run: a result of another one says so."""
+        self._scan = volumeNode
+        self._observeScans()
+        self._showScan()
+
+    def close(self) -> None:
+        """Leaves the scans; the panel is being removed."""
+        self.removeObservers()
 
     def clear(self) -> None:
         """Removes all results."""
         self._entries, self._modelThresholds, self._lesions = [], {}, []
+        self._scan = None
         self._fillSelector(0)
         self._select()
 
     def add(self, run: Run) -> None:
         """Adds the results of a finished run before the earlier ones."""
+        now = time.strftime("%H:%M:%S")
+        added = []
         for result in run.results:
             self._modelThresholds[run.id] = result.threshold
-        self._entries = [(run, result) for result in run.results] + self._entries
+            self._count += 1
+            added.append(Entry(run, result, self._count, now))
+        self._entries = added + self._entries
         self._fillSelector(0)
         self._select()
         # Selecting a row moves the slices to its lesion.
@@ -79,16 +109,22 @@ class LesionSection(Section):
 
     def remove(self, isGone: Callable[[Run], bool]) -> None:
         """Removes the results of runs whose segmentation is gone."""
-        remaining = [entry for entry in self._entries if not isGone(entry[0])]
+        remaining = [entry for entry in self._entries if not isGone(entry.run)]
         if len(remaining) != len(self._entries):
             self._entries = remaining
             self._fillSelector(0)
             self._select()
+        else:
+            self._showScan()  # which may be what was removed
 
     def refresh(self, run: Run) -> None:
-        """A run's lesions have changed: another threshold, kept or dropped ones."""
+        """A run's lesions have changed: another threshold, kept or dropped ones.
+
+        Or they could not be changed, and the slider returns to their threshold.
+        """
         if self.current and self.current[0] is run:
             self._fill()
+            self._showThreshold()
 
     def _prepareTable(self) -> None:
         table = self.ui.lesionTable
@@ -107,11 +143,38 @@ class LesionSection(Section):
         selector = self.ui.resultSelector
         wasBlocked = selector.blockSignals(True)
         selector.clear()
-        for run, result in self._entries:
-            selector.addItem(entryName(run, result))
+        for _entry in self._entries:
+            selector.addItem("")
         selector.setCurrentIndex(index if self._entries else -1)
         selector.blockSignals(wasBlocked)
         selector.visible = len(self._entries) > 1
+        self._observeScans()
+        self._showNames()
+
+    def _showNames(self) -> None:
+        """Names the results in the list."""
+        selector = self.ui.resultSelector
+        for index, name in enumerate(ResultNames.listNames(self._entries)):
+            selector.setItemText(index, name)
+            selector.setItemData(index, ResultNames.details(self._entries[index]),
+                                 qt.Qt.ToolTipRole)
+
+    def _showScan(self) -> None:
+        """Names the scan of the shown result."""
+        label, entry = self.ui.scanLabel, self._entry
+        label.visible = entry is not None
+        label.text = ResultNames.scanLine(entry, self._scan) if entry else ""
+        label.toolTip = ResultNames.details(entry, self._scan) if entry else ""
+
+    def _observeScans(self) -> None:
+        """Follows the names of all scans that are named here."""
+        self.removeObservers()
+        for scan in {self._scan, *(entry.run.volume for entry in self._entries)} - {None}:
+            self.addObserver(scan, vtk.vtkCommand.ModifiedEvent, self._scanModified)
+
+    def _scanModified(self, *_arguments: object) -> None:
+        self._showNames()
+        self._showScan()
 
     def _select(self, *_arguments: object) -> None:
         self._fill()
@@ -124,6 +187,7 @@ class LesionSection(Section):
         try:
             self._lesions = list(current[1].lesions) if current else []
             self._fillTable()
+            self._showScan()
             self._showSummary(current[1] if current else None)
         finally:
             self._filling = False
@@ -174,13 +238,14 @@ class LesionSection(Section):
                                          + coloured(warning, "muted") + notes)
 
     def _showThreshold(self) -> None:
-        """Sets the slider to a newly shown result; otherwise the result follows the slider."""
+        """Sets the slider to the threshold of the segments, or to one that was requested."""
         slider = self.ui.thresholdSlider
         self.ui.thresholdContainer.visible = self.current is not None
         if self.current:
             run, result = self.current
+            requested = run.requestedThreshold
             wasBlocked = slider.blockSignals(True)
-            slider.value = result.threshold if run.threshold is None else run.threshold
+            slider.value = result.threshold if requested is None else requested
             slider.blockSignals(wasBlocked)
             self._showReset()
 
@@ -259,14 +324,6 @@ class LesionSection(Section):
             SliceViews.show3D(node, shown)
 
 
-def entryName(run: Run, result: PromptResult) -> str:
-    """The text of a result in the list."""
-    parts = [result.title, run.volumeNode.GetName() if run.volumeNode else ""]
-    if result.frame is not None:
-        parts.append(_("frame {number}").format(number=result.frame + 1))
-    return " \u00b7 ".join(part for part in parts if part)
-
-
 def _showNumber(item: Any, lesion: Lesion) -> None:
     item.setText(str(lesion.number))
     item.setToolTip(lesion.name)
@@ -282,8 +339,8 @@ def _escaped(text: str) -> str:
 def asText(run: Run, separator: str = "\t") -> str:
     """A header and a line per kept lesion; decimal points in every locale."""
     withFrames = any(result.frame is not None for result in run.results)
-    header = ["prompt", "lesion", "volume_ml", "longest_mm", "perpendicular_mm", "mean_score",
-              "max_score", "r_mm", "a_mm", "s_mm", "first_slice", "last_slice"]
+    header = ["scan", "prompt", "lesion", "volume_ml", "longest_mm", "perpendicular_mm",
+              "mean_score", "max_score", "r_mm", "a_mm", "s_mm", "first_slice", "last_slice"]
     out = io.StringIO()
     writer = csv.writer(out, delimiter=separator, lineterminator="\n")
     writer.writerow([*header, "frame"] if withFrames else header)
@@ -291,9 +348,10 @@ def asText(run: Run, separator: str = "\t") -> str:
         for lesion in result.lesions:
             if lesion.kept:
                 row = [
-                    result.title, lesion.name, f"{lesion.volumeMl:.3f}", f"{lesion.longestMm:.1f}",
-                    f"{lesion.perpendicularMm:.1f}", f"{lesion.score:.3f}",
-                    f"{lesion.maxScore:.3f}", *(f"{x:.1f}" for x in lesion.position),
+                    run.scanName, result.title, lesion.name, f"{lesion.volumeMl:.3f}",
+                    f"{lesion.longestMm:.1f}", f"{lesion.perpendicularMm:.1f}",
+                    f"{lesion.score:.3f}", f"{lesion.maxScore:.3f}",
+                    *(f"{x:.1f}" for x in lesion.position),
                     # Slicer shows slice numbers from 1.
                     *(number + 1 for number in lesion.sliceRange),
                 ]

@@ -145,6 +145,7 @@ class Panel(VTKObservationMixin):
         self.setParameterNode(None)
         self.removeObservers()
         self.advanced.close()
+        self.lesions.close()
         self.logic.onWorker = None
         self.logic.log.onLine = None
 
@@ -172,6 +173,7 @@ class Panel(VTKObservationMixin):
             self._resetSegment()
             self.advanced.segments.show(self.parameters.within, self.parameters.withinSegment)
             self.advanced.setVolume(self.parameters.volume)
+            self.lesions.setScan(self.parameters.volume)
             isCt = self.parameters.modality is ModalityChoice.CT
             self.advanced.ui.sequenceSelector.enabled = not isCt
         self._updateReady()
@@ -323,10 +325,11 @@ class Panel(VTKObservationMixin):
         self._stop(_("Cancelled."))
 
     def _onError(self, run: Run, failure: Failure) -> None:
-        # A failed threshold change belongs to a run that has ended.
         if run is self.run:
             self._clearPreview(run)
             self._stop("")
+        else:  # a threshold change of a finished run
+            self.lesions.refresh(run)
         self.runSection.showFailure(failure)
 
     def _clearPreview(self, run: Run) -> None:

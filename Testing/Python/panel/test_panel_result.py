@@ -95,6 +95,7 @@ def test_each_lesion_is_a_row_with_its_measures(panel):
     assert table.item(0, 0).toolTip() == first.name == "soft tissue sarcoma 1"
     result = panel.lesions.current[1]
     shown = plain(panel.lesions.ui.summaryLabel)
+    assert plain(panel.lesions.ui.scanLabel) == f"Scan: {NAME}"
     assert shown.startswith(result.sentence)
     assert result.reliability in shown
     assert result.modality in shown
@@ -126,7 +127,7 @@ def test_the_table_is_copied(panel):
 
     panel.lesions.ui.copyButton.click()
     lines = qt.QApplication.clipboard().text().splitlines()
-    assert lines[0].startswith("prompt\tlesion\tvolume_ml")
+    assert lines[0].startswith("scan\tprompt\tlesion\tvolume_ml")
     assert len(lines) == 1 + len(panel.lesions.current[1].lesions)
     assert panel.lesions.ui.copyButton.text == "Copied"
 

@@ -24,7 +24,8 @@ ALLOWED = frozenset((
     "qt.QTimer", "qt.QTimer.singleShot", "qt.QToolButton", "qt.QUrl.fromLocalFile",
     "qt.Qt.AlignRight", "qt.Qt.AlignVCenter", "qt.Qt.Checked", "qt.Qt.DecorationRole",
     "qt.Qt.DownArrow", "qt.Qt.ItemIsEnabled", "qt.Qt.ItemIsSelectable",
-    "qt.Qt.ItemIsUserCheckable", "qt.Qt.RightArrow", "qt.Qt.Unchecked",
+    "qt.Qt.ItemIsUserCheckable", "qt.Qt.RightArrow", "qt.Qt.ToolTipRole",
+    "qt.Qt.Unchecked",
     "ctk.ctkPathLineEdit.Dirs",
 ))
 # Properties of widgets: attributes in PythonQt, methods in PySide.

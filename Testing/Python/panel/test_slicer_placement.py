@@ -193,11 +193,11 @@ def test_segments_lie_at_the_voxels_of_their_labels_under_another_transform_too(
     target.SetAndObserveTransformNodeID(add_transform(turned(50, 1)).GetID())
     labels = np.zeros((2, 3, 4), np.uint8)
     labels[0, 1:, 2:] = 1
-    result = PromptResult(0, "x", "liver tumor", True, 1.0, 0.5, "", "",
-                          masks={1: LesionMask(labels, (3, 2, 4))})
+    result = PromptResult(0, "x", "liver tumor", True, 1.0, 0.5, "", "")
+    masks = {1: LesionMask(labels, (3, 2, 4))}
     entry = {"number": 1, "volume_ml": 1, "longest_diameter_mm": 1, "perpendicular_mm": 1,
              "mean_score": 1, "max_score": 1, "slice_range": [0, 1], "centroid_ras_mm": [0, 0, 0]}
-    drained(addLesions(target, volume, grid_of(volume), result, [entry], 0))
+    drained(addLesions(target, volume, grid_of(volume), result, masks, [entry], 0))
     found = slicer.util.arrayFromSegmentBinaryLabelmap(
         target, result.lesions[0].segmentId, volume)
     expected = np.zeros(array.shape, np.uint8)
@@ -258,12 +258,12 @@ def test_segments_survive_a_file(slicer_side, array, tmp_path):
 
     volume = add_volume(array, MATRIX)
     masks = {n: LesionMask(np.ones((2, 2, 2), np.uint8), (2 * n, n, n)) for n in (1, 2)}
-    result = PromptResult(0, "x", "liver tumor", True, 1, 0.5, "a~b", "", masks=masks)
+    result = PromptResult(0, "x", "liver tumor", True, 1, 0.5, "a~b", "")
     entry = {"volume_ml": 1, "longest_diameter_mm": 1, "perpendicular_mm": 1, "mean_score": 1,
              "max_score": 1, "slice_range": [0, 1], "centroid_ras_mm": [0, 0, 0]}
     node = newSegmentation(volume, "x")
     described = [{"number": n, **entry} for n in (1, 2)]
-    drained(addLesions(node, volume, grid_of(volume), result, described, 0))
+    drained(addLesions(node, volume, grid_of(volume), result, masks, described, 0))
     before = [slicer.util.arrayFromSegmentBinaryLabelmap(node, each.segmentId, volume).copy()
               for each in result.lesions]
     assert slicer.util.saveNode(node, str(tmp_path / "Müller.seg.nrrd"), properties={})
