@@ -141,7 +141,7 @@ class LabelledCase:
         values, geometry = read_labels(path)
         if (shift := Geometry.of(image).difference(geometry)) is not None:
             raise BadDataSet(f"{path.name} lies on another grid than its scan: {shift}.",
-                             "Use the mask that was published with the scan.")
+                             "A mask has its scan's size, spacing, origin and direction.")
         others = unknown_values(values, self.known_labels if known is None else known)
         if others:
             raise BadDataSet(f"{path.name} holds values without a meaning here: {others}.",

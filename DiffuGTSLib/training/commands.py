@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from DiffuGTSLib.datasets.check import counted
 from DiffuGTSLib.errors import BadConfiguration, OutputNotWritten, TrainingImpossible
 from DiffuGTSLib.files import atomic_folder, sha256, write_json
 from DiffuGTSLib.models import Card, Foundation, load, load_foundation, save
@@ -231,7 +232,7 @@ def _log_split(config: Config, corpus: Corpus, log: Log) -> None:
     write_json(config.runs / SPLIT, names)
     if corpus.selection.left_out:
         log(f"left out: {', '.join(sorted(corpus.selection.left_out))}")
-    log(f"{len(names['training'])} scans to train on, {len(names['tuning'])} held out; "
+    log(f"{counted(len(names['training']), 'scan')} to train on, {len(names['tuning'])} held out; "
         f"{config.runs.name}/{SPLIT} names them")
     training = config.training
     if training.warmup >= training.steps:

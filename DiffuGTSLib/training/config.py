@@ -272,6 +272,8 @@ def _explained(error: ValidationError, name: str) -> BadConfiguration:
         return BadConfiguration(f"{name}: the entry “{missing}”{table} is missing.",
                                 error.schema["properties"][missing].get("description", ""))
     meaning = error.schema.get("description", "")
+    if error.validator == "type" and error.validator_value == "array":
+        meaning = f"Write a list: [{json.dumps(error.instance, ensure_ascii=False)}]."
     return BadConfiguration(f"{name}: {key} is wrong: {error.message}.", meaning)
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from DiffuGTSLib.datasets import LabelledCase
 from DiffuGTSLib.datasets.folder import MANIFEST
-from DiffuGTSLib.errors import TrainingImpossible
+from DiffuGTSLib.errors import DiffuGTSError, TrainingImpossible
 from DiffuGTSLib.prompt.lesion_classes import lesion_class
 from DiffuGTSLib.training.config import Data
 from DiffuGTSLib.training.data.case_windows import MixedSampler, cached_case
-from DiffuGTSLib.training.data.cases import TrainingVolume
+from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
 from DiffuGTSLib.training.data.examples import CalibrationExample
 from DiffuGTSLib.training.data.project_folder import DataSelection, ProjectFolder
 from DiffuGTSLib.training.data.public_folder import PublicFolder
@@ -21,7 +22,7 @@ from DiffuGTSLib.training.data.windows import ORGANS, LabelledVolume, Sampler, W
 from DiffuGTSLib.training.loop import SINGLE_PROCESS, Ranks
 
 Log = Callable[[str], None]
-T = TypeVar("T")
+Case = TypeVar("Case", LabelledCase, TrainingCase)
 SPLITS = ("training", "tuning")
 LOG_INTERVAL_S = 2.0
 
@@ -161,14 +162,24 @@ class _Public(PublicFolder):
         _each(cases, lambda c: cached_case(c, self.cache, self.selection.spacing_mm), log)
 
 
-def _each(cases: Sequence[T], make: Callable[[T], object], log: Log) -> None:
-    """Makes each, with a line of progress at most every LOG_INTERVAL_S."""
+def _each(cases: Sequence[Case], make: Callable[[Case], object], log: Log) -> None:
+    """Makes each, with a line of progress at most every LOG_INTERVAL_S.
+
+    Raises:
+        TrainingImpossible: a case cannot be used; it is named.
+    """
     logged = -LOG_INTERVAL_S
     for number, case in enumerate(cases, 1):
         if time.monotonic() - logged >= LOG_INTERVAL_S:
             log(f"preparing scan {number} of {len(cases)}")
             logged = time.monotonic()
-        make(case)
+        try:
+            make(case)
+        except DiffuGTSError as error:
+            raise TrainingImpossible(
+                f"The case {case.name} cannot be trained on: {error.message}",
+                "All that is wrong with a folder: diffugts data check FOLDER",
+            ) from error
 
 
 def gather(
@@ -212,8 +223,8 @@ def prepare(corpus: Corpus, ranks: Ranks = SINGLE_PROCESS, log: Log | None = Non
     if not ranks.first:
         ranks.wait()
     for folder, _ in corpus.folders:
-        if ranks.first and log is not None and isinstance(folder, _Project | _Public):
-            folder.prepare_each(log)
+        if ranks.first and isinstance(folder, _Project | _Public):
+            folder.prepare_each(log or (lambda line: None))
         else:
             folder.prepare()
     if ranks.first:

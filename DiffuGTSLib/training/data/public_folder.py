@@ -13,7 +13,7 @@ import torch
 
 from DiffuGTSLib.datasets import DataSet, LabelledCase, read_dataset
 from DiffuGTSLib.datasets.check import counted
-from DiffuGTSLib.errors import TrainingImpossible
+from DiffuGTSLib.errors import PromptNotUnderstood, TrainingImpossible
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.prompt.lesion_classes import class_of_organ, lesion_class
 from DiffuGTSLib.training.data.case_windows import (
@@ -41,7 +41,7 @@ class PublicFolder:
 
     Raises:
         BadDataSet: the folder has no known layout.
-        PromptNotUnderstood: a case's prompt names no organ.
+        TrainingImpossible: a case's prompt names no organ.
     """
 
     root: Path
@@ -154,7 +154,8 @@ class PublicFolder:
         """
         if not self.training:
             raise TrainingImpossible(f"The folder {self.root.name} has no case to train on.",
-                                     "Leave out fewer classes, or take another model.")
+                                     "All of its tumors are of classes that are left out, or "
+                                     "its scans of a modality that the model does not read.")
         allowed = [o for o in organs if self.selection.allows(o)]
         return CaseSampler(
             self.training, organs, self.selection.largest,
@@ -204,7 +205,11 @@ class PublicFolder:
 
 
 def _class(case: LabelledCase) -> str:
-    return lesion_class(case.lesion_class or case.prompt)
+    try:
+        return lesion_class(case.lesion_class or case.prompt)
+    except PromptNotUnderstood as error:
+        raise TrainingImpossible(
+            f"The case {case.name} cannot be trained on: {error.message}", error.hint) from None
 
 
 def _stable_order(patient: str) -> str:

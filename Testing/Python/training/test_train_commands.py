@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file
 from support.tiny_model import PROMPT, ball_scan, write_tiny_model
@@ -327,6 +329,23 @@ def test_a_model_of_ones_own_is_made_part_by_part(bench: Path) -> None:
                              training=short, network={})
     train_attention(read_config(third, AttentionConfig))
     assert load(bench / "own-trained").card.scale_factor > 0
+
+
+def test_a_case_that_cannot_be_trained_on_is_named(bench: Path, tmp_path: Path) -> None:
+    cases = write_cases(tmp_path / "cases", {"liver": "CT"})
+    entries = json.loads((cases / "CASES.json").read_text())
+    shutil.copy(bench / "cases" / "brain_0_tumor.nii.gz", cases / "liver_1_tumor.nii.gz")
+    moved = sitk.ReadImage(str(cases / "liver_1_tumor.nii.gz"))
+    moved.SetOrigin((20.0, 0.0, 0.0))
+    sitk.WriteImage(moved, str(cases / "liver_1_tumor.nii.gz"))
+    for change, said in (({}, "The case liver_1 cannot be trained on: liver_1_tumor.nii.gz lies"),
+                         ({"prompt": "tumor"}, "The case liver_1 cannot be trained on: “tumor”")):
+        (cases / "CASES.json").write_text(json.dumps([entries[0], entries[1] | change]))
+        config = attention_config(bench / "bad.json", output="bad", runs=str(tmp_path / "runs"),
+                                  data=[{"folder": str(cases)}])
+        with pytest.raises(TrainingImpossible) as caught:
+            train_attention(read_config(config, AttentionConfig))
+        assert caught.value.message.startswith(said)
 
 
 def test_parts_that_do_not_fit_are_refused_before_training(bench: Path, tmp_path: Path) -> None:

@@ -72,6 +72,12 @@ def test_a_wrong_value_is_named(tmp_path: Path, training: dict, named: str) -> N
                                                              training=training))
 
 
+def test_one_class_without_a_list_is_shown_as_one(tmp_path: Path) -> None:
+    said = complaint(attention_config(tmp_path / "a.json", left_out="liver tumor"))
+    assert "left_out is wrong" in said
+    assert said.endswith('Write a list: ["liver tumor"].')
+
+
 def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
     text = 'model = "m"\noutput = "o"\nruns = "r"\ndata = [{folder = "d", share = nan}]\n'
     (tmp_path / "a.toml").write_text(text)
