@@ -28,7 +28,7 @@ _MAX_VOXELS = 1 << 40
 _MAX_DIMENSIONS = 10
 _MIN_VOLUME = 1e-6  # of three axes, as a share of that at right angles
 _META = (".mhd", ".mha")
-_WITH_HEADER = (*_META, ".nrrd", ".nhdr")
+_DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in other files
 _DATA = ("data file", "datafile", "elementdatafile")
 _PAIRS = (".hdr", ".img", ".img.gz")
 _AGAIN = "Copy or download the file again."
@@ -342,12 +342,14 @@ def files_of(path: Path) -> tuple[Path, Path]:
 def all_files(path: Path) -> list[Path]:
     """Every file that a scan lies in: those in a folder and below it, a header and its voxels.
 
+    Only headers whose names say that their voxels lie elsewhere are opened.
+
     Raises:
         OSError: the file or folder cannot be read.
     """
     if path.is_dir():  # the slices of a series may lie in folders below
         return sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    if path.name.lower().endswith(_WITH_HEADER):
+    if path.name.lower().endswith(_DETACHED) and is_regular(path):
         try:
             separator = "=" if path.name.lower().endswith(_META) else ":"
             return [path, *(path.parent / name for name in _detached(path, _fields(path, separator))
