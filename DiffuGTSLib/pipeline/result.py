@@ -125,7 +125,7 @@ class CandidateSearch:
         nothing = np.zeros(int(more.sum()), np.float32)
         score[more] = self.fusion.score(evidence.attention[more], nothing, nothing)
         note = "" if not (score[more] > threshold).any() else (
-            f"What is marked below {self.threshold:.2f} alone was not painted healthy: the "
+            f"What only a threshold below {self.threshold:.2f} marks was not painted healthy: the "
             "pseudo-healthy scan and the residual do not show it.")
         return replace(evidence, score=score, scored=evidence.mask | more), note
 
