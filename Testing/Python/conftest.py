@@ -41,6 +41,17 @@ def shared_tumors(shared_data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def one_encoder() -> Iterator[None]:
+    """The text encoder keeps what it has encoded; each training would begin with another one."""
+    from DiffuGTSLib.networks.text_encoder import TextEncoder
+
+    encoder = TextEncoder.from_package()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TextEncoder, "from_package", lambda: encoder)
+        yield
+
+
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """This process, and those that it starts, compute with one thread until the end of the file.
 

@@ -21,7 +21,6 @@ from DiffuGTSLib.models import store
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.models.package import load, save_part, write_checksums
 from DiffuGTSLib.networks.autoencoder import Autoencoder
-from DiffuGTSLib.networks.text_encoder import TextEncoder
 from DiffuGTSLib.training.commands import train_attention, train_autoencoder, train_denoiser
 from DiffuGTSLib.training.config import (
     BEGUN_WITH,
@@ -32,16 +31,8 @@ from DiffuGTSLib.training.config import (
 )
 from DiffuGTSLib.training.data.corpus import Corpus
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "one_encoder")
 SHORT = {"steps": 1, "save_every": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_encoder() -> Iterator[None]:
-    encoder = TextEncoder.from_package()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TextEncoder, "from_package", lambda: encoder)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,16 +48,7 @@ from DiffuGTSLib.training.data.windows import ORGANS, Window, WindowLoader
 from DiffuGTSLib.training.loop import LoopConfig, read_curve
 
 # What is trained here is compared with what the commands train.
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_encoder() -> Iterator[None]:
-    """The text encoder keeps what it has encoded; each training would begin with another one."""
-    encoder = TextEncoder.from_package()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TextEncoder, "from_package", lambda: encoder)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread", "one_encoder")
 
 
 @pytest.fixture(scope="module")
