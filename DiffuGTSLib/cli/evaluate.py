@@ -57,6 +57,7 @@ def evaluate(
     """Score a model on labelled scans; started again, it resumes."""
     with own_stdout(as_json) as out:
         from DiffuGTSLib.datasets import read_dataset
+        from DiffuGTSLib.datasets.check import note_lines
         from DiffuGTSLib.evaluation.evaluate import choose, refuse_other
         from DiffuGTSLib.evaluation.evaluate import evaluate as run_evaluation
         from DiffuGTSLib.evaluation.report import write_report
@@ -78,6 +79,8 @@ def evaluate(
             print_json(document(done, summary) | {"report": str(report.absolute())}, out)
         else:
             _print(summary, out)
+            for line in note_lines([(case.name, case.notes) for case in done.cases]):
+                print(line, file=out)
             print(f"Report: {report}", file=out)
     if done.failures:
         typer.echo(f"{len(done.failures)} of {len(dataset.cases)} cases could not be scored; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from DiffuGTSLib.prompt import understand
 
 CheckProgress = Callable[[int, int], None]
 Level = Literal["error", "warning"]
+_MAX_NAMES = 3  # of cases, before a note
 _MaskKey = tuple[Path | None, tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
@@ -33,6 +34,12 @@ class DataSetFinding:
     level: Level
     case: str
     message: str
+    hint: str = ""  # what to do about it
+
+    @classmethod
+    def of(cls, error: DiffuGTSError, case: str, level: Level = "error") -> DataSetFinding:
+        """What stopped the use of a case."""
+        return cls(level, case, error.message, error.hint)
 
 
 @dataclass
@@ -135,13 +142,14 @@ def _check_case(
         understand(case.lesion_class or case.prompt)
         geometry = _scan_geometry(case)
         group.spacing_mm.append(geometry.spacing)
+        of_class = _check_class(case)
         if case.mask is None:
             group.without_tumor += 1
-            return []
+            return of_class
         if (key := _mask_key(case)) not in masks:
             masks[key] = _read_mask(case)
     except DiffuGTSError as error:
-        return [DataSetFinding("error", case.name, error.message)]
+        return [DataSetFinding.of(error, case.name)]
     mask = masks[key]
     found: list[tuple[Level, str]] = []
     if (shift := geometry.difference(mask.geometry)) is not None:
@@ -165,7 +173,16 @@ def _check_case(
         group.tumor_ml.append(mask.tumor_voxels * float(np.prod(geometry.spacing)) / 1000)
     of_mask = [DataSetFinding(level, case.name, f"{case.mask.name} {text}")
                for level, text in found]
-    return of_mask + _check_organ(case, geometry, group)
+    return of_mask + _check_organ(case, geometry, group) + of_class
+
+
+def _check_class(case: LabelledCase) -> list[DataSetFinding]:
+    """Whether it can be trained on: for that a class of lesions is needed."""
+    text = case.lesion_class or case.prompt
+    if case.wrong_organ or understand(text).anatomy:
+        return []
+    return [DataSetFinding("warning", case.name,
+                           f"“{text}” names no organ: it can be scored, but not trained on.")]
 
 
 def _check_organ(
@@ -177,7 +194,7 @@ def _check_organ(
     try:
         values, of_mask = read_labels(case.organ_mask)
     except DiffuGTSError as error:
-        return [DataSetFinding("error", case.name, error.message)]
+        return [DataSetFinding.of(error, case.name)]
     group.with_organ += bool(values.any())
     if (shift := geometry.difference(of_mask)) is not None:
         message = f"{case.organ_mask.name} lies on another grid than its scan: {shift}."
@@ -232,7 +249,7 @@ def lines(report: DataSetReport, max_findings: int = 40) -> Sequence[str]:
                    f"{group['without_tumor']} without, {group['with_organ']} with organ mask"
                    + _spacing(group))
     order = sorted(report.findings, key=lambda finding: finding.level)
-    out += [f"  {f.level}: {f.case}: {f.message}" for f in order[:max_findings]]
+    out += [f"  {f.level}: {f.case}: {f.message} {f.hint}".rstrip() for f in order[:max_findings]]
     if len(order) > max_findings:
         out.append(f"  and {len(order) - max_findings} more; --json lists all")
     errors = sum(finding.level == "error" for finding in order)
@@ -243,6 +260,26 @@ def lines(report: DataSetReport, max_findings: int = 40) -> Sequence[str]:
 def counted(number: int, word: str) -> str:
     """"1 case", "2 cases"."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def note_lines(notes: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    """Each note once, behind the cases that it is about; those about most cases first.
+
+    Args:
+        notes: name and notes of each case.
+    """
+    about: dict[str, list[str]] = {}
+    for case, of_case in notes:
+        for note in of_case:
+            about.setdefault(note, []).append(case)
+    order = sorted(about, key=lambda note: -len(about[note]))
+    return [f"{_few(about[note])}: {note}" for note in order]
+
+
+def _few(cases: Sequence[str]) -> str:
+    if len(cases) > _MAX_NAMES:
+        return f"{len(cases)} cases ({', '.join(cases[:_MAX_NAMES])}, ...)"
+    return ", ".join(cases)
 
 
 def _median(group: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from DiffuGTSLib.datasets.check import counted
+from DiffuGTSLib.datasets.check import counted, note_lines
 from DiffuGTSLib.evaluation import charts
 from DiffuGTSLib.evaluation.evaluate import Evaluation
 from DiffuGTSLib.evaluation.scoring import CaseScores
@@ -51,6 +51,7 @@ def _facts(evaluation: Evaluation, summary: Summary) -> dict[str, list[str]]:
         "Options": [f"threshold {threshold}, seed {options.seed}"],
         "Requested as zero-shot": [zero_shot_words(summary.everything.exposures)]
         if evaluation.zero_shot else [],
+        "Notes": note_lines([(case.name, case.notes) for case in cases]),
     }
 
 

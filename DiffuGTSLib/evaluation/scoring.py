@@ -21,10 +21,15 @@ from DiffuGTSLib.models.card import FUSIONS
 from DiffuGTSLib.output import overview
 from DiffuGTSLib.pipeline import EncodedScan, Options, Result, Segmenter
 from DiffuGTSLib.prompt.lesion_classes import Exposure, exposure
+from DiffuGTSLib.scan.file_checks import scan_mark
 
 Kind = Literal["tumor", "no tumor", "wrong organ"]
 # "map": the attention map at the threshold, over the whole scan; the others: card.FUSIONS.
 ABLATIONS = ("map", *FUSIONS)
+_SEEN_NOTES = {
+    "training": "The model was trained on this scan: the score says little of new scans.",
+    "tuning": "The model was calibrated on this scan: the score may be better than on new scans.",
+}
 _OPTIONS = ("model", "device", "threshold", "seed", "samples")
 
 
@@ -68,6 +73,7 @@ class CaseScores:
         peak_gpu_gb: peak of the GPU memory of the networks for this case; None on a CPU.
         ablation: by `ABLATIONS`, without surface distances; empty if not requested.
         figure: relative to the output folder; "" without one.
+        notes: what the user should know of how the case was read and segmented; sentences.
     """
 
     name: str
@@ -89,6 +95,7 @@ class CaseScores:
     ablation: dict[str, Measures] = field(default_factory=dict)
     baselines: Baselines | None = None
     figure: str = ""
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -110,6 +117,7 @@ class CaseScores:
             "measures": _measures(entries["measures"]),
             "ablation": {kind: _measures(m) for kind, m in entries["ablation"].items()},
             "baselines": Baselines(**stored) if stored else None,
+            "notes": tuple(entries.get("notes", ())),
         })
 
 
@@ -170,6 +178,7 @@ class Scorer:
             baselines=baselines(result, reference, scan.canonical)
             if self.settings.baselines and kind == "tumor" else None,
             figure=self._draw(case, volumes, result) if self.settings.figures else "",
+            notes=tuple(dict.fromkeys((*result.notes, *self._seen(case)))),
         )
 
     def exposure(self, case: LabelledCase) -> str:
@@ -179,6 +188,12 @@ class Scorer:
                                 case.lesion_class or case.prompt))
         except PromptNotUnderstood:
             return str(Exposure.UNKNOWN)
+
+    def _seen(self, case: LabelledCase) -> list[str]:
+        """Notes on a scan that the model was made with."""
+        seen = self.segmenter.package.card.seen_scans
+        mark = scan_mark(case.image) if seen else ""
+        return [note for split, note in _SEEN_NOTES.items() if mark in seen.get(split, ())]
 
     def _forget_others(self, case: LabelledCase) -> None:
         """One encoded scan at a time in memory."""

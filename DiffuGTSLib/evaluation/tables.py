@@ -281,7 +281,8 @@ def case_row(case: CaseScores) -> dict[str, Any]:
     row |= case.measures.as_dict()
     for kind, measures in case.ablation.items():
         row |= {f"dsc_{kind}": measures.dsc, f"segmented_ml_{kind}": measures.segmented_ml}
-    return row | (asdict(case.baselines) if case.baselines else {})
+    row |= asdict(case.baselines) if case.baselines else {}
+    return row | ({"notes": " ".join(case.notes)} if case.notes else {})
 
 
 def _group_row(group: Group) -> dict[str, Any]:

@@ -124,6 +124,8 @@ class Card:
             "frozen" networks and "synthetic" lesions; None, for all or for one of these, where the
             package does not say (see lesion_classes.py).
         left_out: lesion classes that were kept out of training.
+        seen_scans: the marks (scan.file_checks.scan_mark) of the scans that the attention was
+            trained on ("training"), and of those kept for its calibration ("tuning").
         sources: of a converted model: repository, file and SHA-256 of what it was made from.
         guidance: of the classifier-free guidance by the class; 0 for none.
         least_crop: voxels (X, Y, Z); the smallest crop to inpaint, where the scan is larger.
@@ -153,6 +155,7 @@ class Card:
     open_gates: tuple[str, ...] = ()
     calibrated_on: str = ""
     validation: tuple[Measured, ...] = ()
+    seen_scans: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def frozen_classes(self) -> list[str] | None:

@@ -120,6 +120,14 @@ def in_hounsfield_units(image: sitk.Image) -> bool:
     return air_or_lung > 0.005 and soft_tissue > 0.05 and dark > 1.5 * bone
 
 
+def given_note(image: sitk.Image, given: str | None, settled: Modality) -> str:
+    """A warning where the caller's word makes an MR of a scan that looks like a CT; else ""."""
+    if given is None or settled != "MR" or not in_hounsfield_units(image):
+        return ""
+    return ("The scan was taken for MR, as given, but its values look like the Hounsfield units of "
+            "a CT: if it is one, state CT and run again.")
+
+
 def offset_note(image: sitk.Image) -> str:
     """A warning where a scan that is taken for MR looks like a CT whose values were moved; else "".
 

@@ -37,6 +37,7 @@ from DiffuGTSLib.scan.header import (
 from DiffuGTSLib.scan.modality import (
     MODALITY_TAG,
     Modality,
+    given_note,
     guess_sequence,
     guess_skull_stripped,
     modality_reason,
@@ -94,9 +95,11 @@ class Scan:
         Raises:
             ModalityMismatch: as `settle_modality`; or a sequence of a CT.
         """
-        settled = self.modality
+        settled, notes = self.modality, self.notes
         if modality not in (None, settled):
             settled = settle_modality(self.image, modality)
+            against = given_note(self.image, modality, settled)
+            notes = (*notes, against) if against else notes
         if settled == "CT":
             if sequence:
                 raise ModalityMismatch(
@@ -107,7 +110,7 @@ class Scan:
         stripped = self.skull_stripped if skull_stripped is None else skull_stripped
         reason = self.modality_reason if modality is None else "as given"
         return replace(self, modality=settled, modality_reason=reason, skull_stripped=stripped,
-                       sequence=self.sequence if sequence is None else sequence)
+                       sequence=self.sequence if sequence is None else sequence, notes=notes)
 
 
 Source = Scan | sitk.Image | Path | str
@@ -197,9 +200,11 @@ def from_image(
     """
     settled = settle_modality(image, modality)
     reason = modality_reason(image, modality, settled)
+    against = given_note(image, modality, settled)
     image, clipped = without_outliers(image, settled)
     moved = offset_note(image) if settled == "MR" and "values" in reason else ""
-    said = (*notes, *_axes_notes(image), *clipped, *([moved] if moved else []), *doubts(image))
+    of_values = (note for note in (against, moved) if note)
+    said = (*notes, *_axes_notes(image), *clipped, *of_values, *doubts(image))
     if settled == "CT":
         return Scan(image, settled, "", name, notes=said, modality_reason=reason)
     stripped = guess_skull_stripped(name, *hints)

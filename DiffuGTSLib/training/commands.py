@@ -322,8 +322,15 @@ def _card_entries(
                       f"{synthetic} {networks} of the model {card.name}{before}",
         "trained_classes": _trained_classes(classes, card, config.start),
         "left_out": tuple(sorted(corpus.selection.left_out)),
+        "seen_scans": _seen_scans(corpus, card, config.start),
         "scores": {"measure": _measure(held_out)} | measured if measured else {},
     }
+
+
+def _seen_scans(corpus: Corpus, card: Card, start: str) -> dict[str, list[str]]:
+    """The marks of the scans of a training, and of those that its attention had seen before."""
+    before = {} if start == RANDOM else card.seen_scans
+    return {split: sorted({*corpus.marks(split), *before.get(split, ())}) for split in SPLITS}
 
 
 def _measure(held_out: Sequence[Window]) -> str:

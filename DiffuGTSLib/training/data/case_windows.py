@@ -43,6 +43,7 @@ class CachedCase:
         organ: of the case's prompt; an id of anatomies.json.
         outlined: whether the case has an organ mask.
         stripped: nothing but the brain is left of a head.
+        notes: what the user should know of how the scan was read; sentences.
         files: image (float16) and labels (uint8, bits TUMOR and ORGAN), each (X, Y, Z), .npy.
     """
 
@@ -53,6 +54,7 @@ class CachedCase:
     outlined: bool
     stripped: bool
     files: tuple[Path, Path] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def image(self) -> np.ndarray:
@@ -97,7 +99,8 @@ def cached_case(
         _write(case, spacing, image, labels, about)
     facts = json.loads(about.read_text(encoding="utf-8"))
     return CachedCase(case.name, case.patient, understand(case.prompt).anatomy, facts["modality"],
-                      facts["outlined"], bool(case.skull_stripped), (image, labels))
+                      facts["outlined"], bool(case.skull_stripped), (image, labels),
+                      tuple(facts.get("notes", ())))
 
 
 def _write(
@@ -113,7 +116,8 @@ def _write(
     bits = tumor * np.uint8(TUMOR)
     if organ is not None:
         bits |= (mask_on_grid(organ, canonical.geometry) | tumor) * np.uint8(ORGAN)
-    facts = json.dumps({"modality": volumes.modality, "outlined": organ is not None})
+    facts = json.dumps({"modality": volumes.modality, "outlined": organ is not None,
+                        "notes": [*volumes.scan.notes]})
     intensities = canonical.tensor[0, 0].numpy().astype(np.float16)
     write_cached(image, lambda stream: np.save(stream, intensities))
     write_cached(labels, lambda stream: np.save(stream, bits.astype(np.uint8)))

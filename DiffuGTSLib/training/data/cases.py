@@ -227,7 +227,7 @@ def _check(case: TrainingCase, listed: LabelledCase, group: DataSetGroup) -> lis
     try:
         geometry = Geometry.of(open_header(listed.image))
     except DiffuGTSError as error:
-        return [DataSetFinding("error", case.name, error.message)]
+        return [DataSetFinding.of(error, case.name)]
     group.spacing_mm.append(geometry.spacing)
     group.with_organ += any(map(scan_table().is_organ_mask, case.masks))
     findings, tumor_ml = [], 0.0
@@ -236,7 +236,7 @@ def _check(case: TrainingCase, listed: LabelledCase, group: DataSetGroup) -> lis
         try:
             values, of_mask = read_labels(path)
         except DiffuGTSError as error:
-            findings.append(DataSetFinding("error", case.name, error.message))
+            findings.append(DataSetFinding.of(error, case.name))
             continue
         if (shift := geometry.difference(of_mask)) is not None:
             findings.append(DataSetFinding(

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from DiffuGTSLib.datasets import LabelledCase
+from DiffuGTSLib.datasets.check import note_lines
 from DiffuGTSLib.datasets.folder import MANIFEST
 from DiffuGTSLib.errors import DiffuGTSError, TrainingImpossible
 from DiffuGTSLib.prompt.lesion_classes import lesion_class
+from DiffuGTSLib.scan.file_checks import scan_mark
 from DiffuGTSLib.training.config import Data
 from DiffuGTSLib.training.data.case_windows import MixedSampler, cached_case
 from DiffuGTSLib.training.data.cases import TrainingCase, TrainingVolume
@@ -39,6 +41,7 @@ class TrainingFolder(Protocol):
     @property
     def groups(self) -> Mapping[str, float]: ...
     def names(self, split: str) -> list[str]: ...
+    def images(self, split: str) -> list[Path]: ...
     def fingerprints(self, split: str) -> list[tuple[str, str]]: ...
     def prepare(self) -> None: ...
     def volumes(self, split: str) -> list[TrainingVolume]: ...
@@ -78,6 +81,11 @@ class Corpus:
     def names(self, split: str) -> list[str]:
         """Names of the scans of a split ("training" or "tuning")."""
         return [name for folder, _ in self.folders for name in folder.names(split)]
+
+    def marks(self, split: str) -> list[str]:
+        """What tells the scans of a split from others, for the card; see `scan_mark`."""
+        return sorted({scan_mark(path) for folder, _ in self.folders
+                       for path in folder.images(split)})
 
     def fingerprints(self, split: str) -> dict[str, list[str]]:
         """The scans of a split by their names, with what changes when a scan does."""
@@ -150,36 +158,46 @@ class _Project(ProjectFolder):
     """The project's folder, prepared with progress."""
 
     def prepare_each(self, log: Log) -> None:
-        cases = [c for split in SPLITS for c in self.cases(split)]
-        _each(cases, self._label, log)
+        def make(case: TrainingCase) -> tuple[str, ...]:
+            self._label(case)
+            return ()
+
+        _each([c for split in SPLITS for c in self.cases(split)], make, log)
 
 
 class _Public(PublicFolder):
     """A public data set, prepared with progress."""
 
     def prepare_each(self, log: Log) -> None:
-        cases = [c for split in SPLITS for c in self._split[split]]
-        _each(cases, lambda c: cached_case(c, self.cache, self.selection.spacing_mm), log)
+        def make(case: LabelledCase) -> tuple[str, ...]:
+            return cached_case(case, self.cache, self.selection.spacing_mm).notes
+
+        _each([c for split in SPLITS for c in self._split[split]], make, log)
 
 
-def _each(cases: Sequence[Case], make: Callable[[Case], object], log: Log) -> None:
-    """Makes each, with a line of progress at most every LOG_INTERVAL_S.
+def _each(cases: Sequence[Case], make: Callable[[Case], Sequence[str]], log: Log) -> None:
+    """Makes each, with a line of progress at most every LOG_INTERVAL_S; then the notes on them.
+
+    Args:
+        make: returns what the user should know of how a case was read.
 
     Raises:
         TrainingImpossible: a case cannot be used; it is named.
     """
-    logged = -LOG_INTERVAL_S
+    logged, notes = -LOG_INTERVAL_S, list[tuple[str, Sequence[str]]]()
     for number, case in enumerate(cases, 1):
         if time.monotonic() - logged >= LOG_INTERVAL_S:
             log(f"preparing scan {number} of {len(cases)}")
             logged = time.monotonic()
         try:
-            make(case)
+            notes.append((case.name, make(case)))
         except DiffuGTSError as error:
             raise TrainingImpossible(
                 f"The case {case.name} cannot be trained on: {error.message}",
                 "All that is wrong with a folder: diffugts data check FOLDER",
             ) from error
+    for line in note_lines(notes):
+        log(line)
 
 
 def gather(

@@ -123,6 +123,10 @@ class ProjectFolder:
         """Names of the scans of a split that are used; no scan is read."""
         return [c.name for c in self._used_cases(split)]
 
+    def images(self, split: str) -> list[Path]:
+        """Files of the scans of a split that are used."""
+        return [c.files[0] for c in self._used_cases(split)]
+
     def fingerprints(self, split: str) -> list[tuple[str, str]]:
         """Each scan of a split by its name, with what changes when the scan does."""
         return [(c.name, cache_key(c.files, c.modality, c.kind.name, c.prompt, c.sequence,

@@ -103,6 +103,10 @@ class PublicFolder:
         """Names of the cases of a split."""
         return [c.name for c in self._split[split]]
 
+    def images(self, split: str) -> list[Path]:
+        """Files or DICOM folders of the scans of a split."""
+        return [c.image for c in self._split[split]]
+
     def fingerprints(self, split: str) -> list[tuple[str, str]]:
         """Each case of a split by its name, with what changes when the case does."""
         return [(c.name, case_key(c, c.prompt, c.lesion_class, c.sequence))

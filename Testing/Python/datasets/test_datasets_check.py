@@ -117,6 +117,26 @@ def test_a_prompt_that_means_nothing_is_an_error(tmp_path):
     assert "names no tumor" in message
 
 
+def test_what_can_be_scored_but_not_trained_on_is_a_warning(tmp_path):
+    write(scan("CT"), tmp_path / "a.nii.gz")
+    case = {"image": "a.nii.gz", "mask": None, "prompt": "tumor"}
+    (tmp_path / "CASES.json").write_text(json.dumps(
+        [case | {"name": "a"}, case | {"name": "b", "class": "liver tumor"}]))
+    assert found(tmp_path) == [
+        ("warning", "a", "“tumor” names no organ: it can be scored, but not trained on.")]
+
+
+def test_what_to_do_about_an_error_is_said(tmp_path):
+    write(scan("CT"), tmp_path / "a.nii.gz")
+    (tmp_path / "CASES.json").write_text(json.dumps(
+        [{"image": "a.nii.gz", "mask": None, "prompt": "weather", "name": "a"}]))
+    report = check(read_dataset(tmp_path))
+    (finding,) = report.findings
+    assert finding.hint
+    assert f"{finding.message} {finding.hint}" in "\n".join(lines(report))
+    assert report.as_dict()["findings"][0]["hint"] == finding.hint
+
+
 def test_many_findings_are_shortened_on_the_terminal(tmp_path):
     write_kits(tmp_path)
     for path in tmp_path.rglob("imaging.nii.gz"):

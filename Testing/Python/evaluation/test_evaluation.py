@@ -31,9 +31,10 @@ from DiffuGTSLib.evaluation.scoring import (
     ablated,
     file_name,
 )
-from DiffuGTSLib.evaluation.tables import summarise
+from DiffuGTSLib.evaluation.tables import summarise, write_tables
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.pipeline.options import Options
+from DiffuGTSLib.scan.file_checks import scan_mark
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,27 @@ def test_a_scan_that_is_read_in_another_way_is_encoded_anew(model, data, tmp_pat
     of_t2 = scorer.score(replace(case, sequence="t2"))
     assert (first.sequence, of_t2.sequence) == ("", "t2")
     assert scorer._last[1].sequence == "t2"
+
+
+def test_what_a_score_may_not_be_taken_for_is_said(tmp_path, data):
+    folder = write_tiny_model(tmp_path / "model")
+    mark = scan_mark(data / "ball.nii.gz")
+    replace(Card.read(folder), seen_scans={"training": [mark], "tuning": []}).write(folder)
+    settings = EvaluationSettings(Options(str(folder), "cpu"), figures=False)
+    evaluation = evaluated(data, tmp_path / "out", settings, "ball", "a*")
+    cases, trained = by_name(evaluation), "The model was trained on this scan"
+    assert any(note.startswith(trained) for note in cases["ball"].notes)
+    assert not any(note.startswith(trained) for note in cases["a/b ü"].notes)
+    summary = summarise(evaluation.cases)
+    write_tables(evaluation, summary, tmp_path / "out")
+    report = write_report(evaluation, summary, tmp_path / "out").read_text(encoding="utf-8")
+    assert f"ball: {trained}" in report
+    rows = list(csv.DictReader((tmp_path / "out" / "cases.csv").open(encoding="utf-8")))
+    assert [trained in row["notes"] for row in rows] == [True, False]
+    tuned = replace(Card.read(folder), seen_scans={"tuning": [mark]})
+    tuned.write(folder)
+    (case,) = evaluated(data, tmp_path / "again", settings, "ball").cases
+    assert any("calibrated on this scan" in note for note in case.notes)
 
 
 def test_scores_survive_their_file(done):

@@ -19,6 +19,7 @@ from DiffuGTSLib.scan.file_checks import (
     check_file,
     file_states,
     is_regular,
+    scan_mark,
     unzipped_bytes,
 )
 from DiffuGTSLib.scan.volume import read
@@ -233,3 +234,18 @@ def test_a_series_is_all_files_below_its_folder(tmp_path: Path) -> None:
     assert sorted(all_files(tmp_path)) == sorted(slices)
     with pytest.raises(OSError, match="nothing"):
         file_states(tmp_path / "nothing")
+
+
+def test_the_mark_of_a_scan_tells_contents_and_not_names(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(40, 60, 60)))
+    for name in ("a.nii.gz", "b.nii.gz", "c.nii.gz"):
+        sitk.WriteImage(image, str(tmp_path / name))
+        image[30, 30, 20] += name.startswith("b")  # in the middle of the file
+    marks = [scan_mark(tmp_path / name) for name in ("a.nii.gz", "b.nii.gz", "c.nii.gz")]
+    assert marks[0] == marks[1] != marks[2]
+    first, again = tmp_path / "first", tmp_path / "again"
+    for folder, order in ((first, "01"), (again, "10")):
+        folder.mkdir()
+        for name, content in zip(order, (b"slice", b"another"), strict=True):
+            (folder / name).write_bytes(content)
+    assert scan_mark(first) == scan_mark(again)

@@ -7,6 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from DiffuGTSLib.errors import ModalityMismatch
+from DiffuGTSLib.scan import volume
 from DiffuGTSLib.scan.modality import guess_modality, guess_sequence, settle_modality
 
 
@@ -98,3 +99,14 @@ def test_a_name_hints_at_the_sequence(name: str, sequence: str) -> None:
 
 def test_the_first_telling_name_decides() -> None:
     assert guess_sequence("image", "AX FLAIR", "t1") == "flair"
+
+
+def test_a_ct_that_is_stated_to_be_mr_is_remarked_upon() -> None:
+    def remarks(scan: volume.Scan) -> int:
+        return sum("state CT" in note for note in scan.notes)
+
+    stated = volume.from_image(body(-1000, 50), "MR")
+    guessed = volume.from_image(body(-1000, 50))
+    assert (remarks(stated), remarks(guessed)) == (1, 0)
+    assert remarks(guessed.with_overrides("MR")) == remarks(stated.with_overrides("MR")) == 1
+    assert remarks(volume.from_image(body(20, 400), "MR")) == 0

@@ -35,6 +35,7 @@ from DiffuGTSLib.models.package import ATTENTION_ALONE, load, load_foundation
 from DiffuGTSLib.networks.text_encoder import TextEncoder
 from DiffuGTSLib.pipeline.segmenter import Segmenter
 from DiffuGTSLib.prompt.lesion_classes import reliability
+from DiffuGTSLib.scan.file_checks import scan_mark
 from DiffuGTSLib.training import commands
 from DiffuGTSLib.training.attention_trainer import PromptTexts, gate_loss
 from DiffuGTSLib.training.commands import train_attention, train_autoencoder, train_denoiser
@@ -174,6 +175,14 @@ def test_the_scans_that_were_held_out_are_named(whole: Path, bench: Path) -> Non
     names = json.loads((bench / "runs-whole" / "split.json").read_text(encoding="utf-8"))
     assert {split: len(of) for split, of in names.items()} == {"training": 1, "tuning": 1}
     assert set(names["training"] + names["tuning"]) == {"brain_0", "brain_1"}
+
+
+def test_the_card_tells_the_scans_it_was_made_with(whole: Path, bench: Path) -> None:
+    names = json.loads((bench / "runs-whole" / "split.json").read_text(encoding="utf-8"))
+    entries = json.loads((bench / "cases" / "CASES.json").read_text(encoding="utf-8"))
+    file_of = {entry["name"]: bench / "cases" / entry["image"] for entry in entries}
+    assert Card.read(whole).seen_scans == {
+        split: sorted(scan_mark(file_of[name]) for name in of) for split, of in names.items()}
 
 
 def test_masks_behind_frozen_networks_are_handed_on() -> None:
@@ -336,6 +345,18 @@ def test_a_case_that_cannot_be_trained_on_is_named(bench: Path, tmp_path: Path) 
         with pytest.raises(TrainingImpossible) as caught:
             train_attention(read_config(config, AttentionConfig))
         assert caught.value.message.startswith(said)
+
+
+def test_a_scan_read_against_its_values_is_remarked_upon(bench: Path, tmp_path: Path) -> None:
+    cases = write_cases(tmp_path / "cases", {"liver": "CT"})
+    entries = json.loads((cases / "CASES.json").read_text())
+    (cases / "CASES.json").write_text(json.dumps([e | {"modality": "MR"} for e in entries]))
+    config = attention_config(bench / "said.json", output="said", runs=str(tmp_path / "runs"),
+                              data=[{"folder": str(cases)}], training={"steps": 1}, calibrate=0)
+    said = list[str]()
+    train_attention(read_config(config, AttentionConfig), said.append)
+    (line,) = (line for line in said if "state CT" in line)
+    assert line.startswith("liver_")
 
 
 def test_parts_that_do_not_fit_are_refused_before_training(bench: Path, tmp_path: Path) -> None:
