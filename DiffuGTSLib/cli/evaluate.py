@@ -88,9 +88,10 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _report(done: int, total: int, outcome: CaseOutcome) -> None:
+def _report(done: int, total: int, outcome: CaseOutcome, kept: bool) -> None:
     """One line per case on stderr."""
     from DiffuGTSLib.evaluation.child_process import CaseFailure
+    from DiffuGTSLib.evaluation.evaluate import EARLIER
 
     if isinstance(outcome, CaseFailure):
         text = f"{outcome.case}: not scored. {outcome.message}"
@@ -98,7 +99,7 @@ def _report(done: int, total: int, outcome: CaseOutcome) -> None:
         text = f"{outcome.name}: {outcome.kind}, {outcome.measures.segmented_ml:.2f} ml segmented"
     else:
         text = f"{outcome.name}: DSC {outcome.measures.dsc:.3f}, {outcome.seconds:.0f} s"
-    typer.echo(f"[{done}/{total}] {text}", err=True)
+    typer.echo(f"[{done}/{total}] {text}{EARLIER * kept}", err=True)
 
 
 def _print(summary: Summary, out: TextIO) -> None:

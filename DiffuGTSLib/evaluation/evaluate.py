@@ -35,11 +35,12 @@ _DESCRIPTIVE = ("name", "licence", "licence_url", "trained_on", "calibrated_on",
                 "sources", "validation")
 
 SCORES = "scores.json"
+EARLIER = " (scored by an earlier run)"  # behind the line of a case
 WRITTEN = (SCORES, "cases.csv", "groups.csv", "report.html", "figures")
 _MAX_NAMES = 12  # of cases, in a message
 
 CaseOutcome = CaseScores | CaseFailure
-OnOutcome = Callable[[int, int, CaseOutcome], None]
+OnOutcome = Callable[[int, int, CaseOutcome, bool], None]
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def evaluate(
     Args:
         output: made if need be. cases/ and figures/ go into it.
         zero_shot: refuse to run unless every score may be called zero-shot.
-        on_outcome: called as on_outcome(done, total, outcome) after each case.
+        on_outcome: called as on_outcome(done, total, outcome, kept) after each case; `kept`: the
+            scores are those of an earlier run.
         scorer: scores the cases; a `ScoringProcess` if None.
 
     Raises:
@@ -168,9 +170,11 @@ def evaluate(
     with nullcontext(scorer) if scorer else ScoringProcess(settings, output) as scoring:
         for case in dataset.cases:
             key = _fingerprint(case, settings, deciding)
-            outcomes.append(_outcome(case, output, key, scoring, check_model))
+            record = output / "cases" / f"{file_name(case.name)}.json"
+            stored = _stored(record, key, output)
+            outcomes.append(stored or _scored(case, record, key, scoring, check_model))
             if on_outcome is not None:
-                on_outcome(len(outcomes), len(dataset.cases), outcomes[-1])
+                on_outcome(len(outcomes), len(dataset.cases), outcomes[-1], stored is not None)
     return Evaluation(
         dataset, card, _hash(deciding), settings, zero_shot,
         tuple(o for o in outcomes if isinstance(o, CaseScores)),
@@ -178,13 +182,10 @@ def evaluate(
     )
 
 
-def _outcome(
-    case: LabelledCase, output: Path, key: str, scorer: CaseScorer, check: Callable[[], None]
+def _scored(
+    case: LabelledCase, record: Path, key: str, scorer: CaseScorer, check: Callable[[], None]
 ) -> CaseOutcome:
-    """The scores of an earlier run, or new ones, which are stored if the `check` passes."""
-    record = output / "cases" / f"{file_name(case.name)}.json"
-    if (stored := _stored(record, key, output)) is not None:
-        return stored
+    """New scores, which are stored in `record` if the `check` passes."""
     outcome = scorer.score(case)
     check()
     if isinstance(outcome, CaseScores):

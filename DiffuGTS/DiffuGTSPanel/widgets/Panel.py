@@ -278,7 +278,7 @@ class Panel(VTKObservationMixin):
                 parameters.volume, self.prompt.text,
                 onProgress=self._onProgress, onPreview=self._onPreview,
                 onFinished=self._onFinished, onError=self._onError,
-                onCancelled=self._onCancelled, onUpdated=self.lesions.refresh,
+                onCancelled=self._onCancelled, onUpdated=self._onUpdated,
                 roi=parameters.roi, within=parameters.within, seed=parameters.seed,
                 withinSegment=parameters.withinSegment, model=parameters.model,
                 device=self.advanced.device, host=self.advanced.host,
@@ -328,9 +328,14 @@ class Panel(VTKObservationMixin):
         if run is self.run:
             self._clearPreview(run)
             self._stop("")
+            self.runSection.showFailure(failure)
         else:  # a threshold change of a finished run
             self.lesions.refresh(run)
-        self.runSection.showFailure(failure)
+            self.runSection.showFailure(failure, passing=True)
+
+    def _onUpdated(self, run: Run) -> None:
+        self.lesions.refresh(run)
+        self.runSection.clearPassing()
 
     def _clearPreview(self, run: Run) -> None:
         if run.volumeNode is not None:

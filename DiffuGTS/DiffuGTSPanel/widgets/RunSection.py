@@ -40,6 +40,7 @@ class RunSection(Section):
         self._log, self._onRun, self._onCancel = log, onRun, onCancel
         self._running = False
         self._outcome = ""  # of the last run
+        self._passing = False  # of the message that is shown
         self.ui.progressBar.visible = False
         self.ui.logText.visible = False
         self.ui.messageLabel.visible = False
@@ -96,8 +97,12 @@ class RunSection(Section):
         self._outcome = sentence
         self._setStatus(sentence)
 
-    def showFailure(self, failure: Failure) -> None:
-        """Shows what went wrong, what to do, and suggestions to click."""
+    def showFailure(self, failure: Failure, *, passing: bool = False) -> None:
+        """Shows what went wrong, what to do, and suggestions to click.
+
+        Args:
+            passing: it no longer matters when what failed has succeeded; see `clearPassing`.
+        """
         lines = [f"<b>{coloured(failure.message, 'bad')}</b>"]
         if failure.hint:
             lines.append(escape(failure.hint))
@@ -105,16 +110,24 @@ class RunSection(Section):
             lines.append(_suggestionLinks(failure))
         self.ui.messageLabel.text = "<br>".join(lines)
         self.ui.messageLabel.visible = True
+        self._passing = passing
 
     def showNote(self, sentence: str) -> None:
         """Shows a note that is not a failure."""
         self.ui.messageLabel.text = escape(sentence)
         self.ui.messageLabel.visible = True
+        self._passing = False
 
     def clearMessage(self) -> None:
         """Hides the last message."""
         self.ui.messageLabel.visible = False
         self.ui.messageLabel.text = ""
+        self._passing = False
+
+    def clearPassing(self) -> None:
+        """Hides the last message where what failed has succeeded by now."""
+        if self._passing:
+            self.clearMessage()
 
     def _setStatus(self, richText: str) -> None:
         self.ui.progressLabel.text = richText

@@ -18,6 +18,7 @@ from DiffuGTSLib.datasets import DataSet, LabelledCase
 from DiffuGTSLib.errors import BadDataSet, InvalidOption
 from DiffuGTSLib.evaluation.child_process import CaseFailure, CaseScorer
 from DiffuGTSLib.evaluation.evaluate import (
+    EARLIER,
     CaseOutcome,
     Evaluation,
     choose,
@@ -172,14 +173,14 @@ def _copy_small(source: Path, target: Path) -> None:
         shown.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
-def _report(done: int, total: int, outcome: CaseOutcome) -> None:
+def _report(done: int, total: int, outcome: CaseOutcome, kept: bool) -> None:
     if isinstance(outcome, CaseFailure):
         text = f"{outcome.case}: not scored. {outcome.message}"
     else:
         dsc = outcome.measures.dsc
         score = f"{outcome.measures.segmented_ml:8.1f} ml" if dsc is None else f"DSC {dsc:.3f}"
         text = f"{outcome.name:36s} {outcome.kind:12s} {score:12s} {outcome.seconds:4.0f} s"
-    print(f"[{done}/{total}] {text}", flush=True)
+    print(f"[{done}/{total}] {text}{EARLIER * kept}", flush=True)
 
 
 def record(scores: Path, model: Path, data: Sequence[Path] = ()) -> None:

@@ -120,7 +120,7 @@ def test_a_scan_without_tumor_counts_in_ml(done):
 def test_a_bad_case_is_reported_and_the_others_are_scored(done):
     evaluation, _, reported = done
     assert [(f.case, f.code) for f in evaluation.failures] == [("damaged", "unreadable-image")]
-    assert [number for number, _, _ in reported] == [1, 2, 3, 4]
+    assert [number for number, *_ in reported] == [1, 2, 3, 4]
     assert len(evaluation.cases) == 3
 
 
@@ -135,11 +135,14 @@ def test_the_ablation_covers_the_fusions_that_the_model_has(done):
 def test_finished_cases_are_kept_and_failures_are_retried(done, data, settings):
     _, folder, _ = done
     records = {p.name: p.stat().st_mtime_ns for p in (folder / "cases").iterdir()}
-    reported = []
-    again = evaluated(data, folder, settings, on_outcome=lambda *o: reported.append(o[2]))
+    reported, kept = [], []
+    again = evaluated(data, folder, settings,
+                      on_outcome=lambda *o: (reported.append(o[2]), kept.append(o[3])))
     assert {p.name: p.stat().st_mtime_ns for p in (folder / "cases").iterdir()} == records
     assert again.cases == done[0].cases
     assert isinstance(reported[3], CaseFailure)
+    assert kept == [True, True, True, False]
+    assert not any(scored_before for *_, scored_before in done[2])
 
 
 def test_other_settings_are_scored_anew(done, data, settings, tmp_path):
@@ -166,7 +169,7 @@ def test_a_model_that_changes_meanwhile_gives_no_scores(model, data, tmp_path):
     folder = shutil.copytree(model, tmp_path / "changing")
     settings = EvaluationSettings(Options(str(folder), "cpu"))
 
-    def recalibrate(done, total, outcome):
+    def recalibrate(*_outcome):
         replace(Card.read(folder), calibration={"brain/MR": 1.0}).write(folder)
 
     with pytest.raises(ModelDamaged, match="changed while it was scored"):
@@ -309,6 +312,7 @@ def test_the_command_writes_tables_and_report_and_ends_with_1_for_the_bad_case(w
     ran, folder = written
     assert ran.exit_code == 1
     assert "1 of 4 cases could not be scored" in ran.output
+    assert ran.output.count("(scored by an earlier run)") == 3
     names = {path.name for path in folder.iterdir()}
     assert names == {"cases", "figures", "cases.csv", "groups.csv", "scores.json", "report.html"}
 

@@ -163,6 +163,23 @@ def test_the_threshold_changes_the_segments_without_a_new_run(panel):
     assert panel.logic.lastRun is runs
 
 
+def test_the_message_of_a_failed_threshold_goes_when_a_later_one_succeeds(panel, tmp_path):
+    from DiffuGTSPanel.data.Failure import Failure
+
+    run, slider = panel.lesions.current[0], panel.lesions.ui.thresholdSlider
+    run.callbacks.onError(run, Failure("unwritable", "The disk is full."))
+    assert panel.message.startswith("The disk is full.")
+    slider.value = slider.value + 0.02
+    settle(panel)
+    assert not panel.message
+    panel.host.dialogs.answer(str(tmp_path / "no" / "such" / "folder.csv"))
+    panel.lesions.ui.csvButton.click()
+    slider.value = slider.value + 0.02
+    settle(panel)
+    assert panel.message.startswith("The table could not be written.")  # it still is not
+    panel.runSection.clearMessage()
+
+
 def test_a_threshold_that_the_slider_rounds_is_the_models_own(panel):
     run, result = panel.lesions.current
     exact = panel.lesions._modelThresholds[run.id]
