@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -16,7 +15,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from DiffuGTSLib.datasets.check import counted
 from DiffuGTSLib.errors import BadConfiguration, OutputNotWritten, TrainingImpossible
-from DiffuGTSLib.files import atomic_folder, sha256, write_json
+from DiffuGTSLib.files import atomic_folder, write_json
 from DiffuGTSLib.models import Card, Foundation, load, load_foundation, save
 from DiffuGTSLib.models.package import add_attention
 from DiffuGTSLib.models.store import HEAD
@@ -34,6 +33,7 @@ from DiffuGTSLib.training.config import (
     AutoencoderConfig,
     Config,
     DenoiserConfig,
+    fingerprint,
     record_origin,
     record_settings,
 )
@@ -140,7 +140,7 @@ def train_denoiser(config: DenoiserConfig, log: Log | None = None) -> TrainingRe
     with process_group(choose_device(config.training.device)) as (ranks, device):
         spacing, modalities = tuple(about["spacing_mm"]), tuple(about["modalities"])
         selection = DataSelection(spacing, modalities, left_out, False, held_out=config.held_out)
-        origin = {"weights": _fingerprint(config.autoencoder / "vae"),
+        origin = {"weights": fingerprint(config.autoencoder / "vae"),
                   "scale factor": about["scale_factor"], "grid": [spacing, modalities]}
         corpus = _corpus(config, selection, ranks, log, {"autoencoder": origin})
         classes = _recorded_classes(config, corpus, ranks)
@@ -212,18 +212,10 @@ def _recorded_classes(config: Config, corpus: Corpus, ranks: Ranks) -> dict[str,
 def _attention_origin(foundation: Foundation, start: str) -> dict[str, Any]:
     """Fingerprints of what an attention is trained upon, and of the one that it starts from."""
     folder, card = foundation.folder, foundation.card
-    origin = {"autoencoder": _fingerprint(folder / "vae"),
-              "text encoder": _fingerprint(folder / "text_encoder", folder / "tokenizer"),
+    origin = {"autoencoder": fingerprint(folder / "vae"),
+              "text encoder": fingerprint(folder / "text_encoder", folder / "tokenizer"),
               "grid": [card.spacing_mm, card.modalities]}
-    return origin if start == RANDOM else origin | {"attention": _fingerprint(folder / HEAD)}
-
-
-def _fingerprint(*folders: Path) -> str:
-    """SHA-256 of all weights and configurations in these folders of a package."""
-    files = sorted(path for folder in folders for path in folder.rglob("*")
-                   if path.suffix in (".json", ".safetensors"))
-    states = [(path.name, sha256(path)) for path in files]
-    return hashlib.sha256(repr(states).encode()).hexdigest()
+    return origin if start == RANDOM else origin | {"attention": fingerprint(folder / HEAD)}
 
 
 def _log_split(config: Config, corpus: Corpus, log: Log) -> None:

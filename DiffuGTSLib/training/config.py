@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tomllib
@@ -15,7 +16,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import relevance
 
 from DiffuGTSLib.errors import BadConfiguration, TrainingImpossible
-from DiffuGTSLib.files import resource, write_json
+from DiffuGTSLib.files import resource, sha256, write_json
 from DiffuGTSLib.models.store import INDEX
 from DiffuGTSLib.training.loop import CHECKPOINT, SINGLE_PROCESS, LoopConfig, Ranks
 
@@ -210,7 +211,16 @@ def record_origin(folder: Path, origin: Mapping[str, Mapping[str, Any]]) -> None
         raise TrainingImpossible(
             f"The folder {folder.name} holds a training that began with something else "
             f"({'; '.join(differences)}).", NEW_RUN)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(path, before | now)
+
+
+def fingerprint(*folders: Path) -> str:
+    """SHA-256 of all weights and configurations in these folders, of a package for instance."""
+    files = sorted(path for folder in folders for path in folder.rglob("*")
+                   if path.suffix in (".json", ".safetensors"))
+    states = [(path.name, sha256(path)) for path in files]
+    return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import multiprocessing
 import queue
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -29,7 +29,14 @@ from DiffuGTSLib.training import (
     calibration,
     denoiser_trainer,
 )
-from DiffuGTSLib.training.config import ATTENTION, AUTOENCODER, DENOISER, Training
+from DiffuGTSLib.training.config import (
+    ATTENTION,
+    AUTOENCODER,
+    DENOISER,
+    Training,
+    fingerprint,
+    record_origin,
+)
 from DiffuGTSLib.training.data.cases import SPACING_MM
 from DiffuGTSLib.training.data.corpus import Corpus
 from DiffuGTSLib.training.data.project_folder import DataSelection, ProjectFolder
@@ -99,32 +106,34 @@ class EmbeddedBuild:
 
     def vae(self, training: Training = AUTOENCODER) -> None:
         """Trains the autoencoder, moves its latents' mean to 0 and stores their scale factor."""
-        folder = self.corpus
-        config = self._loop(training, "vae")
+        corpus = self.corpus
+        config = self._loop(training, "vae", corpus)
         model = autoencoder_trainer.train(
-            folder.volumes("training"), folder.volumes("validation"), config)
+            corpus.volumes("training"), corpus.volumes("validation"), config)
         model.requires_grad_(False).eval()
-        scale = denoiser_trainer.centre_latents(model, folder.labelled_volumes("training"))
+        scale = denoiser_trainer.centre_latents(model, corpus.labelled_volumes("training"))
         model.save_pretrained(self.runs / "vae" / "model")
         (self.runs / "vae" / "scale_factor.json").write_text(json.dumps(scale))
 
     def unet(self, training: Training = DENOISER) -> None:
         """Trains the denoiser on the latents of healthy tissue."""
+        corpus = self.corpus
+        config = self._loop(training, "unet", corpus, "vae")
         scale = json.loads((self.runs / "vae" / "scale_factor.json").read_text())
         scans = denoiser_trainer.encode_copies(
-            self.autoencoder(), self.corpus.labelled_volumes("training"), scale,
+            self.autoencoder(), corpus.labelled_volumes("training"), scale,
             denoiser_trainer.COPIES, seed=0,
         )
-        config = self._loop(training, "unet")
         denoiser_trainer.train(scans, config).save_pretrained(self.runs / "unet" / "model")
 
     def aova(self, training: Training = ATTENTION) -> None:
         """Trains the attention over the frozen autoencoder."""
         corpus = self.corpus
+        config = self._loop(training, "aova", corpus, "vae")
         loader = WindowLoader(
             corpus.sampler(), attention_trainer.WINDOWS_PER_STEP, LOADER_WORKERS)
         model = attention_trainer.train(
-            self.autoencoder(), loader, corpus.held_out(), self._loop(training, "aova"),
+            self.autoencoder(), loader, corpus.held_out(), config,
             attention_trainer.PromptTexts(TextEncoder.from_package(), corpus.organs), NETWORK)
         (self.runs / "aova" / CLASSES).write_text(json.dumps(corpus.trained_classes()))
         model.save_pretrained(self.runs / "aova" / "model")
@@ -160,9 +169,22 @@ class EmbeddedBuild:
         model.requires_grad_(False).eval()
         return model.to(memory_format=torch.channels_last_3d)
 
-    def _loop(self, training: Training, part: str) -> LoopConfig:
-        steps = self.quick or training.steps
-        return replace(training, steps=steps).loop(self.runs / part, log=self.log)
+    def _loop(
+        self, training: Training, part: str, corpus: Corpus, *networks: str
+    ) -> LoopConfig:
+        """The settings of a part's training, which is resumed only with what it began with.
+
+        Args:
+            networks: parts that it is trained upon.
+
+        Raises:
+            TrainingImpossible: the runs began with other settings, scans or networks.
+        """
+        training = replace(training, steps=self.quick or training.steps)
+        record_origin(self.runs / part, {
+            "settings": asdict(training), "training scans": corpus.fingerprints("training"),
+            "networks": {name: fingerprint(self.runs / name) for name in networks}})
+        return training.loop(self.runs / part, log=self.log)
 
 
 def _trained_part(runs: Path, name: str, blank: ModelMixin) -> ModelMixin:

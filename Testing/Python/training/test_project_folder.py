@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import SimpleITK as sitk
 from support.tiny_model import write_tiny_model
 from support.training_material import attention_config
 
+from DiffuGTSLib.errors import TrainingImpossible
 from DiffuGTSLib.models.card import Card
 from DiffuGTSLib.training.commands import train_attention
 from DiffuGTSLib.training.config import AttentionConfig, Data, read_config
@@ -27,6 +29,7 @@ from DiffuGTSLib.training.data.examples import (
 )
 from DiffuGTSLib.training.data.project_folder import DataSelection, ProjectFolder
 from DiffuGTSLib.training.data.windows import ORGANS, label_volume
+from DiffuGTSLib.training.embedded.build import EmbeddedBuild
 
 SIZE = 40
 
@@ -151,3 +154,16 @@ def test_the_card_calls_no_training_scan_held_out(livers: Path, tmp_path: Path) 
     assert card.scores["measure"] == (
         "mean Dice of the attention map before calibration, at 0.5, in 16 windows of held-out "
         "scans and 16 of training scans with synthetic lesions")
+
+
+def test_a_part_of_the_embedded_model_continues_only_what_it_began(tmp_path: Path) -> None:
+    data = write_livers(tmp_path / "data", 4, count=3)
+    build = EmbeddedBuild([data], tmp_path / "runs", log=lambda line: None, quick=1)
+    build.vae()
+    assert (build.runs / "vae" / "scale_factor.json").is_file()
+    build.vae()  # finished; it is written again
+    with pytest.raises(TrainingImpossible, match="settings: steps changed"):
+        replace(build, quick=2).vae()
+    write_livers(data, 9, count=3)
+    with pytest.raises(TrainingImpossible, match="liver_1 changed"):
+        build.vae()
