@@ -37,11 +37,11 @@ from DiffuGTSLib.scan.header import (
 from DiffuGTSLib.scan.modality import (
     MODALITY_TAG,
     Modality,
+    doubtful_note,
     given_note,
     guess_sequence,
     guess_skull_stripped,
     modality_reason,
-    offset_note,
     settle_modality,
 )
 from DiffuGTSLib.scan.nifti import (
@@ -98,8 +98,8 @@ class Scan:
         settled, notes = self.modality, self.notes
         if modality not in (None, settled):
             settled = settle_modality(self.image, modality)
-            against = given_note(self.image, modality, settled)
-            notes = (*notes, against) if against else notes
+            before, now = (given_note(self.image, each, each) for each in (self.modality, settled))
+            notes = (*(note for note in notes if note != before), *([now] if now else []))
         if settled == "CT":
             if sequence:
                 raise ModalityMismatch(
@@ -202,7 +202,7 @@ def from_image(
     reason = modality_reason(image, modality, settled)
     against = given_note(image, modality, settled)
     image, clipped = without_outliers(image, settled)
-    moved = offset_note(image) if settled == "MR" and "values" in reason else ""
+    moved = doubtful_note(image) if settled == "MR" and "values" in reason else ""
     of_values = (note for note in (against, moved) if note)
     said = (*notes, *_axes_notes(image), *clipped, *of_values, *doubts(image))
     if settled == "CT":

@@ -16,7 +16,7 @@ from DiffuGTSLib.scan import volume
 from DiffuGTSLib.scan.header import ScanGrid
 
 DIM, DATATYPE, UNITS, PIXDIM, OFFSET, SLOPE, INTERCEPT = 40, 70, 123, 76, 108, 112, 116
-VOXELS = np.random.default_rng(0).integers(-100, 100, (20, 24, 16)).astype(np.int16)
+VOXELS = np.random.default_rng(0).integers(0, 500, (20, 24, 16)).astype(np.int16)
 AFFINE = np.diag([-2.0, 2, 3, 1])
 
 
