@@ -101,8 +101,8 @@ def test_a_zipped_pair_is_read_and_checked(tmp_path: Path) -> None:
 
 def test_a_negative_slope_is_said(tmp_path: Path) -> None:
     path = patched(tmp_path, (SLOPE, "f", -2), (INTERCEPT, "f", 1))
-    (note,) = volume.read(path, "MR").notes
-    assert "negative scl_slope (-2)" in note
+    notes = volume.read(path, "MR").notes
+    assert any("negative scl_slope (-2)" in note for note in notes)
 
 
 @pytest.mark.parametrize(("change", "said"), [
