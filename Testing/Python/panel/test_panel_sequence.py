@@ -113,7 +113,7 @@ def test_a_ct_has_no_sequence_whatever_its_name_and_the_list_say(panel, material
     import slicer
 
     volume = load(panel, material, "control after T2")
-    slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume) - 1000)
+    slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume) - 300)
     panel.advanced.ui.sequenceSelector.setCurrentIndex(1)
     panel.advanced.ui.modalitySelector.setCurrentIndex(1)
     assert not panel.advanced.ui.sequenceSelector.enabled
