@@ -23,7 +23,7 @@ from DiffuGTSLib.prompt import understand
 
 CheckProgress = Callable[[int, int], None]
 Level = Literal["error", "warning"]
-_MAX_NAMES = 3  # of cases, before a note
+MAX_NAMES = 3  # of scans, in a message
 _MaskKey = tuple[Path | None, tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
@@ -273,13 +273,15 @@ def note_lines(notes: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
         for note in of_case:
             about.setdefault(note, []).append(case)
     order = sorted(about, key=lambda note: -len(about[note]))
-    return [f"{_few(about[note])}: {note}" for note in order]
+    return [f"{shortened(about[note])}: {note}" for note in order]
 
 
-def _few(cases: Sequence[str]) -> str:
-    if len(cases) > _MAX_NAMES:
-        return f"{len(cases)} cases ({', '.join(cases[:_MAX_NAMES])}, ...)"
-    return ", ".join(cases)
+def shortened(names: Sequence[str]) -> str:
+    """"a", "a and b", "a, b, c and 5 more"."""
+    shown = list(names[:MAX_NAMES])
+    if len(names) > MAX_NAMES:
+        shown.append(f"{len(names) - MAX_NAMES} more")
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def _median(group: dict[str, Any]) -> str:

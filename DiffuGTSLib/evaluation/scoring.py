@@ -28,7 +28,8 @@ Kind = Literal["tumor", "no tumor", "wrong organ"]
 ABLATIONS = ("map", *FUSIONS)
 _SEEN_NOTES = {
     "training": "The model was trained on this scan: the score says little of new scans.",
-    "tuning": "The model was calibrated on this scan: the score may be better than on new scans.",
+    "tuning": "This scan was kept for the calibration of the model, which may have used it: the "
+              "score may be better than on new scans.",
 }
 _OPTIONS = ("model", "device", "threshold", "seed", "samples")
 

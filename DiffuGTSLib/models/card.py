@@ -125,7 +125,7 @@ class Card:
             package does not say (see lesion_classes.py).
         left_out: lesion classes that were kept out of training.
         seen_scans: the marks (scan.file_checks.scan_mark) of the scans that the attention was
-            trained on ("training"), and of those kept for its calibration ("tuning").
+            trained on ("training"), and of those kept for its calibration ("tuning"), if any was.
         sources: of a converted model: repository, file and SHA-256 of what it was made from.
         guidance: of the classifier-free guidance by the class; 0 for none.
         least_crop: voxels (X, Y, Z); the smallest crop to inpaint, where the scan is larger.

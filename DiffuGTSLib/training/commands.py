@@ -314,15 +314,18 @@ def _card_entries(
                       f"{synthetic} {networks} of the model {card.name}{before}",
         "trained_classes": _trained_classes(classes, card, config.start),
         "left_out": tuple(sorted(corpus.selection.left_out)),
-        "seen_scans": _seen_scans(corpus, card, config.start),
+        "seen_scans": _seen_scans(config, corpus, card),
         "scores": {"measure": _measure(held_out)} | measured if measured else {},
     }
 
 
-def _seen_scans(corpus: Corpus, card: Card, start: str) -> dict[str, list[str]]:
-    """The marks of the scans of a training, and of those that its attention had seen before."""
-    before = {} if start == RANDOM else card.seen_scans
-    return {split: sorted({*corpus.marks(split), *before.get(split, ())}) for split in SPLITS}
+def _seen_scans(config: AttentionConfig, corpus: Corpus, card: Card) -> dict[str, list[str]]:
+    """The marks of the scans of a training and its calibration, and of those that the attention
+    which it started from had seen."""
+    marks = {"training": corpus.marks("training"),
+             "tuning": corpus.marks("tuning") if config.calibrate else []}
+    before = {} if config.start == RANDOM else card.seen_scans
+    return {split: sorted({*own, *before.get(split, ())}) for split, own in marks.items()}
 
 
 def _measure(held_out: Sequence[Window]) -> str:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import relevance
 
+from DiffuGTSLib.datasets.check import shortened
 from DiffuGTSLib.errors import BadConfiguration, TrainingImpossible
 from DiffuGTSLib.files import resource, sha256, write_json
 from DiffuGTSLib.models.store import INDEX
@@ -24,7 +25,6 @@ SCHEMA = "Training/training.schema.json"
 SETTINGS = "settings.json"
 BEGUN_WITH = "begun_with.json"  # of the model and the scans that a training began with
 NEW_RUN = "Choose another folder for runs, or delete that one to start again."
-MAX_NAMES = 3  # of scans, in a message
 # Settings that a resumed training may change, as they do not affect the curve.
 CHANGEABLE = frozenset(("output", "name", "licence", "workers", "calibrate", "steps", "samples",
                   "training.device", "training.tensorboard"))
@@ -228,14 +228,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     groups = {"missing": [name for name in before if name not in now],
               "new": [name for name in now if name not in before],
               "changed": [name for name in now if name in before and before[name] != now[name]]}
-    return ", ".join(f"{_shortened(names)} {how}" for how, names in groups.items() if names)
-
-
-def _shortened(names: list[str]) -> str:
-    shown = names[:MAX_NAMES]
-    if len(names) > MAX_NAMES:
-        shown = [*shown, f"{len(names) - MAX_NAMES} more"]
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    return ", ".join(f"{shortened(names)} {how}" for how, names in groups.items() if names)
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class Panel(VTKObservationMixin):
         self.logic = logic
         self.run: Run | None = None
         self._started = 0.0
+        # Run and threshold that were kept where another one failed.
+        self._keptThreshold: tuple[Run | None, float | None] = None, None
         self._volume: Any = None
         self._within: Any = None
         self._segments: dict[str, str] = {}  # chosen last, by the segmentation's id
@@ -332,10 +334,13 @@ class Panel(VTKObservationMixin):
         else:  # a threshold change of a finished run
             self.lesions.refresh(run)
             self.runSection.showFailure(failure, passing=True)
+            self._keptThreshold = run, run.threshold
 
     def _onUpdated(self, run: Run) -> None:
         self.lesions.refresh(run)
-        self.runSection.clearPassing()
+        failed, threshold = self._keptThreshold
+        if run is failed and run.threshold != threshold:
+            self.runSection.clearPassing()
 
     def _clearPreview(self, run: Run) -> None:
         if run.volumeNode is not None:

@@ -32,6 +32,7 @@ from DiffuGTSLib.training import (
 from DiffuGTSLib.training.config import (
     ATTENTION,
     AUTOENCODER,
+    CHANGEABLE,
     DENOISER,
     Training,
     fingerprint,
@@ -181,9 +182,11 @@ class EmbeddedBuild:
             TrainingImpossible: the runs began with other settings, scans or networks.
         """
         training = replace(training, steps=self.quick or training.steps)
+        settings = {name: value for name, value in asdict(training).items()
+                    if f"training.{name}" not in CHANGEABLE}
         record_origin(self.runs / part, {
-            "settings": asdict(training), "training scans": corpus.fingerprints("training"),
-            "networks": {name: fingerprint(self.runs / name) for name in networks}})
+            "settings": settings, "training scans": corpus.fingerprints("training"),
+            "networks": {name: fingerprint(self.runs / name / "model") for name in networks}})
         return training.loop(self.runs / part, log=self.log)
 
 

@@ -228,7 +228,7 @@ def test_what_a_score_may_not_be_taken_for_is_said(tmp_path, data):
     tuned = replace(Card.read(folder), seen_scans={"tuning": [mark]})
     tuned.write(folder)
     (case,) = evaluated(data, tmp_path / "again", settings, "ball").cases
-    assert any("calibrated on this scan" in note for note in case.notes)
+    assert any("kept for the calibration" in note for note in case.notes)
 
 
 def test_scores_survive_their_file(done):
