@@ -82,13 +82,14 @@ def train_attention(config: AttentionConfig, log: Log | None = None) -> Training
             corpus.sampler(), attention_trainer.WINDOWS_PER_STEP, config.workers)
         loop = config.training.loop(config.runs, ranks, device, log if ranks.first else None)
         held_out = corpus.held_out() if ranks.first else []
+        seen = _seen_scans(config, corpus, card) if ranks.first else {}
         trained = attention_trainer.train(
             foundation.autoencoder, loader, held_out, loop, prompts, start or network)
     if ranks.first:
         examples = corpus.examples(config.calibrate)
         if config.calibrate and not examples:
             (log or print)("nothing is held out: the model is not calibrated")
-        about = _card_entries(config, card, corpus, classes, held_out)
+        about = _card_entries(config, card, corpus, classes, held_out) | {"seen_scans": seen}
         written = write_trained(foundation, trained.to("cpu"), config.output, about, examples,
                                 device, log or print)
     document = _document(config, "attention")
@@ -314,7 +315,6 @@ def _card_entries(
                       f"{synthetic} {networks} of the model {card.name}{before}",
         "trained_classes": _trained_classes(classes, card, config.start),
         "left_out": tuple(sorted(corpus.selection.left_out)),
-        "seen_scans": _seen_scans(config, corpus, card),
         "scores": {"measure": _measure(held_out)} | measured if measured else {},
     }
 
