@@ -233,19 +233,20 @@ class Scorer:
 def ablated(result: Result, fusion: Fusion, kind: str) -> Result:
     """The result of a part of the method: one of `ABLATIONS`; no network runs.
 
-    Inside M the score is fused again. "map" is the attention itself, over the whole scan.
+    Inside M the score is fused again; no contrast on the scan's own grid counts. "map" is the
+    attention itself, over the whole scan.
     """
     evidence = result.evidence
     if kind == "map":
         everywhere = evidence.mask | True
-        return replace(result, prominence=0.0, evidence=replace(
+        return replace(result, prominence=0.0, half_contrast=False, evidence=replace(
             evidence, score=evidence.attention, mask=everywhere))
     inside = evidence.mask
     score = evidence.score.copy()
     score[inside] = fusion.score(
         evidence.attention[inside], evidence.pixel[inside], evidence.feature[inside], kind
     )
-    return replace(result, prominence=fusion.prominence.get(kind, 0.0),
+    return replace(result, prominence=fusion.prominence.get(kind, 0.0), half_contrast=False,
                    evidence=replace(evidence, score=score))
 
 

@@ -102,9 +102,9 @@ def _size_of_error(case: CaseScores) -> float | None:
 
 
 def _gain(case: CaseScores) -> float | None:
-    """DSC with both residuals, less DSC of the attention alone inside the candidates."""
-    both, alone = (_ablation(kind, "dsc")(case) for kind in ("both", "attention"))
-    return None if both is None or alone is None else both - alone
+    """DSC of the final mask, less DSC of the attention alone inside the candidates."""
+    final, alone = case.measures.dsc, _ablation("attention", "dsc")(case)
+    return None if final is None or alone is None else final - alone
 
 
 # Every figure that is averaged, by its name in the tables' files.
@@ -129,7 +129,7 @@ METRICS: dict[str, Value] = {
     **{f"lesion_f1_{kind}": _ablation(kind, "f1") for kind in ABLATIONS},
     **{f"false_alarm_ml_{kind}": _of_absent("no tumor", _ablation(kind, "segmented_ml"))
        for kind in ABLATIONS},
-    "dsc_gain_of_residuals": _gain,
+    "dsc_gain_of_refinement": _gain,
     **{name: _baseline(name) for name in
        ("best_score", "best_map", "intensity", "centre", "auroc_map")},
 }

@@ -34,6 +34,8 @@ class Fusion:
         used: the one of `FUSIONS` that makes the final mask.
         prominence: by the name of the fusion: the least distance in logits of a lesion's
             highest score from the threshold; fainter ones are dropped. 0 where it is not listed.
+        half_contrast: lesions end where their contrast with the pseudo-healthy scan has fallen
+            to half, as far as the score leaves that open (`pipeline.residual`).
     """
 
     weights: dict[str, tuple[float, float, float, float]]
@@ -41,6 +43,7 @@ class Fusion:
     feature_floor: float
     used: str = "both"
     prominence: dict[str, float] = field(default_factory=dict)
+    half_contrast: bool = False
 
     @property
     def needs_residuals(self) -> bool:
@@ -205,7 +208,7 @@ class Card:
                 modality: Fusion(
                     {k: tuple(w) for k, w in f["weights"].items()},
                     f["pixel_floor"], f["feature_floor"], f.get("used", "both"),
-                    f.get("prominence", {}),
+                    f.get("prominence", {}), f.get("half_contrast", False),
                 )
                 for modality, f in entries.pop("fusion").items()
             }

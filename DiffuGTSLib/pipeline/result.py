@@ -20,10 +20,15 @@ from DiffuGTSLib.pipeline.lesions import (
     prominent,
     without_holes,
 )
-from DiffuGTSLib.pipeline.residual import Comparison
+from DiffuGTSLib.pipeline.residual import Comparison, at_half_contrast
 from DiffuGTSLib.prompt import Prompt
 from DiffuGTSLib.scan import Canonical
-from DiffuGTSLib.scan.canonical import boxes_to_input_grid, parts_on_input_grid, to_input_grid
+from DiffuGTSLib.scan.canonical import (
+    boxes_to_input_grid,
+    normalise,
+    parts_on_input_grid,
+    to_input_grid,
+)
 
 _SAME_AT_EVERY_THRESHOLD = ("attention", "residual", "uncertainty", "pseudo_healthy", "boxes")
 
@@ -150,6 +155,7 @@ class Result:
         within: name of the region to which the search was limited; "" for none.
         search: of its candidates; None where that is not known.
         origin: what the run itself gave, where this is that at another threshold.
+        half_contrast: lesions end at half of their contrast with the pseudo-healthy scan.
     """
 
     prompt: Prompt
@@ -165,6 +171,7 @@ class Result:
     within: str = ""
     search: CandidateSearch | None = None
     origin: Result | None = None
+    half_contrast: bool = False
 
     def __repr__(self) -> str:
         count, total = len(self.lesions), sum(lesion.volume_ml for lesion in self.lesions)
@@ -350,5 +357,24 @@ class Result:
     def _inpainted_part(self, array: np.ndarray) -> sitk.Image:
         return boxes_to_input_grid(array, self.boxes, self.canonical)
 
-    def _scored_part(self, array: np.ndarray) -> sitk.Image:
-        return boxes_to_input_grid(array, self._scored_boxes, self.canonical)
+    def _scored_part(self, score: np.ndarray) -> sitk.Image:
+        """A score (X, Y, Z) on the input's grid, lesions up to half of their contrast."""
+        mask = self.evidence.mask
+        if not (self.half_contrast and mask.any()):
+            return boxes_to_input_grid(score, self._scored_boxes, self.canonical)
+        image = boxes_to_input_grid(np.where(mask, 0, score), self._scored_boxes, self.canonical)
+        own, labels = sitk.GetArrayViewFromImage(self.image), ndimage.label(mask)[0]
+        # Between M and what lies around it is interpolated: no step may be there.
+        scan = self.canonical.tensor[0, 0].numpy()
+        healthy = np.where(mask, self.evidence.healthy, scan)
+        for number, box in enumerate(self.boxes, 1):
+            candidate = np.where(labels == number, score, 0)
+            for region, (part, without) in parts_on_input_grid(
+                [candidate, healthy], [box], self.canonical
+            ):
+                voxels = normalise(
+                    own[region[::-1]], self.canonical.modality, self.canonical.limits)
+                refined = at_half_contrast(part, np.abs(voxels - without))
+                there = sitk.GetArrayFromImage(image[region])
+                image[region] = sitk.GetImageFromArray(np.maximum(there, refined))
+        return image

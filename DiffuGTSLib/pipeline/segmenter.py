@@ -314,6 +314,7 @@ class Segmenter:
             reliability(card, prompt.anatomy, scan.canonical.modality, scan.sequence,
                         within=region is not None, at_border=prompt.at_border),
             scan.modality_reason, region.name if region is not None else "", search,
+            half_contrast=fusion.half_contrast,
         )
         if preview is not None:
             preview(_preview(result, candidates))

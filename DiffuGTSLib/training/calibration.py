@@ -1,11 +1,12 @@
 """Calibration and fusion of a model package (METHOD.md 4), fitted on examples with a known answer.
 
-`calibrate` makes three fits:
+`calibrate` makes four fits:
 
 1. one logit shift per anatomy and modality (and MR sequence), so that 0.5 is the best threshold of
    the attention map, and the decision whether the organ gate counts there;
 2. one logistic fusion per modality (and anatomy) of attention and residuals inside the candidates;
-3. with each fusion its prominence: how far a lesion's peak must lie above the threshold.
+3. with each fusion its prominence: how far a lesion's peak must lie above the threshold;
+4. whether lesions end at half of their contrast, where the attention is used as it is.
 
 Thresholds, gates and prominences maximise the mean *utility* of the examples, 0 to 1: the Dice
 coefficient where an example has a lesion, the false-positive score of what is marked where not.
@@ -22,15 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from scipy import ndimage
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from DiffuGTSLib.evaluation.measures import THRESHOLDS, dice_by_threshold
+from DiffuGTSLib.evaluation.measures import THRESHOLDS, dice, dice_by_threshold
 from DiffuGTSLib.models import Card, Fusion, Package, load
 from DiffuGTSLib.models.card import FUSIONS, logits, shifted_threshold
 from DiffuGTSLib.models.package import ATTENTION_ALONE
-from DiffuGTSLib.pipeline import EncodedScan, Segmenter
+from DiffuGTSLib.pipeline import EncodedScan, Result, Segmenter
 from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.scan.canonical import mask_on_grid
 from DiffuGTSLib.training.data.examples import (
@@ -72,6 +74,8 @@ class ExampleMaps:
         pixel, feature: float32 (X, Y, Z), the residuals.
         voxel_ml: volume of a voxel.
         lesion_voxels: of the whole lesion, also where these maps are a crop; -1 counts `truth`.
+        plain, half_contrast: utility on the scan's own grid of the mask as it is, and of the one
+            whose lesions end at half of their contrast.
     """
 
     modality: str
@@ -82,6 +86,8 @@ class ExampleMaps:
     feature: np.ndarray
     voxel_ml: float = 0.008
     lesion_voxels: int = -1
+    plain: float = 0.0
+    half_contrast: float = 0.0
 
     def __post_init__(self) -> None:
         if self.lesion_voxels < 0:
@@ -243,7 +249,9 @@ def _fit_fusions(
     log: Callable[[str], None],
 ) -> Card:
     """The card with new fusions; the shifts of `package` are those of step 1."""
-    card, segmenter = package.card, Segmenter(package, device)
+    card = package.card
+    alone = replace(card, fusion=dict.fromkeys(card.modalities, ATTENTION_ALONE))
+    segmenter = Segmenter(replace(package, card=alone), device)
     maps = [segmented_maps(segmenter, e) for e in examples]
     fusions = dict(card.fusion)
     keys = dict.fromkeys(e.key for e in examples)
@@ -254,7 +262,10 @@ def _fit_fusions(
         with_healthy = sum(bool((m.candidates & ~m.truth).any()) for m in of_key)
         if with_healthy >= (MIN_EXAMPLES if anatomy else 1):
             fusions[key] = fit_fusion(of_key)
-            log(f"{key}: the final mask uses {fusions[key].used}")
+            if not anatomy:  # how sharp a boundary is depends on the organ
+                fusions[key] = replace(fusions[key], half_contrast=False)
+            half = ", up to half of the contrast" if fusions[key].half_contrast else ""
+            log(f"{key}: the final mask uses {fusions[key].used}{half}")
     return replace(card, fusion=fusions)
 
 
@@ -263,7 +274,7 @@ def fit_fusion(examples: Sequence[ExampleMaps]) -> Fusion:
 
     That is the attention alone, unless residuals raise the mean utility of examples that the fit
     has not seen (cross-validation with FOLDS folds); and the attention as it is, unless its fit
-    raises it as well.
+    raises it as well. Nothing of the half contrast is fitted but whether it raises it.
     """
     usable = [m for m in examples if m.candidates.any()]
     if len(usable) < FOLDS:
@@ -280,7 +291,8 @@ def fit_fusion(examples: Sequence[ExampleMaps]) -> Fusion:
     if not _gains(unseen[best], unseen["attention"]):
         best = "attention"
     if not _gains(unseen[best], as_it_is):
-        return replace(ATTENTION_ALONE, used="attention")
+        half = _gains([m.half_contrast for m in usable], [m.plain for m in usable])
+        return replace(ATTENTION_ALONE, used="attention", half_contrast=half)
     return replace(_fit_each_kind(usable), used=best)
 
 
@@ -403,9 +415,29 @@ def _utilities(
 def segmented_maps(segmenter: Segmenter, example: CalibrationExample) -> ExampleMaps:
     """Attention, candidates and residuals of an example, by a full segmentation."""
     scan = _encode(segmenter, example)
-    evidence = segmenter.segment(scan, example.prompt).evidence
-    return _example_maps(example, scan, evidence.attention, evidence.mask, evidence.pixel,
+    result = segmenter.segment(scan, example.prompt)
+    evidence = result.evidence
+    maps = _example_maps(example, scan, evidence.attention, evidence.mask, evidence.pixel,
                          evidence.feature)
+    plain, half = (_utility_of_mask(replace(result, half_contrast=used), example)
+                   for used in (False, True))
+    return replace(maps, plain=plain, half_contrast=half)
+
+
+def _utility_of_mask(result: Result, example: CalibrationExample) -> float:
+    """Utility of the final mask on the scan's own grid."""
+    def here(outline: sitk.Image) -> np.ndarray:
+        on_grid = sitk.Resample(
+            outline, result.image, sitk.Transform(), sitk.sitkNearestNeighbor)
+        return np.asarray(sitk.GetArrayFromImage(on_grid) > 0)
+
+    marked, truth = sitk.GetArrayFromImage(result.mask) > 0, here(example.truth)
+    if example.ignore is not None:
+        marked &= ~here(example.ignore)
+    if truth.any():
+        return dice(marked, truth)
+    voxel_ml = float(np.prod(result.image.GetSpacing())) / 1000
+    return float(false_positive_score(np.array(marked.sum() * voxel_ml)))
 
 
 def _encode(segmenter: Segmenter, example: CalibrationExample) -> EncodedScan:

@@ -45,6 +45,7 @@ SEQUENCES = {"t1": "T1", "t1c": "T1 Gd", "t2": "T2", "flair": "FLAIR"}
 DASH = "\N{EN DASH}"
 _PARTS = {"map": "AOVA map", "attention": "AOVA", "pixel": "+ pixel", "feature": "+ feature",
           "both": "+ both"}
+_WITH_INTERVAL = ("dsc", "dsc_gain_of_refinement")
 _BASELINES = {"intensity": "best intensity threshold", "centre": "centre prior",
               "best_score": "best t", "auroc_map": "AUROC"}
 
@@ -279,25 +280,26 @@ def markdown(rows: Sequence[ValidationRow], summary: Summary) -> str:
 
 def _groups(groups: Sequence[Group]) -> str:
     columns: list[tuple[str, str, int]] = [
-        ("final", "dsc", 2), ("NSD 2 mm", "nsd_2mm", 2), ("lesion F1", "lesion_f1", 2),
+        ("final", "dsc", 2), ("gain of the refinement", "dsc_gain_of_refinement", 3),
+        ("NSD 2 mm", "nsd_2mm", 2), ("lesion F1", "lesion_f1", 2),
         *((words, f"dsc_{kind}", 2) for kind, words in _PARTS.items()),
         *((words, name, 2) for name, words in _BASELINES.items()),
     ]
     heads = ["group", "scans", "patients", *(words for words, _, _ in columns)]
     lines = [[g.name, str(g.means["dsc"].cases), str(g.patients),
-              *(_mean(g.means.get(name), digits, interval=name == "dsc")
+              *(_mean(g.means.get(name), digits, interval=name in _WITH_INTERVAL)
                 for _, name, digits in columns)] for g in groups]
     return _table(heads, lines)
 
 
 def _verdict(everything: Group) -> str:
-    """Whether the residuals help, in one sentence."""
-    gain = everything.means.get("dsc_gain_of_residuals")
+    """Whether the refinement helps, in one sentence."""
+    gain = everything.means.get("dsc_gain_of_refinement")
     if gain is None:
         return ""
     interval = "" if gain.low is None or gain.high is None else (
         f" (95 % interval {gain.low:+.3f} to {gain.high:+.3f})")
-    return (f"Both residuals change the mean DSC of AOVA in the same candidates by "
+    return (f"The refinement changes the mean DSC of AOVA in the same candidates by "
             f"{gain.mean:+.3f}{interval}, over {gain.cases} scans.\n")
 
 

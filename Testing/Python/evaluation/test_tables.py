@@ -57,8 +57,8 @@ def test_groups_keep_the_order_of_the_cases():
 def test_the_gain_is_counted_scan_by_scan():
     parts = {kind: Measures(dsc, None, 1.0, 1.0, 1, 1, 1)
              for kind, dsc in (("attention", 0.4), ("both", 0.5))}
-    means = everything([scored(0, ablation=parts), scored(1)]).means
-    assert means["dsc_gain_of_residuals"].mean == pytest.approx(0.1)
+    means = everything([scored(0, 0.55, ablation=parts), scored(1)]).means
+    assert means["dsc_gain_of_refinement"].mean == pytest.approx(0.15)
     assert means["dsc_attention"].cases == 1
 
 

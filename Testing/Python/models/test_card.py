@@ -61,7 +61,8 @@ def test_every_field_survives_writing_and_reading(tmp_path: Path) -> None:
     full = replace(
         card("maisi-mr-brain"), licence_url="https://example.org", guidance=10.0,
         sources=({"repository": "a/b", "file": "c", "sha256": "d"},), least_crop=(1, 2, 3),
-        fusion={"MR": replace(ATTENTION_ALONE, used="pixel"), "brain/MR": ATTENTION_ALONE},
+        fusion={"MR": replace(ATTENTION_ALONE, used="pixel"),
+                "brain/MR": replace(ATTENTION_ALONE, half_contrast=True)},
         left_out=("liver tumor",), trained_classes={"real": ["lung tumor"], "synthetic": []},
     )
     full.write(tmp_path)

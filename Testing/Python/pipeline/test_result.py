@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy import ndimage
+from scipy.special import expit, logit
 
+from DiffuGTSLib.evaluation.measures import dice
 from DiffuGTSLib.pipeline.inpainting import Candidates
 from DiffuGTSLib.pipeline.result import Evidence, Result
 from DiffuGTSLib.prompt.parsing import understand
@@ -71,3 +75,63 @@ def test_a_map_is_on_the_input_grid_what_the_whole_grid_gives() -> None:
     assert result.residual.GetDirection() == whole.GetDirection()
     assert np.allclose(sitk.GetArrayFromImage(result.residual), sitk.GetArrayFromImage(whole),
                        atol=1e-6)
+
+
+def fine_scan() -> tuple[sitk.Image, np.ndarray]:
+    """A CT of 1 mm, air with two balls of soft tissue; and the balls, (z, y, x) bool."""
+    z, y, x = np.indices((48, 64, 80))
+    balls = [np.sqrt((z - 24) ** 2 + (y - 32) ** 2 + (x - middle) ** 2) <= radius
+             for middle, radius in ((22, 5), (58, 8))]
+    noise = np.random.default_rng(0).normal(0, 20, z.shape)
+    voxels = np.where(balls[0] | balls[1], 40, -850) + noise
+    image = sitk.GetImageFromArray(voxels.astype(np.int16))
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    return image, balls[0] | balls[1]
+
+
+def unsure_of_the_boundary(score_at_boundary: float) -> tuple[Result, np.ndarray]:
+    """Attention that falls slowly across the balls' boundaries, where it has that score."""
+    image, balls = fine_scan()
+    canonical = to_canonical(image, "CT", (2.0, 2.0, 2.0), 16)
+    truth = sitk.GetImageFromArray(balls.astype(np.float32))
+    truth.CopyInformation(image)
+    depth = sitk.SignedMaurerDistanceMap(truth > 0.5, False, False, True)
+    depth = sitk.Resample(depth, canonical.geometry, sitk.Transform(), sitk.sitkLinear, 20.0)
+    x, y, z = canonical.geometry.GetSize()
+    outside_mm = np.full(tuple(canonical.tensor.shape[2:]), 20.0, np.float32)
+    outside_mm[:x, :y, :z] = sitk.GetArrayFromImage(depth).T
+    attention = expit(logit(score_at_boundary) - 0.4 * outside_mm)
+    mask = outside_mm < 8
+    evidence = Evidence.nothing(attention.astype(np.float32), Candidates(mask, mask, []))
+    evidence.score[mask] = attention[mask]
+    evidence.healthy[mask] = 0.075  # -850 HU
+    return Result(understand("lung tumor"), evidence, canonical, image, 0.5), balls
+
+
+@pytest.mark.parametrize("score_at_boundary", [0.4, 0.7])
+def test_lesions_end_at_half_of_their_contrast_on_the_scans_own_grid(
+    score_at_boundary: float
+) -> None:
+    plain, balls = unsure_of_the_boundary(score_at_boundary)
+    refined = replace(plain, half_contrast=True)
+    before, after = (dice(sitk.GetArrayFromImage(r.mask) > 0, balls) for r in (plain, refined))
+    assert (before < 0.7, after > 0.95) == (True, True)
+    assert [lesion.number for lesion in refined.lesions] == [1, 2]
+
+
+def test_what_is_not_inpainted_keeps_its_score() -> None:
+    plain, _ = unsure_of_the_boundary(0.5)
+    refined = replace(plain, half_contrast=True)
+    beyond = ~plain.evidence.mask
+    plain.evidence.scored = np.ones_like(beyond)
+    refined.evidence.score[beyond] = 0.3
+    made = sitk.GetArrayFromImage(refined.probability)
+    assert made[0, 0, 0] == pytest.approx(0.3)
+    assert refined.with_threshold(0.2).half_contrast
+
+
+def test_without_a_candidate_there_is_no_contrast() -> None:
+    plain, _ = unsure_of_the_boundary(0.5)
+    plain.evidence.mask[:] = False
+    empty = replace(plain, half_contrast=True)
+    assert (empty.found, sitk.GetArrayFromImage(empty.probability).any()) == (False, False)

@@ -124,6 +124,32 @@ def test_ignored_voxels_do_not_count(tmp_path) -> None:
     assert (blind.attention.any(), blind.candidates.any()) == (False, False)
 
 
+def test_boundaries_are_moved_only_where_that_gains_more_than_by_chance() -> None:
+    useless = [example_maps(i, useful=False) for i in range(4)]
+    def used(gains: list[float]) -> bool:
+        return fit_fusion([replace(m, plain=0.5, half_contrast=0.5 + gain)
+                           for m, gain in zip(useless, gains, strict=True)]).half_contrast
+    assert used([0.03, 0.05, 0.04, 0.04])
+    assert not used([0.0, 0.0, 0.0, 0.0])
+    assert not used([0.3, -0.1, 0.1, -0.2])  # 0.025 on average, by chance
+    assert not used([-0.03, -0.05, -0.04, -0.04])
+
+
+def test_the_utility_of_both_boundaries_is_that_of_the_final_masks(tmp_path) -> None:
+    segmenter = Segmenter.from_pretrained(write_tiny_model(tmp_path / "tiny"), "cpu")
+    image, ball = ball_scan()
+    truth = sitk.GetImageFromArray(ball.astype(np.uint8))
+    truth.CopyInformation(image)
+    maps = segmented_maps(segmenter, CalibrationExample(image, truth, PROMPT, "MR"))
+    result = segmenter.segment(segmenter.encode(image, "MR"), PROMPT)
+    for name, half in (("plain", False), ("half_contrast", True)):
+        mask = sitk.GetArrayFromImage(replace(result, half_contrast=half).mask) > 0
+        assert getattr(maps, name) == pytest.approx(dice(mask, ball))
+    none = segmented_maps(segmenter, CalibrationExample(image, truth * 0, PROMPT, "MR"))
+    volume = sum(lesion.volume_ml for lesion in result.lesions)
+    assert none.plain == pytest.approx(1 / (1 + volume), rel=0.01)
+
+
 def test_floors_are_the_residuals_of_healthy_tissue() -> None:
     maps = fit_fusion([example_maps(i) for i in range(3)])
     assert maps.pixel_floor == pytest.approx(0.02, rel=0.1)
