@@ -291,8 +291,7 @@ class Segmenter:
             ResultNotFinite, Cancelled: the networks gave NaN; through `progress`.
         """
         steps, card = _progress(progress), self.package.card
-        if isinstance(prompt, str):
-            prompt = understand(prompt, self.text_encoder)
+        prompt = understand(prompt, self.text_encoder) if isinstance(prompt, str) else prompt
         level = card.threshold if threshold is None else threshold
         notes = [*scan.notes, *prompt.notes, *self._uncalibrated(prompt, scan)]
 
