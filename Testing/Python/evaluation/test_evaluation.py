@@ -187,6 +187,8 @@ def test_the_full_fusion_gives_the_methods_own_score(model, tmp_path):
     fusion = scorer.segmenter.package.card.fusion["MR"]
     again = ablated(result, fusion, "both")
     assert np.allclose(again.evidence.score, result.evidence.score, atol=1e-6)
+    sharp = replace(result, half_contrast=True)
+    assert not any(ablated(sharp, fusion, kind).half_contrast for kind in ("map", *fusion.weights))
     attention = ablated(result, fusion, "map")
     assert np.array_equal(attention.evidence.score, result.evidence.attention)
 

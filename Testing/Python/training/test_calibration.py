@@ -128,6 +128,7 @@ def test_what_was_fitted_is_logged_and_reported(calibrated) -> None:
     written = json.loads(report.read_text(encoding="utf-8"))
     assert written["calibration"] == card.calibration
     assert set(written["fusion"]) == set(card.fusion) == {"CT", "MR", "brain/MR"}
+    assert not card.fusion["MR"].half_contrast  # that is for an anatomy to have
 
 
 def test_a_package_of_finished_parts_sees_scans_mirrored(tmp_path: Path) -> None:
