@@ -65,26 +65,28 @@ def volumes(cases: Sequence[CaseScores]) -> bytes | None:
 
 
 def ablation(groups: Sequence[Group]) -> bytes | None:
-    """Mean DSC of each part of the method, a panel a group. None without an ablation."""
+    """Mean DSC of each part of the method and of the final mask, a panel a group. None without an
+    ablation."""
     rows = [group for group in groups if "dsc_attention" in group.means][:_MAX_ROWS]
     if not rows:
         return None
-    kinds = [kind for kind in ABLATIONS if f"dsc_{kind}" in rows[0].means]
+    parts = {f"dsc_{kind}": PARTS[kind] for kind in ABLATIONS if f"dsc_{kind}" in rows[0].means}
+    parts["dsc"] = "final mask"
     columns = 2 if len(rows) > 1 else 1
     lines = -(-len(rows) // columns)
-    figure = Figure(figsize=(_WIDTH, lines * (0.26 * len(kinds) + 0.75) + 0.2),
+    figure = Figure(figsize=(_WIDTH, lines * (0.26 * len(parts) + 0.75) + 0.2),
                     layout="constrained")
     FigureCanvasAgg(figure)
     for number, group in enumerate(rows):
         axes = figure.add_subplot(lines, columns, number + 1)
-        for y, kind in enumerate(kinds):
-            mean = group.means[f"dsc_{kind}"]
-            axes.barh(y, mean.mean, height=0.62, color=GREEN if kind == "both" else "0.8")
+        for y, part in enumerate(parts):
+            mean = group.means[part]
+            axes.barh(y, mean.mean, height=0.62, color=GREEN if part == "dsc" else "0.8")
             axes.text(mean.high or mean.mean, y, f" {mean.mean:.3f}", va="center", fontsize=8)
             if mean.low is not None and mean.high is not None:
                 axes.plot([mean.low, mean.high], [y, y], color="0.25", linewidth=1.2)
-        _rows(axes, [PARTS[kind] for kind in kinds])
-        tops = [m.high or m.mean for m in (group.means[f"dsc_{kind}"] for kind in kinds)]
+        _rows(axes, list(parts.values()))
+        tops = [m.high or m.mean for m in (group.means[part] for part in parts)]
         axes.set_xlim(0, max(0.05, *tops) * 1.25)
         axes.set_title(f"{group.name} ({rows[number].means['dsc_attention'].cases})", fontsize=9,
                        loc="left")

@@ -114,7 +114,8 @@ def at_half_contrast(score: np.ndarray, difference: np.ndarray) -> np.ndarray:
     """The score of one candidate, moved so that the lesion ends at half of its contrast.
 
     By 1.5 logits up or 0.5 down at most: where the score is certain, it stays above or below one
-    half. What was nowhere above that does not become a lesion of its own.
+    half. It is raised only around what is certain, so that nothing becomes a lesion of its own, at
+    no threshold.
 
     Args:
         score: calibrated, in [0, 1], (Z, Y, X); 0 outside the candidate.
@@ -124,10 +125,18 @@ def at_half_contrast(score: np.ndarray, difference: np.ndarray) -> np.ndarray:
     contrast = max(float(np.percentile(difference[core], _PERCENTILE)), _MIN_CONTRAST)
     from_half = np.clip((difference / contrast - 0.5) / _RAMP, -1, 1)
     moved = np.where(score > 0, expit(logits(score) + _GAIN + from_half), 0)
-    labels, count = ndimage.label(moved > CERTAIN, np.ones((3, 3, 3)))
-    highest = np.asarray(ndimage.maximum(score, labels, np.arange(count + 1)))
-    uncertain = (highest <= CERTAIN)[labels] & (labels > 0)
-    return np.where(uncertain, CERTAIN, moved).astype(np.float32)
+    raisable = _around_what_is_certain(score, score > expit(-_GAIN - 1))
+    moved = np.where(raisable, moved, np.minimum(moved, score))
+    raised = _around_what_is_certain(score, moved > CERTAIN) | (moved <= CERTAIN)
+    return np.where(raised, moved, np.minimum(moved, score)).astype(np.float32)
+
+
+def _around_what_is_certain(score: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The connected parts of a region that hold a score above one half."""
+    labels, count = ndimage.label(region, np.ones((3, 3, 3)))
+    certain = np.asarray(ndimage.maximum(score, labels, np.arange(count + 1))) > CERTAIN
+    certain[0] = False
+    return np.asarray(certain[labels])
 
 
 def _decoded(

@@ -200,7 +200,9 @@ class Result:
         """
         highest, scored = self.evidence.attention.max(), self.evidence.mask.any()
         if scored or self.evidence.scored is not None:
-            return float(self.evidence.score.max())
+            on_own_grid = sitk.GetArrayViewFromImage(self.probability).max() if (
+                self.half_contrast) else 0.0
+            return float(max(self.evidence.score.max(), on_own_grid))
         if self.search is None:
             return float(highest)
         nothing = np.zeros(1, np.float32)

@@ -138,7 +138,8 @@ def ours(device: str, dtype: torch.dtype, size: Size) -> tuple[Side, str]:
     autoencoder = Autoencoder(**MAISI_AUTOENCODER).eval()
     denoiser = Denoiser(**MAISI_RFLOW).eval()
     for network in (autoencoder, denoiser):
-        torch.nn.Module.to(network, device, dtype, memory_format=torch.channels_last_3d)
+        network.to(device, dtype)
+        network.to(memory_format=torch.channels_last_3d)
     tiling = plan(device, size)
 
     def encode(x: torch.Tensor) -> object:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ from DiffuGTSLib.networks.tiling import Tiling
 from DiffuGTSLib.pipeline.encoding import encode
 from DiffuGTSLib.pipeline.inpainting import inpaint
 from DiffuGTSLib.pipeline.memory_plan import Plan, carry_out, release
-from DiffuGTSLib.pipeline.residual import compare
+from DiffuGTSLib.pipeline.residual import Rebuilt, compare
 from DiffuGTSLib.pipeline.scan_size import TILINGS, SizeLimits
 from DiffuGTSLib.progress import Progress
 
@@ -100,7 +101,8 @@ def networks(quarter: bool) -> Networks:
 def moved(made: Networks, device: str, dtype: torch.dtype) -> None:
     """All of them to a device, stored in that type."""
     for network in made:
-        torch.nn.Module.to(network, device, dtype, memory_format=CHANNELS_LAST)
+        network.to(device, dtype)
+        network.to(memory_format=CHANNELS_LAST)
 
 
 def outputs(made: Networks, device: str, size: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -198,8 +200,8 @@ def check_memory(form: Form, made: Networks) -> Iterator[Row]:
         for tiling in (None, TILINGS[-1]):
             if form.device == "cuda" and tiling is None and not limits.fits_in_one_piece(size):
                 continue
-            scan = peak_of(lambda s=size, t=tiling: _encode(made, s, t, form.device), form.device)
-            crop = peak_of(lambda s=size, t=tiling: _crop(made, s, t, form.device), form.device)
+            scan, crop = (peak_of(partial(run, made, size, tiling, form.device), form.device)
+                          for run in (_encode, _crop))
             planned = (limits.encoding_bytes(size, tiling, dtype.itemsize)[0],
                        limits.crop_bytes(size, 1, tiling, dtype.itemsize))
             how = "one piece" if tiling is None else "slabs"
@@ -219,7 +221,8 @@ def _crop(made: Networks, size: Size, tiling: Tiling | None, device: str) -> obj
     healthy = inpaint(made.denoiser, rectified_flow(1, latent[0, 0].numel()), latent,
                       torch.ones_like(latent[:, :1]), Conditioning(1), torch.Generator(),
                       Progress(), 0, 1)
-    return compare(made.autoencoder, latent, [healthy], tiling)
+    rebuilt = Rebuilt(made.autoencoder, latent, tiling)
+    return compare(made.autoencoder, rebuilt, [healthy], tiling)
 
 
 def check_fall_back(form: Form) -> Iterator[Row]:

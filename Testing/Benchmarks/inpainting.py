@@ -160,7 +160,9 @@ def painted_tumors(
         found, _ = painted(segmenter, scan, Region(tumor, 0.0), case.prompt or case.kind.asked[0],
                            number)
         section = int(tumor.sum((0, 1)).argmax())
-        yield (case.name, *(part[:x, :y, section].T for part in (image, found, tumor)))
+        scan_slice, painted_slice, outline = (
+            part[:x, :y, section].T for part in (image, found, tumor))
+        yield case.name, scan_slice, painted_slice, outline
 
 
 def draw(segmenter: Segmenter, groups: dict[str, list[TrainingCase]], path: Path) -> None:

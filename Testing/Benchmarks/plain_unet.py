@@ -60,6 +60,7 @@ class PlainUNet(nn.Module):
         self.narrow = nn.Conv3d(w4, w2, 1)
         self.join2 = Unit(2 * w2, w2)
         self.out = nn.Conv3d(w2, len(ORGANS), 1)
+        assert self.out.bias is not None
         nn.init.constant_(self.out.bias, -3.0)
 
     def forward(self, image: torch.Tensor, modality: torch.Tensor) -> torch.Tensor:
@@ -80,7 +81,8 @@ def train(data: list[Path], runs: Path, steps: int) -> PlainUNet:
     loader = WindowLoader(corpus.sampler(), WINDOWS_PER_STEP, workers=1)
     config = replace(ATTENTION, steps=steps).loop(runs / "plain", log=print)
     torch.manual_seed(0)
-    model = PlainUNet().to(memory_format=torch.channels_last_3d)
+    model = PlainUNet()
+    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     open_gate = torch.full((WINDOW,) * 3, 30.0)
     nothing = torch.zeros((WINDOW,) * 3)
 
@@ -125,6 +127,7 @@ def _dice(model: PlainUNet, case: TrainingCase, prompt: str) -> float:
 
     found = sliding_window_inference(canonical.tensor, (WINDOW,) * 3, 2, logits, overlap=0.5,
                                      mode="gaussian")
+    assert isinstance(found, torch.Tensor)
     outline = sitk.ReadImage(str(case.folder / f"{case.lesion_mask}.nii.gz"))
     truth = mask_on_grid(outline, canonical.geometry)
     x, y, z = truth.shape

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,11 @@ def measure(scan: Path, prompt: str, second: str) -> Times:
     return times
 
 
+def _share(stage: str, times: Times) -> str:
+    """Of the whole run."""
+    return f"{times.stages.get(stage, 0.0) / times.whole:.0%}"
+
+
 def peak_gb(pid: int) -> float:
     """The peak resident memory of a living process, where the system tells it."""
     try:
@@ -137,7 +143,7 @@ def main() -> None:
         "networks' stages": lambda t: f"{sum(t.stages.get(s, 0) for s in NETWORKS) / t.whole:.0%}",
     }
     for stage in ("read", *NETWORKS, "lesions"):
-        rows[f"  {stage}"] = lambda t, s=stage: f"{t.stages.get(s, 0.0) / t.whole:.0%}"
+        rows[f"  {stage}"] = partial(_share, stage)
     for name, value in rows.items():
         table.add_row(name, *[value(t) for _, t in measured])
     Console(width=100).print(table)

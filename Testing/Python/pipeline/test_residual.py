@@ -90,7 +90,7 @@ def test_nothing_becomes_a_lesion_of_its_own() -> None:
     distance = distance_from_the_middle()
     score = np.where(distance < 5, 0.9, np.where(distance > 15, 0.4, 0.0))  # a shell around it
     refined = at_half_contrast(score, np.full(score.shape, 0.4))
-    assert (refined[distance > 15] == 0.5).all()
+    assert np.array_equal(refined[distance > 15], np.float32(score[distance > 15]))
     assert (refined[score == 0] == 0).all()
     everything_uncertain = at_half_contrast(score * 0.5, np.full(score.shape, 0.4))
-    assert everything_uncertain.max() == 0.5
+    assert everything_uncertain.max() == pytest.approx(0.45)

@@ -119,6 +119,7 @@ def test_lesions_end_at_half_of_their_contrast_on_the_scans_own_grid(
     before, after = (dice(sitk.GetArrayFromImage(r.mask) > 0, balls) for r in (plain, refined))
     assert (before < 0.7, after > 0.95) == (True, True)
     assert [lesion.number for lesion in refined.lesions] == [1, 2]
+    assert refined.highest_score >= max(lesion.max_score for lesion in refined.lesions)
 
 
 def test_what_is_not_inpainted_keeps_its_score() -> None:
