@@ -97,10 +97,13 @@ def is_close(typed: str, word: str) -> bool:
     """Whether `typed` may be `word` mistyped: 1 error, or 2 from eight letters on.
 
     The first letter has to be right (people rarely miss it, and `rumor` is not `tumor`);
-    words of three letters are never forgiven: they are abbreviations, one letter apart.
+    words of three letters are never forgiven: they are abbreviations, one letter apart; of words
+    of four letters only two neighbours that are swapped (`lnug`).
     """
     longest = max(len(typed), len(word))
-    if len(typed) < 4 or longest < 5 or typed[0] != word[0]:
+    if len(typed) < 4 or typed[0] != word[0]:
+        return False
+    if longest == 4 and sorted(typed) != sorted(word):
         return False
     allowed = 2 if len(word) >= 8 else 1
     return abs(len(typed) - len(word)) <= allowed and _edits(typed, word) <= allowed

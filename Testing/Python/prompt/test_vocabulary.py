@@ -104,7 +104,7 @@ def test_folding_drops_case_and_accents() -> None:
     ("typed", "word", "close"),
     [("livr", "liver", True), ("brian", "brain", True), ("rumor", "tumor", False),
      ("tumroo", "tumor", False), ("metasatsiss", "metastasis", True), ("rcd", "rcc", False),
-     ("cost", "cyst", False)],
+     ("cost", "cyst", False), ("lnug", "lung", True), ("lunk", "lung", False)],
 )  # fmt: skip
 def test_typing_errors_are_few_and_not_in_the_first_letter(
     typed: str, word: str, close: bool
