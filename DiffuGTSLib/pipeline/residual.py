@@ -26,7 +26,7 @@ from DiffuGTSLib.networks.tiling import Tiling
 # certain voxels' contrast that is the lesion's; how far from half of it, as a share, the full
 # logit counts; what all logits gain, so that half of the contrast is reached from inside. From 210
 # lung tumors and nodules that the attention was trained on (docs/validation.md).
-CERTAIN = 0.5
+_CERTAIN = 0.5
 _PERCENTILE, _RAMP, _GAIN = 75, 0.2, 0.5
 _MIN_CONTRAST = 0.05  # on the normalised scale; less is noise
 
@@ -114,27 +114,27 @@ def at_half_contrast(score: np.ndarray, difference: np.ndarray) -> np.ndarray:
     """The score of one candidate, moved so that the lesion ends at half of its contrast.
 
     By 1.5 logits up or 0.5 down at most: where the score is certain, it stays above or below one
-    half. It is raised only around what is certain, so that nothing becomes a lesion of its own, at
-    no threshold.
+    half. It is raised only around what is certain, so that no lesion at 0.5 is without a voxel that
+    had more before.
 
     Args:
         score: calibrated, in [0, 1], (Z, Y, X); 0 outside the candidate.
         difference: of the scan and its pseudo-healthy image, without sign, normalised intensity.
     """
-    core = score >= min(CERTAIN, float(score.max()))
+    core = score >= min(_CERTAIN, float(score.max()))
     contrast = max(float(np.percentile(difference[core], _PERCENTILE)), _MIN_CONTRAST)
     from_half = np.clip((difference / contrast - 0.5) / _RAMP, -1, 1)
     moved = np.where(score > 0, expit(logits(score) + _GAIN + from_half), 0)
     raisable = _around_what_is_certain(score, score > expit(-_GAIN - 1))
     moved = np.where(raisable, moved, np.minimum(moved, score))
-    raised = _around_what_is_certain(score, moved > CERTAIN) | (moved <= CERTAIN)
+    raised = _around_what_is_certain(score, moved > _CERTAIN) | (moved <= _CERTAIN)
     return np.where(raised, moved, np.minimum(moved, score)).astype(np.float32)
 
 
 def _around_what_is_certain(score: np.ndarray, region: np.ndarray) -> np.ndarray:
     """The connected parts of a region that hold a score above one half."""
     labels, count = ndimage.label(region, np.ones((3, 3, 3)))
-    certain = np.asarray(ndimage.maximum(score, labels, np.arange(count + 1))) > CERTAIN
+    certain = np.asarray(ndimage.maximum(score, labels, np.arange(count + 1))) > _CERTAIN
     certain[0] = False
     return np.asarray(certain[labels])
 
