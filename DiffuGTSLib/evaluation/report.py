@@ -114,10 +114,10 @@ def _words(case: CaseScores) -> str:
     measures = case.measures
     if measures.dsc is None:
         other = "; dashed: the tumor that it does not name" if case.kind == "wrong organ" else ""
-        return (f"{case.name}, “{case.prompt}”: {measures.segmented_ml:.1f} ml where nothing is"
+        return (f"{case.name}, “{case.prompt}”: {measures.segmented_ml:.2f} ml where nothing is"
                 f"{other}")
-    return (f"{case.name}, “{case.prompt}”: DSC {measures.dsc:.2f}, {measures.segmented_ml:.1f} ml "
-            f"segmented of {measures.reference_ml:.1f} ml")
+    return (f"{case.name}, “{case.prompt}”: DSC {measures.dsc:.2f}, {measures.segmented_ml:.2f} ml "
+            f"segmented of {measures.reference_ml:.2f} ml")
 
 
 def _small(path: Path) -> bytes:

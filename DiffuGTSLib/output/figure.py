@@ -147,10 +147,10 @@ def _headline(title: str, lesions: Sequence[Lesion], highest_score: float | None
     largest = lesions[0]
     extent = f"{largest.longest_diameter_mm:.0f} x {largest.perpendicular_mm:.0f} mm"
     if len(lesions) == 1:
-        return f"{title}: {largest.volume_ml:.1f} ml, {extent}"
+        return f"{title}: {largest.volume_ml:.2f} ml, {extent}"
     total = sum(lesion.volume_ml for lesion in lesions)
-    return (f"{title}: {len(lesions)} lesions, {total:.1f} ml in all; "
-            f"the largest {largest.volume_ml:.1f} ml, {extent}")
+    return (f"{title}: {len(lesions)} lesions, {total:.2f} ml in all; "
+            f"the largest {largest.volume_ml:.2f} ml, {extent}")
 
 
 def patient_array(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:

@@ -249,8 +249,8 @@ class Result:
 
     @cached_property
     def mask(self) -> sitk.Image:
-        """The lesions, uint8 0 and 1, on the input's grid."""
-        return without_holes(self._counted > self.threshold)
+        """The lesions, uint8 0 and 1, on the input's grid; without what is too small for one."""
+        return self.labels > 0
 
     @property
     def _counted(self) -> sitk.Image:
@@ -271,7 +271,7 @@ class Result:
     @cached_property
     def labels(self) -> sitk.Image:
         """The lesions' numbers, uint16, on the input's grid: 1 is the largest, 0 is none."""
-        return labelled(self.mask)
+        return labelled(without_holes(self._counted > self.threshold))
 
     @cached_property
     def pseudo_healthy(self) -> sitk.Image:

@@ -24,6 +24,7 @@ from DiffuGTSLib.errors import (
 )
 from DiffuGTSLib.files import CACHE_VARIABLE, session_folder
 from DiffuGTSLib.pipeline import Lesion, Options, Result
+from DiffuGTSLib.pipeline.lesions import labelled
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt import Prompt, understand
 from DiffuGTSLib.prompt.parsing import refuse_early
@@ -53,8 +54,6 @@ class SidesUnknown(DiffuGTSError):
 
 class ReceivedResult(Result):
     """A result that came from another machine; its images are there, the networks' evidence is not.
-
-    Its mask is without the parts that are too small for a lesion.
 
     Args:
         event: the worker's `result`.
@@ -91,6 +90,11 @@ class ReceivedResult(Result):
     def needed_score(self) -> float:
         """See Result."""
         return float(self.__dict__["_event"]["needed_score"])
+
+    @cached_property
+    def labels(self) -> sitk.Image:
+        """See Result."""
+        return labelled(self.mask)
 
     @cached_property
     def lesions(self) -> list[Lesion]:

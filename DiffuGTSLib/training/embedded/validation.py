@@ -315,7 +315,7 @@ def _tumors(tumors: Sequence[ValidationRow], rows: Sequence[ValidationRow]) -> s
             row.scan, case.prompt, *map(_number, [case.measures.dsc, *parts, *beside]),
             _number(case.measures.nsd),
             f"{case.measures.lesions_found} of {case.measures.lesions}",
-            _number(case.measures.segmented_ml, 1), _number(case.measures.reference_ml, 1),
+            _number(case.measures.segmented_ml), _number(case.measures.reference_ml),
             _wrong(row.scan, rows), _number(case.seconds, 0), _number(case.peak_gb, 1),
         ])
     return _table(heads, lines)
@@ -326,7 +326,7 @@ def _wrong(scan: str, rows: Sequence[ValidationRow]) -> str:
     wrong = [row.scores for row in rows if row.scan == scan and row.scores.kind == "wrong organ"]
     return "; ".join(
         f"{case.prompt}: nothing" if not case.found else
-        f"{case.prompt}: {case.measures.segmented_ml:.1f} ml, DSC {_number(case.wrong_organ_dsc)}"
+        f"{case.prompt}: {case.measures.segmented_ml:.2f} ml, DSC {_number(case.wrong_organ_dsc)}"
         for case in wrong) or DASH
 
 
@@ -341,7 +341,7 @@ def _absent(rows: Sequence[ValidationRow], with_split: bool) -> str:
         case = row.scores
         parts = [case.ablation[kind].segmented_ml if kind in case.ablation else None
                  for kind in ABLATIONS]
-        volumes = (_number(volume, 1) for volume in (case.measures.segmented_ml, *parts))
+        volumes = (_number(volume) for volume in (case.measures.segmented_ml, *parts))
         lines.append([row.scan, case.prompt, extra_cell(row), *volumes,
                       _number(case.highest_score)])
     right = sum(not row.scores.found for row in rows)

@@ -144,8 +144,8 @@ def test_the_headline_says_what_was_found():
     lesions = find_lesions(images["mask"], images["attention"])
     assert figure._headline("liver tumor", [], 0.214) == (
         "liver tumor: no tumor found (highest score 0.21)")
-    assert figure._headline("liver tumor", lesions, 0.9).startswith("liver tumor: 10.8 ml, 3")
-    assert "2 lesions, 21.5 ml in all" in figure._headline("liver tumor", lesions * 2, 0.9)
+    assert figure._headline("liver tumor", lesions, 0.9).startswith("liver tumor: 10.75 ml, 3")
+    assert "2 lesions, 21.50 ml in all" in figure._headline("liver tumor", lesions * 2, 0.9)
 
 
 def test_a_lesion_in_the_lung_gets_the_lung_window(shared_data):

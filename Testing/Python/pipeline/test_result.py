@@ -79,6 +79,22 @@ def test_a_map_is_on_the_input_grid_what_the_whole_grid_gives() -> None:
                        atol=1e-6)
 
 
+def test_the_mask_is_that_of_the_lesions() -> None:
+    image = sitk.Image((20, 20, 20), sitk.sitkInt16)
+    image.SetSpacing((2.0, 2.0, 2.0))
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    canonical = to_canonical(image, "CT", (2.0, 2.0, 2.0), 4)
+    mask = np.zeros(tuple(canonical.tensor.shape[2:]), bool)
+    mask[4:9, 4:9, 4:9] = mask[14, 14, 14:16] = True  # 1 ml, and less than a lesion has
+    evidence = Evidence.nothing(np.zeros(mask.shape, np.float32), Candidates(mask, mask, []))
+    evidence.score[mask] = 0.9
+    result = Result(understand("lung tumor"), evidence, canonical, image, 0.5)
+    (lesion,) = result.lesions
+    assert lesion.volume_ml == pytest.approx(1.0)
+    assert sitk.GetArrayFromImage(result.mask).sum() == 125
+    assert np.count_nonzero(sitk.GetArrayFromImage(result.probability) > 0.5) == 127
+
+
 def fine_scan() -> tuple[sitk.Image, np.ndarray]:
     """A CT of 1 mm, air with two balls of soft tissue; and the balls, (z, y, x) bool."""
     z, y, x = np.indices((48, 64, 80))

@@ -101,7 +101,7 @@ def table():
 def test_a_scan_has_one_row_with_its_ablation_and_its_wrong_organs(table):
     (row,) = [line for line in table.splitlines() if line.startswith("| lung1 | liver tumor")]
     assert "| 0.50 | 0.40 | 0.40 |" in row
-    assert "brain tumor: 2.0 ml, DSC 0.25" in row
+    assert "brain tumor: 2.00 ml, DSC 0.25" in row
 
 
 def test_the_gain_of_the_residuals_is_said(table):
@@ -109,7 +109,7 @@ def test_the_gain_of_the_residuals_is_said(table):
 
 
 def test_false_alarms_name_the_split(table):
-    assert "| abdomen_3mm | liver tumor | training | 2.0 |" in table
+    assert "| abdomen_3mm | liver tumor | training | 2.00 |" in table
     assert "Nothing found, as it should be: 1 of 1. Mean: 2.0 ml" in table
 
 
