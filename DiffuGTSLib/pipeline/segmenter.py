@@ -35,7 +35,7 @@ from DiffuGTSLib.pipeline.inpainting import (
 )
 from DiffuGTSLib.pipeline.memory_plan import Plan, Planner, carry_out
 from DiffuGTSLib.pipeline.options import Options
-from DiffuGTSLib.pipeline.organ_search import brain_region, in_the_lungs
+from DiffuGTSLib.pipeline.organ_search import Search, brain_search, in_the_lungs
 from DiffuGTSLib.pipeline.refinement import CropComparison
 from DiffuGTSLib.pipeline.result import CandidateSearch, Evidence, Result
 from DiffuGTSLib.pipeline.scan_size import TILINGS, SizeLimits
@@ -333,24 +333,23 @@ class Segmenter:
         notes: list[str],
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The attention, 0 where nothing is searched; and the region, bool (X, Y, Z)."""
-        inside, region = None, region or self._brain(scan, prompt)
-        if region is not None:
-            notes += region.notes_on(scan.canonical.source)
-            inside = region.on_grid(scan.canonical)
-        attention = _finite(self.attend(scan, prompt, notes.append, gated=inside is None))
+        search = (self._brain_search(scan, prompt) if region is None
+                  else Search.in_region(region, scan))
+        notes += search.notes if search is not None else ()
+        attention = _finite(self.attend(scan, prompt, notes.append, gated=search is None))
         level = min(level, self.package.card.threshold)
         sensitive = self.candidate_options.sensitive * level
         attention = self._one_side(attention, prompt, scan, sensitive, notes.append)
-        if inside is not None:
-            return attention * inside, inside
+        if search is not None:
+            return attention * search.inside, search.inside
         return in_the_lungs(attention, scan, prompt, sensitive, level, notes.append), None
 
-    def _brain(self, scan: EncodedScan, prompt: Prompt) -> Region | None:
-        """The brain of a whole head, where tumors of it are searched for."""
+    def _brain_search(self, scan: EncodedScan, prompt: Prompt) -> Search | None:
+        """In the brain of a whole head, where tumors of it are searched for."""
         if not self._has_gate(prompt, scan):
             return None
         self.package.place(scan.device)
-        return brain_region(
+        return brain_search(
             scan, prompt, self.package.attention, self._texts(prompt, scan.device))
 
     def _release_rebuilt(self, scan: EncodedScan) -> None:

@@ -66,8 +66,12 @@ class BrainFit:
         low, high = GROWTH
         least, most = VOLUME_ML
         return (low <= self.growth[0] and self.growth[-1] <= high
-                and least <= self.volume_ml <= most
-                and self.shown >= LEAST_SHOWN and self.around >= LEAST_AROUND)
+                and least <= self.volume_ml <= most and self.is_inside_a_body)
+
+    @property
+    def is_inside_a_body(self) -> bool:
+        """Whether most of it lies inside the scan, with tissue around."""
+        return self.shown >= LEAST_SHOWN and self.around >= LEAST_AROUND
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import SimpleITK as sitk
 
 from DiffuGTSLib.evaluation.measures import dice
 from DiffuGTSLib.pipeline import Segmenter
-from DiffuGTSLib.pipeline.organ_search import MARGIN_MM, NAME
+from DiffuGTSLib.pipeline.organ_search import MARGIN_MM, NAME, NO_BRAIN_NOTE
 from DiffuGTSLib.pipeline.result import Result
+from DiffuGTSLib.prompt import understand
 from DiffuGTSLib.scan.brain import grown
 from DiffuGTSLib.scan.canonical import canonical_image
 from DiffuGTSLib.scan.example_scans import example_scans
@@ -71,11 +72,31 @@ def test_metastases_are_found_in_a_real_head_that_the_model_has_not_seen(
     assert dice(found, tumor) > 0.15  # much more than the tumor is marked
 
 
+@pytest.mark.parametrize("prompt", ["brain tumor", "meningioma"])
 @pytest.mark.parametrize("name", ["sts_007_t1", "sts_013_t1"])
-def test_a_thigh_has_no_brain(segmenter: Segmenter, shared_data: Path, name: str) -> None:
-    scan = segmenter.encode(
-        read(shared_data / "sarcoma" / name / "image.nii.gz"), "MR", sequence="t1")
-    assert not searched(segmenter.segment(scan, "brain tumor"))
+def test_a_thigh_has_no_brain(
+    segmenter: Segmenter, shared_data: Path, name: str, prompt: str
+) -> None:
+    image = read(shared_data / "sarcoma" / name / "image.nii.gz")
+    scan = segmenter.encode(image, "MR", sequence="t1")
+    assert (segmenter.attend(scan, understand(prompt)) > 0.5).any()  # the gate does not know it
+    result = segmenter.segment(scan, prompt)
+    assert not result.found
+    assert NO_BRAIN_NOTE in result.notes
+    assert not searched(result)
+    assert result.highest_score < 0.001
+    everything = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
+    everything.CopyInformation(image)
+    assert segmenter.segment(scan, prompt, within=everything).found
+
+
+def test_half_a_head_has_a_brain(segmenter: Segmenter, shared_data: Path) -> None:
+    image = read(shared_data / "brain" / "volunteer_t2" / "image.nii.gz")
+    axis = int(np.argmax(np.abs(np.array(image.GetDirection()).reshape(3, 3)[2])))
+    for part in (slice(None, image.GetSize()[axis] // 2), slice(image.GetSize()[axis] // 2, None)):
+        half = image[tuple(part if n == axis else slice(None) for n in range(3))]
+        result = segmenter.segment(segmenter.encode(half, "MR", sequence="t2"), "brain tumor")
+        assert NO_BRAIN_NOTE not in result.notes
 
 
 def test_neither_other_organs_nor_stripped_brains_are_asked_for_a_brain(
