@@ -299,7 +299,7 @@ class Segmenter:
         steps.step("attention", 0, 1)
         self._release_rebuilt(scan)
         region = None if within is None else as_region(within)
-        attention, inside = self.search(scan, prompt, region, level, notes.append)
+        attention, inside = self._searched(scan, prompt, region, level, notes)
         fusion = card.fusion_of(prompt.anatomy, scan.canonical.modality)
         search = CandidateSearch(min(level, card.threshold), self.candidate_options, fusion)
         candidates = find_candidates(
@@ -328,38 +328,21 @@ class Segmenter:
         self._release_rebuilt(scan)
         return result
 
-    def search(
-        self, scan: EncodedScan, prompt: Prompt, region: Region | None = None,
-        threshold: float | None = None, on_note: Callable[[str], None] | None = None,
+    def _searched(
+        self, scan: EncodedScan, prompt: Prompt, region: Region | None, level: float,
+        notes: list[str],
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The attention where the scan is searched: in a region, a brain, the lungs, on one side.
-
-        Args:
-            region: to be searched in place of the model's own gate.
-            threshold: of the refined score; None takes the model's own.
-            on_note: called with what is to be said of it, sentence by sentence.
-
-        Returns:
-            The calibrated map, float32 (X, Y, Z), canonical grid, 0 where nothing is searched; and
-            the region or the brain, bool, None where the gate counts.
-
-        Raises:
-            RegionUnusable: nothing of the region lies in the scan.
-            ResultNotFinite: the networks gave NaN.
-        """
-        note = on_note or (lambda note: None)
-        level = self.package.card.threshold if threshold is None else threshold
+        """The attention, 0 where nothing is searched; and the region, bool (X, Y, Z)."""
         search = (self._brain_search(scan, prompt) if region is None
                   else Search.in_region(region, scan))
-        for sentence in search.notes if search is not None else ():
-            note(sentence)
-        attention = _finite(self.attend(scan, prompt, note, gated=search is None))
+        notes += search.notes if search is not None else ()
+        attention = _finite(self.attend(scan, prompt, notes.append, gated=search is None))
         level = min(level, self.package.card.threshold)
         sensitive = self.candidate_options.sensitive * level
-        attention = self._one_side(attention, prompt, scan, sensitive, note)
+        attention = self._one_side(attention, prompt, scan, sensitive, notes.append)
         if search is not None:
             return attention * search.inside, search.inside
-        return in_the_lungs(attention, scan, prompt, sensitive, level, note), None
+        return in_the_lungs(attention, scan, prompt, sensitive, level, notes.append), None
 
     def _brain_search(self, scan: EncodedScan, prompt: Prompt) -> Search | None:
         """In the brain of a whole head, where tumors of it are searched for."""

@@ -234,11 +234,10 @@ def _sequence_groups(
 def attention_maps(
     segmenters: Sequence[Segmenter], example: CalibrationExample
 ) -> list[ExampleMaps]:
-    """The attention map of an example where it is searched, under several cards of one package; no
-    residuals."""
+    """The attention map of an example under several cards of one package; no residuals."""
     scan = _encode(segmenters[0], example)
     blank = np.zeros(scan.canonical.tensor.shape[2:], np.float32)
-    maps = (s.search(scan, understand(example.prompt))[0] for s in segmenters)
+    maps = (s.attend(scan, understand(example.prompt)) for s in segmenters)
     return [_example_maps(example, scan, m, blank > 0, blank, blank) for m in maps]
 
 
