@@ -36,7 +36,7 @@ LEAST_SEEN, LEAST_COVERED = 0.3, 0.6
 # Of what is taken for a brain and lies in the scan; in 40 thighs 0.03 at most is seen.
 NO_BRAIN = 0.2
 NO_BRAIN_NOTE = ("Nothing was searched: the model sees no brain in this scan. To search it all the "
-                 "same, limit the search to a mask.")
+                 "same, limit the search to a segment or a mask.")
 # Of 110 candidates that hit a tumor in cubes for training and calibration, each had 0.15 of itself
 # or more inside the lungs; the largest reach far into the chest's wall.
 LEAST_INSIDE = 0.1
@@ -48,7 +48,7 @@ class Search:
 
     Attributes:
         inside: bool (X, Y, Z), on the canonical grid; may be False throughout.
-        notes: what is to be said of it; sentences.
+        notes: what is to be said of it, sentences.
     """
 
     inside: np.ndarray
@@ -59,9 +59,10 @@ class Search:
         """All of a region.
 
         Raises:
-            RegionUnusable: nothing of it lies in the scan.
+            RegionUnusable: it is empty, or nothing of it lies in the scan.
         """
-        return cls(region.on_grid(scan.canonical), region.notes_on(scan.canonical.source))
+        notes = region.notes_on(scan.canonical.source)  # first: it says which of the two
+        return cls(region.on_grid(scan.canonical), notes)
 
 
 def brain_search(

@@ -24,7 +24,6 @@ from DiffuGTSLib.errors import (
 )
 from DiffuGTSLib.files import CACHE_VARIABLE, session_folder
 from DiffuGTSLib.pipeline import Lesion, Options, Result
-from DiffuGTSLib.pipeline.lesions import labelled
 from DiffuGTSLib.progress import Callback, Progress, ProgressEstimator
 from DiffuGTSLib.prompt import Prompt, understand
 from DiffuGTSLib.prompt.parsing import refuse_early
@@ -74,7 +73,8 @@ class ReceivedResult(Result):
                  "within": within}
         defaults = {each.name: each.default for each in fields(Result)}
         self.__dict__.update(defaults | known | {"evidence": None, "canonical": None})
-        self.__dict__.update(images, mask=images["mask"] > 0, _event=event)
+        labels = images["mask"]  # the lesions' numbers: so the worker sends them
+        self.__dict__.update(images, labels=labels, mask=labels > 0, _event=event)
 
     @property
     def modality(self) -> str:
@@ -90,11 +90,6 @@ class ReceivedResult(Result):
     def needed_score(self) -> float:
         """See Result."""
         return float(self.__dict__["_event"]["needed_score"])
-
-    @cached_property
-    def labels(self) -> sitk.Image:
-        """See Result."""
-        return labelled(self.mask)
 
     @cached_property
     def lesions(self) -> list[Lesion]:

@@ -99,6 +99,11 @@ def test_a_region_that_holds_nothing_of_the_scan_is_refused(scan: EncodedScan) -
         as_region(far).on_grid(scan.canonical)
 
 
+def test_an_empty_region_is_named_as_empty(segmenter: Segmenter, scan: EncodedScan) -> None:
+    with pytest.raises(RegionUnusable, match="is empty"):
+        segmenter.segment(scan, PROMPT, within=mask(np.zeros_like(ball_scan()[1])))
+
+
 @pytest.mark.parametrize("name", ["liver.nii.gz", "liver.nrrd", "liver.mha"])
 def test_files_of_labels_are_read(name: str, tmp_path: Path) -> None:
     ball = ball_scan()[1]
