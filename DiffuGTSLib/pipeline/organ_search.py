@@ -4,8 +4,8 @@ Of these the model has seen few, and in some that it had not seen its gate faile
 (docs/validation.md): it closed over half of a brain, and was open in places beside the lungs and
 below them.
 
-Heads: registration knows what a brain looks like, but lays one over a thigh as well; the gate knows
-a thigh from a head, mostly. So the brain is searched that the one finds if the other sees much of
+Heads: registration knows what a brain looks like, but lays one over a limb as well; the gate knows
+a limb from a head, mostly. So the brain is searched that the one finds if the other sees much of
 it, and nothing is if the other sees next to nothing of it.
 
 Chests: the air in two lungs shows where they are; a tumor lies in one of them or reaches into it.
@@ -33,7 +33,8 @@ MARGIN_MM = 2.0  # 0 to 4 scored alike on simulated heads and on synthetic lesio
 # The share of the brain that lies inside the gate, and the share of the gate that lies in the
 # brain. In heads 0.47 and 0.72 or more (but in half of one 0.51).
 LEAST_SEEN, LEAST_COVERED = 0.3, 0.6
-# Of what is taken for a brain and lies in the scan; in 40 thighs 0.03 at most is seen.
+# Of what is taken for a brain and lies in the scan; in 40 scans of limb or trunk
+# 0.03 at most is seen.
 NO_BRAIN = 0.2
 NO_BRAIN_NOTE = ("Nothing was searched: the model sees no brain in this scan. To search it all the "
                  "same, limit the search to a segment or a mask.")

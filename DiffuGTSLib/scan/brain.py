@@ -60,7 +60,7 @@ class BrainFit:
     def is_whole_head(self) -> bool:
         """Whether size and shape are a brain's, and there is a head around it.
 
-        No proof: most thighs pass, since a brain can be laid over anything of that size. Who has a
+        No proof: many limbs pass, since a brain can be laid over anything of that size. Who has a
         gate of the brain has to ask that as well.
         """
         low, high = GROWTH

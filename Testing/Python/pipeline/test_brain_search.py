@@ -74,7 +74,7 @@ def test_metastases_are_found_in_a_real_head_that_the_model_has_not_seen(
 
 @pytest.mark.parametrize("prompt", ["brain tumor", "meningioma"])
 @pytest.mark.parametrize("name", ["sts_007_t1", "sts_013_t1"])
-def test_a_thigh_has_no_brain(
+def test_a_limb_has_no_brain(
     segmenter: Segmenter, shared_data: Path, name: str, prompt: str
 ) -> None:
     image = read(shared_data / "sarcoma" / name / "image.nii.gz")
